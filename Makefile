@@ -1,0 +1,64 @@
+# Needs make and Python >= 3.11; every target makes or refreshes .venv first where it must.
+# `make run ARGS="02 -p kappa 0.5"` passes arguments on, `make run PYTHON=...` names a Python.
+.PHONY: help venv run test lab figures clean
+.DEFAULT_GOAL := help
+
+BIN     := .venv/bin
+READY   := .venv/.complete
+PIP     := $(BIN)/python -m pip --disable-pip-version-check
+PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
+PROBE   := $(shell sed -n '/^six==/p' requirements.txt)
+
+help:
+	@echo "make run      run the lab series headless into runs/<time>/"
+	@echo "make test     everything CI runs: ruff, unit suite twice, notebooks, panels in a browser"
+	@echo "make lab      JupyterLab on this machine, opened in notebooks/"
+	@echo "make figures  redraw the committed gallery figures/"
+	@echo "make venv     make the environment .venv alone"
+	@echo "make clean    remove .venv and caches; runs/ stays"
+
+venv: $(READY)
+
+$(READY): requirements.txt pyproject.toml
+	@found=; for p in $(PYTHONS); do \
+	  v=$$($$p -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue; \
+	  if $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then python=$$p; break; fi; \
+	  found="$${found:+$$found, }$$p ($$v)"; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "idl_lab needs Python >= 3.11 and found only $${found:-no $(PYTHONS)}:" \
+	    "install one or name it, make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 2; fi; \
+	if ! $$python -c 'import ensurepip, venv' 2>/dev/null; then \
+	  echo "$$python ($$v) has no venv or ensurepip module:" \
+	    "install it (on Debian: apt install python$$v-venv)." >&2; exit 2; fi; \
+	$(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || $$python -m venv --clear .venv
+	@rm -f $(READY); \
+	if ! $(PIP) install --dry-run --quiet --no-index --no-deps -r requirements.txt >/dev/null 2>&1 \
+	&& ! $(PIP) download --quiet --no-deps --no-cache-dir --retries 0 --timeout 15 \
+	    --dest .venv/probe $(PROBE) >/dev/null 2>&1; then \
+	  echo "The packages cannot be downloaded: pip reaches no package index from here;" \
+	    "connect to the network (or set pip's index or proxy) and try again." >&2; exit 2; fi
+	$(PIP) install -r requirements.txt
+	$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $(READY)
+
+run: $(READY)
+	@$(BIN)/python -m idl_lab run $(ARGS)
+
+test: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -m "not cpu_default and not browser" --default-device=meta
+	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=120 notebooks/
+
+lab: $(READY)
+	$(BIN)/python -m jupyterlab --ip=127.0.0.1 --notebook-dir=notebooks \
+	  $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
+
+figures: $(READY)
+	@$(BIN)/python -m idl_lab.figures $(ARGS)
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
+	find . \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
