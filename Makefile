@@ -7,7 +7,7 @@ BIN     := .venv/bin
 READY   := .venv/.complete
 PIP     := $(BIN)/python -m pip --disable-pip-version-check
 PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
-PROBE   := $(shell sed -n '/^six==/p' requirements.txt)
+PROBE   := $(shell grep -m1 '^[a-z].*==' requirements.txt)
 
 help:
 	@echo "make run      run the lab series headless into runs/<time>/"
