@@ -1,0 +1,147 @@
+"""Elementwise activations φ and the two properties that the theory asks of them.
+
+Non-expansive, |φ(s) − φ(t)| ≤ |s − t|, is what well-posedness rests on; positively
+homogeneous, φ(t s) = t φ(s) for t ≥ 0, is what lets a rescaling keep the predictions
+(El Ghaoui et al. 2021, Implicit Deep Learning, SIAM J. Math. Data Sci. 3(3)).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from idl_lab import validation
+
+_ROUNDING = 1e-9  # of slopes measured in float64
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An elementwise function φ with what is known about it.
+
+    Attributes
+    ----------
+    name : str
+    fn : callable
+        Tensor to tensor of the same shape, elementwise.
+    slope : float
+        Lipschitz constant, the largest |φ′|.
+    homogeneous : bool
+        Whether φ(t s) = t φ(s) for every t ≥ 0.
+    in_place : callable, optional
+        The same function, allowed to overwrite its argument; what a solver's hot loop calls.
+    """
+
+    name: str
+    fn: Callable[[Tensor], Tensor]
+    slope: float = 1.0
+    homogeneous: bool = False
+    in_place: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
+
+    @property
+    def non_expansive(self) -> bool:
+        """Whether |φ(s) − φ(t)| ≤ |s − t| for all s, t."""
+        return self.slope <= 1 + _ROUNDING
+
+    def __call__(self, S: Tensor) -> Tensor:
+        """φ(S), the shape and dtype of ``S``."""
+        return self.fn(S)
+
+    def derivative(self, S: Tensor) -> Tensor:
+        """φ′(S) by automatic differentiation, the shape and dtype of ``S``."""
+        with torch.enable_grad():
+            S = S.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(self.fn(S).sum(), S)
+        return slope
+
+
+def _identity(S: Tensor) -> Tensor:
+    return S.clone()
+
+
+ACTIVATIONS = {
+    a.name: a
+    for a in (
+        Activation("relu", torch.relu, homogeneous=True, in_place=torch.relu_),
+        Activation("leaky_relu", F.leaky_relu, homogeneous=True, in_place=F.leaky_relu_),
+        Activation("tanh", torch.tanh, in_place=torch.tanh_),
+        Activation("sigmoid", torch.sigmoid, slope=0.25, in_place=torch.sigmoid_),
+        Activation("softplus", F.softplus),
+        Activation("elu", F.elu, in_place=F.elu_),
+        Activation("hardtanh", F.hardtanh, in_place=F.hardtanh_),
+        Activation("identity", _identity, homogeneous=True, in_place=lambda S: S),
+    )
+}
+
+
+def activation(phi: str | Activation | Callable[[Tensor], Tensor]) -> Activation:
+    """Turn a name, an `Activation` or any elementwise torch callable into an `Activation`.
+
+    A user's own callable is measured on a grid in float64: its largest slope |φ′| on
+    [−30, 30] and whether it is positively homogeneous there.
+
+    Parameters
+    ----------
+    phi : str, Activation or callable
+        ``"relu"``, ``"tanh"``, ``torch.nn.functional.silu``, ``torch.nn.ELU()``, …
+
+    Returns
+    -------
+    Activation
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, or the callable is not elementwise or not finite.
+    TypeError
+        If ``phi`` is none of the three.
+
+    Warns
+    -----
+    UserWarning
+        If the callable is expansive: well-posedness then needs the norm of A below 1/slope.
+    """
+    if isinstance(phi, Activation):
+        return phi
+    if isinstance(phi, str):
+        return ACTIVATIONS[validation.choice("activation", phi, ACTIVATIONS)]
+    if not callable(phi):
+        raise TypeError(f"activation must be a name, an Activation or a callable, got {phi!r}.")
+    for known in ACTIVATIONS.values():
+        if phi in (known.fn, getattr(F, known.name, None), getattr(torch, known.name, None)):
+            return known
+    return _measured(phi)
+
+
+def _measured(phi: Callable[[Tensor], Tensor]) -> Activation:
+    name = getattr(phi, "__name__", type(phi).__name__).lower()
+    # An odd count keeps the kink most functions have at zero off the grid.
+    grid = torch.linspace(-30, 30, 60_000, dtype=torch.float64, device="cpu")
+    flipped = torch.flip(grid, [0])
+    value = phi(grid.clone())
+    if not isinstance(value, Tensor) or value.shape != grid.shape:
+        raise ValueError(f"activation {name} must be elementwise: it turned shape "
+                         f"{tuple(grid.shape)} into {getattr(value, 'shape', type(value))}.")
+    if not torch.isfinite(value).all():
+        raise ValueError(f"activation {name} must be finite on the real line; on [-30, 30] it is "
+                         f"not.")
+    if not torch.allclose(phi(flipped), torch.flip(value, [0]), rtol=1e-6, atol=1e-8):
+        raise ValueError(f"activation {name} must act on each component alone and give the same "
+                         f"answer every time; its value changed with the order of its inputs.")
+    measured = Activation(name, phi)
+    # Secants see a jump that the derivative does not.
+    secants = (value.diff() / grid.diff()).abs().max()
+    slope = float(torch.maximum(measured.derivative(grid).abs().max(), secants))
+    homogeneous = bool(torch.allclose(phi(2 * grid), 2 * value, rtol=1e-9, atol=1e-12))
+    slope = round(slope, 9)
+    if slope > 1 + _ROUNDING:
+        warnings.warn(
+            f"activation {name} is expansive: its slope reaches {slope:.3g} > 1, so a norm of A "
+            f"below 1 no longer guarantees a unique equilibrium; below {1 / slope:.3g} does.",
+            UserWarning, stacklevel=3)
+    return Activation(name, phi, slope=slope, homogeneous=homogeneous)

@@ -1,0 +1,109 @@
+"""What a solve returns: the point, how it ended in words, figures and a trace."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+class Status(enum.Enum):
+    """How a fixed-point solve ended; the value is the sentence for the reader."""
+
+    CONVERGED = "every sample's residual is at most tol"
+    ROUNDING = "the residual is down to rounding: tol asks for more than the dtype resolves"
+    MAX_STEPS = "max_steps was reached before the residual came down to tol"
+    DIVERGED = "the residual grew instead of shrinking"
+
+    @property
+    def ok(self) -> bool:
+        """Whether the value may be used as a fixed point."""
+        return self in (Status.CONVERGED, Status.ROUNDING)
+
+
+class ConvergenceWarning(UserWarning):
+    """A solve stopped before it reached its tolerance."""
+
+
+class ConvergenceError(RuntimeError):
+    """A solve stopped before it reached its tolerance and the caller asked for an error."""
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Figures of a solve; ``...`` are the leading (sample) dimensions of the start.
+
+    Attributes
+    ----------
+    steps : int
+        Evaluations of the map.
+    residual : Tensor, shape (...)
+        Last ‖f(x) − x‖∞ of each sample.
+    relative : Tensor, shape (...)
+        The same, divided by ‖x‖∞.
+    converged : Tensor of bool, shape (...)
+        Which samples reached the tolerance.
+    """
+
+    steps: int
+    residual: Tensor
+    relative: Tensor
+    converged: Tensor
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The course of a solve, one entry a step, never padded.
+
+    Attributes
+    ----------
+    residuals : Tensor, shape (steps, ...)
+        ‖f(x_k) − x_k‖∞ of each sample at each step.
+    states : Tensor, shape (steps + 1, ..., n), or None
+        The start and the point after each step; kept only when asked for.
+    """
+
+    residuals: Tensor
+    states: Tensor | None = None
+
+    @property
+    def worst(self) -> Tensor:
+        """Largest residual over the samples, shape (steps,)."""
+        return self.residuals.flatten(1).amax(dim=1)
+
+    def steps_to(self, tol: float) -> Tensor:
+        """Steps after which each sample's residual stays at or below ``tol``.
+
+        Shape (...), integers; −1 where it never does.
+        """
+        late = ~(self.residuals <= tol)  # NaN counts as late
+        steps = torch.arange(1, len(late) + 1, device=late.device)
+        last = (late * steps.view(-1, *[1] * (late.dim() - 1))).amax(dim=0)
+        return torch.where(last < len(late), last + 1, -1)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A fixed point and how it was found.
+
+    Attributes
+    ----------
+    value : Tensor, shape (..., n)
+        The point that passed the test, f of the last one measured; where the solve failed,
+        each sample's point of smallest residual.
+    status : Status
+    stats : Stats
+    trace : Trace
+    """
+
+    value: Tensor
+    status: Status
+    stats: Stats
+    trace: Trace
+
+    def __repr__(self) -> str:
+        worst = float(self.stats.residual.max())
+        return (f"Solution({self.status.name}: {self.status.value}; value {tuple(self.value.shape)}"
+                f", {self.stats.steps} steps, largest residual {worst:.2e})")

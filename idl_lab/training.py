@@ -1,0 +1,146 @@
+"""Training by gradient descent, with progress, early stopping and a table of the course."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterable
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from idl_lab import validation
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def accuracy(predictions: Tensor, labels: Tensor) -> Tensor:
+    """Share of rows of ``predictions`` (m, q) whose largest entry is at ``labels`` (m,)."""
+    return (predictions.argmax(dim=-1) == labels).double().mean()
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, loader: Batches, metric: Loss = accuracy) -> float:
+    """Mean of a metric over a loader's samples.
+
+    Parameters
+    ----------
+    model : nn.Module
+    loader : iterable of (U, target)
+        Batches; moved to the model's device.
+    metric : callable
+        Of (predictions, targets), a mean over the batch; accuracy in [0, 1] by default.
+
+    Returns
+    -------
+    float
+    """
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    total, count = 0.0, 0
+    try:
+        for U, target in loader:
+            total += len(U) * float(metric(model(U.to(device)), target.to(device)))
+            count += len(U)
+    finally:
+        model.train(was_training)
+    if count == 0:
+        raise ValueError("loader must give at least one batch (U, target), got none.")
+    return total / count
+
+
+def fit(model: nn.Module, train_loader: Batches, val_loader: Batches | None = None,
+        epochs: int = 10, lr: float = 5e-3, *, loss: Loss = nn.functional.cross_entropy,
+        metric: Loss = accuracy, patience: int | None = None,
+        optimizer: torch.optim.Optimizer | None = None, progress: bool = True) -> pd.DataFrame:
+    """Train a model with Adam; the model is left with its best parameters seen.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Trained in place, on the device it is on.
+    train_loader, val_loader : iterable of (U, target)
+        Re-iterable batches, such as DataLoaders. Without validation every epoch counts as the
+        best.
+    epochs : int
+    lr : float
+        Adam's step size; unused where ``optimizer`` is given.
+    loss, metric : callable
+        Of (predictions, targets), means over the batch. A larger metric is better.
+    patience : int, optional
+        Stop after this many epochs in a row without a better validation metric.
+    optimizer : torch.optim.Optimizer, optional
+    progress : bool
+        Show a bar, in a notebook or on a terminal; a log file gets none.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row an epoch: train_loss, val_metric (where there is validation), seconds.
+
+    Raises
+    ------
+    FloatingPointError
+        If the loss becomes NaN or infinite.
+    """
+    validation.integer("epochs", epochs)
+    validation.real("lr", lr, above=0.0)
+    if patience is not None:
+        validation.integer("patience", patience)
+        if val_loader is None:
+            raise ValueError("patience needs a val_loader to watch, got None.")
+    optimizer = optimizer or torch.optim.Adam(model.parameters(), lr=lr)
+    device = next(model.parameters()).device
+    rows, best, best_epoch, best_state = [], -math.inf, 0, None
+    with _bar(epochs, progress) as bar:
+        for epoch in range(1, epochs + 1):
+            start = time.perf_counter()
+            row = {"epoch": epoch, "train_loss": _epoch(model, train_loader, loss, optimizer, device)}
+            if val_loader is not None:
+                row["val_metric"] = evaluate(model, val_loader, metric)
+                if row["val_metric"] > best:
+                    best, best_epoch = row["val_metric"], epoch
+                    best_state = copy.deepcopy(model.state_dict())
+            row["seconds"] = time.perf_counter() - start
+            rows.append(row)
+            bar.set_postfix({k: f"{v:.3g}" for k, v in row.items() if k not in ("epoch", "seconds")})
+            bar.update()
+            if patience is not None and epoch - best_epoch >= patience:
+                break
+    if best_state is not None:
+        model.load_state_dict(best_state)
+    return pd.DataFrame(rows).set_index("epoch")
+
+
+def _epoch(model: nn.Module, loader: Batches, loss: Loss, optimizer: torch.optim.Optimizer,
+           device: torch.device) -> float:
+    model.train()
+    total, count = 0.0, 0
+    for U, target in loader:
+        U, target = U.to(device), target.to(device)
+        value = loss(model(U), target)
+        number = float(value.detach())
+        if not math.isfinite(number):
+            raise FloatingPointError(
+                f"the training loss became {number} after {count} samples of an epoch: lower lr, "
+                f"or keep A well-posed with a constraint.")
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        total += len(U) * number
+        count += len(U)
+    if count == 0:
+        raise ValueError("train_loader must give at least one batch (U, target), got none.")
+    return total / count
+
+
+def _bar(total: int, progress: bool) -> tqdm:
+    # In a notebook stdout is never a terminal, so tqdm's own test (disable=None) would hide it.
+    in_notebook = any("notebook" in base.__module__ for base in tqdm.__mro__)
+    quiet = (None if not in_notebook else False) if progress else True
+    return tqdm(total=total, desc="training", unit="epoch", disable=quiet, leave=False)

@@ -1,0 +1,145 @@
+"""What every public function asks of its arguments, said once.
+
+Each function returns the checked value or raises a `ValueError` or `TypeError` whose one
+sentence says what was given and what is wanted.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import numbers
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+def tensor(name: str, value: Tensor, shape: str | None = None, *, like: Tensor | None = None,
+           **sizes: int) -> Tensor:
+    """Check a finite floating-point tensor.
+
+    Parameters
+    ----------
+    name : str
+        The argument's name, for the message.
+    value : Tensor
+    shape : str, optional
+        Axis names such as ``"n n"`` or ``"... p"``; equal names must have equal sizes.
+    like : Tensor, optional
+        The dtype and device wanted.
+    **sizes : int
+        Sizes of named axes that are known already.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}: "
+                        f"torch.as_tensor({name}) makes one.")
+    if not value.is_floating_point():
+        raise TypeError(f"{name} must hold real floating-point numbers, got {value.dtype}: "
+                        f"{name}.float() converts it.")
+    if shape is not None:
+        _check_shape(name, tuple(value.shape), shape, sizes)
+    if like is not None and value.dtype != like.dtype:
+        raise TypeError(f"{name} is {value.dtype}, wanted {like.dtype}: "
+                        f"convert one of them with .to(dtype).")
+    if like is not None and value.device != like.device:
+        raise ValueError(f"{name} is on {value.device}, wanted on {like.device}: "
+                         f"move one of them with .to(device).")
+    if not torch.isfinite(value).all():
+        bad = int((~torch.isfinite(value)).sum())
+        raise ValueError(f"{name} must be finite, got {bad} NaN or infinite of {value.numel()} "
+                         f"entries.")
+    return value
+
+
+def _check_shape(name: str, given: tuple[int, ...], shape: str, sizes: dict[str, int]) -> None:
+    axes = shape.split()
+    leading = axes[0] == "..."
+    axes = axes[leading:]
+    known = dict(sizes)
+    fits = len(given) >= len(axes) if leading else len(given) == len(axes)
+    if fits:
+        for axis, size in zip(axes, given[len(given) - len(axes):], strict=True):
+            fits = fits and known.setdefault(axis, size) == size
+    if not fits:
+        words = ["..."] * leading + [f"{a}={sizes[a]}" if a in sizes else a for a in axes]
+        raise ValueError(f"{name} must have shape ({', '.join(words)}), got {given}.")
+
+
+def square(name: str, value: Tensor) -> Tensor:
+    """Check a finite square matrix of size at least one."""
+    tensor(name, value, "n n")
+    if value.shape[0] == 0:
+        raise ValueError(f"{name} must have at least one row, got shape {tuple(value.shape)}.")
+    return value
+
+
+def integer(name: str, value: int, at_least: int = 1) -> int:
+    """Check a whole number with a lower bound."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be a whole number, got {value!r}.")
+    if value < at_least:
+        raise ValueError(f"{name} must be at least {at_least}, got {value}.")
+    return int(value)
+
+
+def real(name: str, value: float, *, above: float = -math.inf, at_least: float = -math.inf,
+         below: float = math.inf, at_most: float = math.inf) -> float:
+    """Check a finite real number within bounds."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {value!r}.")
+    inside = above < value < below and at_least <= value <= at_most
+    if not (math.isfinite(value) and inside):
+        bounds = [(above, ">"), (at_least, ">="), (below, "<"), (at_most, "<=")]
+        wanted = " and ".join(f"{sign} {b:g}" for b, sign in bounds if math.isfinite(b))
+        raise ValueError(f"{name} must be {wanted or 'finite'}, got {value}.")
+    return float(value)
+
+
+def kappa(value: float) -> float:
+    """Check the radius κ of the ∞-norm ball that A is kept in: 0 ≤ κ < 1."""
+    return real("kappa", value, at_least=0.0, below=1.0)
+
+
+def choice(name: str, value: str, options: Iterable[str]) -> str:
+    """Check a name against the known ones; the message offers the nearest."""
+    options = [str(o) for o in options]
+    if value in options:
+        return value
+    close = difflib.get_close_matches(str(value).lower(), options, n=1, cutoff=0.4)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise ValueError(f"{name}={value!r} is not known; there is {', '.join(options)}.{hint}")
+
+
+def resolve_device(device: str | torch.device = "auto") -> torch.device:
+    """Turn a name into a device that this machine has.
+
+    Parameters
+    ----------
+    device : str or torch.device
+        ``"auto"`` is cuda, else mps, else cpu.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown or the machine has no such device.
+    """
+    if str(device) == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    kind = choice("device", str(device).partition(":")[0], ["auto", "cpu", "cuda", "mps"])
+    try:
+        wanted = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device={device!r} is not a device's name; "
+                         f"write for example 'cuda' or 'cuda:0'.") from None
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (wanted.index or 0) >= count:
+            raise ValueError(f"device={str(device)!r} was asked for, but torch sees {count} CUDA "
+                             f"devices here; use device='auto' or device='cpu'.")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("device='mps' was asked for, but torch sees no Apple GPU here; "
+                         "use device='auto' or device='cpu'.")
+    return wanted
