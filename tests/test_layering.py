@@ -1,0 +1,109 @@
+"""The house: imports run downwards only, and what a student reads stays small."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.cpu_default
+
+PACKAGE = Path(__file__).resolve().parents[1] / "idl_lab"
+
+# From the ground up. A room (a module, or a folder with all its modules) imports only rooms that
+# stand on a lower step; the rooms of one step do not know each other. The ground is for all.
+HOUSE = {
+    "ground": ["validation"],
+    "core": ["activations solution", "well_posedness", "constraints fixed_point", "equilibrium"],
+    "models": ["model rnn", "training data", "robustness compose", "sim"],
+    "pictures": ["plots record", "check", "widgets"],
+    "runs": ["series progress", "runner", "report figures", "__main__"],
+}
+STEP = {room: step for step, rooms in enumerate(s for floor in HOUSE.values() for s in floor)
+        for room in rooms.split()}
+TWO_LOWER_FLOORS = [room for steps in (HOUSE["ground"], HOUSE["core"], HOUSE["models"])
+                    for rooms in steps for room in rooms.split()]
+
+
+def room_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[0]
+
+
+MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
+
+
+def rooms_imported(source: str, path: Path) -> set[str]:
+    """The rooms that a module imports anywhere, inside functions too; "" is the package itself."""
+    here = ("idl_lab", *path.relative_to(PACKAGE).parts[:-1])
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = list(here[:len(here) - node.level + 1]) if node.level else []
+            base += [node.module] if node.module else []
+            names |= {".".join([*base, alias.name]) for alias in node.names}
+    inside = [name.split(".")[1:] for name in names if name.split(".")[0] == "idl_lab"]
+    return {parts[0] if parts and is_room(parts[0]) else "" for parts in inside}
+
+
+def is_room(name: str) -> bool:
+    return name in STEP or (PACKAGE / name).with_suffix(".py").exists()
+
+
+def climbs(room: str, imported: str) -> bool:
+    if imported == "":  # the package's __init__ imports the floors, so only the top may use it
+        return room != "__main__"
+    return imported != room and STEP[imported] >= STEP[room]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_run_downwards(path):
+    room = room_of(path)
+    assert room in STEP, f"idl_lab/{room} has no floor: give it one in HOUSE, in {__file__}."
+    imported = rooms_imported(path.read_text(encoding="utf-8"), path)
+    unknown = sorted(imported - set(STEP) - {""})
+    assert not unknown, f"{unknown} have no floor: give them one in HOUSE, in {__file__}."
+    up = sorted(target or "idl_lab itself" for target in imported if climbs(room, target))
+    assert not up, f"{path.name} climbs the house: it imports {', '.join(up)}."
+
+
+@pytest.mark.parametrize(("source", "rooms"), [
+    ("import idl_lab.validation", {"validation"}),
+    ("from idl_lab.validation import kappa", {"validation"}),
+    ("from idl_lab import validation", {"validation"}),
+    ("from . import validation", {"validation"}),
+    ("from .validation import kappa", {"validation"}),
+    ("def f():\n    from idl_lab import ImplicitModel", {""}),
+    ("import torch, idl_lab", {""}),
+])
+def test_every_form_of_import_is_seen(source, rooms):
+    assert rooms_imported(source, PACKAGE / "activations.py") == rooms
+
+
+def test_a_relative_import_from_a_folder_is_seen():
+    assert rooms_imported("from ..plots import x", PACKAGE / "widgets" / "a.py") == {"plots"}
+    assert rooms_imported("from .b import x", PACKAGE / "widgets" / "a.py") == {"widgets"}
+
+
+def test_a_climb_is_a_climb():
+    assert climbs("equilibrium", "model") and climbs("activations", "solution")
+    assert climbs("model", "") and climbs("training", "data")
+    assert not climbs("model", "equilibrium") and not climbs("plots", "validation")
+
+
+def lines(path: Path) -> int:
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+def test_a_file_that_grows_past_400_lines_is_two_files():
+    long = {p.name: lines(p) for p in PACKAGE.rglob("*.py") if lines(p) > 400}
+    assert not long
+
+
+def test_the_two_lower_floors_are_read_in_an_evening():
+    texts = [p.read_text(encoding="utf-8") for p in MODULES if room_of(p) in TWO_LOWER_FLOORS]
+    total = sum(bool(line.strip()) for text in texts for line in text.splitlines())
+    assert total <= 1500, f"the core and the models have {total} lines that are not blank"
