@@ -120,28 +120,35 @@ def activation(phi: str | Activation | Callable[[Tensor], Tensor]) -> Activation
 
 def _measured(phi: Callable[[Tensor], Tensor]) -> Activation:
     name = getattr(phi, "__name__", type(phi).__name__).lower()
-    # An odd count keeps the kink most functions have at zero off the grid.
+    # An even count keeps the kink most functions have at zero off the grid.
     grid = torch.linspace(-30, 30, 60_000, dtype=torch.float64, device="cpu")
-    flipped = torch.flip(grid, [0])
-    value = phi(grid.clone())
+    probe, fn, in_place = grid.clone(), phi, None
+    value = phi(probe)
     if not isinstance(value, Tensor) or value.shape != grid.shape:
         raise ValueError(f"activation {name} must be elementwise: it turned shape "
-                         f"{tuple(grid.shape)} into {getattr(value, 'shape', type(value))}.")
+                         f"{tuple(grid.shape)} into {tuple(getattr(value, 'shape', [type(value)]))}.")
     if not torch.isfinite(value).all():
         raise ValueError(f"activation {name} must be finite on the real line; on [-30, 30] it is "
                          f"not.")
-    if not torch.allclose(phi(flipped), torch.flip(value, [0]), rtol=1e-6, atol=1e-8):
+    if not torch.equal(probe, grid):  # such as torch.nn.ELU(inplace=True)
+        fn, in_place = (lambda S: phi(S.clone())), phi
+    part = fn(grid[:20_000].flip(0)).flip(0)
+    if not torch.allclose(part, value[:20_000], rtol=1e-6, atol=1e-8):
         raise ValueError(f"activation {name} must act on each component alone and give the same "
-                         f"answer every time; its value changed with the order of its inputs.")
-    measured = Activation(name, phi)
+                         f"answer every time; its value changed with its other inputs.")
+    try:
+        derivative = Activation(name, fn).derivative(grid)
+    except RuntimeError as error:
+        raise ValueError(f"activation {name} must be a torch function that autograd can follow: "
+                         f"{error}.") from error
     # Secants see a jump that the derivative does not.
     secants = (value.diff() / grid.diff()).abs().max()
-    slope = float(torch.maximum(measured.derivative(grid).abs().max(), secants))
-    homogeneous = bool(torch.allclose(phi(2 * grid), 2 * value, rtol=1e-9, atol=1e-12))
+    slope = float(torch.maximum(derivative.abs().max(), secants))
+    homogeneous = bool(torch.allclose(fn(2 * grid), 2 * value, rtol=1e-9, atol=1e-12))
     slope = round(slope, 9)
     if slope > 1 + _ROUNDING:
         warnings.warn(
             f"activation {name} is expansive: its slope reaches {slope:.3g} > 1, so a norm of A "
             f"below 1 no longer guarantees a unique equilibrium; below {1 / slope:.3g} does.",
             UserWarning, stacklevel=3)
-    return Activation(name, phi, slope=slope, homogeneous=homogeneous)
+    return Activation(name, fn, slope=slope, homogeneous=homogeneous, in_place=in_place)
