@@ -17,7 +17,7 @@ HOUSE = {
     "ground": ["validation"],
     "core": ["activations solution", "well_posedness", "constraints fixed_point", "equilibrium"],
     "models": ["model rnn", "training data", "robustness compose", "sim"],
-    "pictures": ["plots record", "check", "widgets"],
+    "pictures": ["canvas examples record", "plots", "check", "widgets"],
     "runs": ["series progress", "runner", "report figures", "__main__"],
 }
 STEP = {room: step for step, rooms in enumerate(s for floor in HOUSE.values() for s in floor)

@@ -99,7 +99,7 @@ def test_a_panel_that_works_is_fine(lab):
 
 
 def test_a_kernel_that_dies_is_an_error_and_leaves_its_last_words(lab):
-    lab("01_dies", "x = 1", "import os\nos.abort()")
+    lab("01_dies", "import faulthandler, os\nfaulthandler.enable()", "os.abort()")
     [result] = runner.run_notebooks(out="here")
     assert result.status == "failed" and result.error == "cell 2: DeadKernelError: Kernel died"
     assert "Fatal Python error: Aborted" in Path("here/01_dies.log").read_text(encoding="utf-8")
