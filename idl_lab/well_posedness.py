@@ -311,9 +311,12 @@ def project_rows(A: Tensor, kappa: float) -> Tensor:
         return A.clone()
     magnitude = A.abs()
     inside = magnitude.sum(dim=1, keepdim=True) <= kappa
-    ranked = magnitude.sort(dim=1, descending=True).values
-    excess = ranked.cumsum(dim=1) - kappa
+    # Measured down from the row's largest entry, and no further than κ, beyond which all is cut:
+    # taken from zero, κ would drown in the rounding of a large row.
+    depth = (magnitude.amax(dim=1, keepdim=True) - magnitude).clamp(max=kappa)
+    ranked = depth.sort(dim=1).values
+    room = ranked.cumsum(dim=1) + kappa
     ranks = torch.arange(1, A.shape[1] + 1, device=A.device, dtype=A.dtype)
-    kept = (ranked * ranks > excess).sum(dim=1, keepdim=True).clamp(min=1)
-    theta = excess.gather(1, kept - 1) / kept
-    return torch.where(inside, A, A.sign() * (magnitude - theta).clamp(min=0))
+    kept = (ranked * ranks < room).sum(dim=1, keepdim=True).clamp(min=1)
+    height = room.gather(1, kept - 1) / kept  # what is left of the largest entry
+    return torch.where(inside, A, A.sign() * (height - depth).clamp(min=0))
