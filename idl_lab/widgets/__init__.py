@@ -1,0 +1,12 @@
+"""Panels: ipywidgets controls bound to a picture of `idl_lab.plots`.
+
+``panel = convergence_panel()`` as the last line of a cell shows it; ``panel.set(kappa=0.9)``
+moves its controls from code.
+"""
+
+from idl_lab.widgets.convergence import convergence_panel
+from idl_lab.widgets.digit import digit_panel
+from idl_lab.widgets.norm_bound import norm_bound_panel
+from idl_lab.widgets.panel import Panel
+
+__all__ = ["Panel", "convergence_panel", "digit_panel", "norm_bound_panel"]
