@@ -85,8 +85,8 @@ class ImplicitModel(nn.Module):
         self.register_parameter("D", empty(q, p) if feedthrough else None)
         self.register_parameter("state_bias", empty(n) if bias else None)
         self.register_parameter("output_bias", empty(q) if bias else None)
+        self.reset_parameters(generator)  # first: a constraint looks at A when it is registered
         self._configure(activation, kappa, constraint, solver, adjoint)
-        self.reset_parameters(generator)
 
     def _configure(self, phi: str | Activation | Callable, kappa: float, constraint: str | None,
                    solver: Solver, adjoint: Adjoint) -> None:
