@@ -93,7 +93,7 @@ def perron_frobenius(A: Tensor, tol: float = 1e-12, max_steps: int = 200) -> Per
     validation.square("A", A)
     validation.real("tol", tol, at_least=0.0)
     validation.integer("max_steps", max_steps)
-    M = A.detach().abs().double().cpu().numpy()
+    M = A.detach().cpu().double().abs().numpy()  # in this order: some devices have no float64
     count, label = connected_components(csr_array(M), directed=True, connection="strong")
     members = np.split(np.argsort(label, kind="stable"), np.cumsum(np.bincount(label))[:-1])
     best = (0.0, 0.0, members[0], np.ones(len(members[0])))
@@ -118,6 +118,8 @@ def _perron_irreducible(M: np.ndarray, tol: float, max_steps: int
     n = len(M)
     if n == 1:
         return float(M[0, 0]), float(M[0, 0]), np.ones(1)
+    _, exponent = np.frexp(M.max())
+    M = np.ldexp(M, -exponent)  # exact, and nothing below under- or overflows
     slack = 4 * (n + 2) * _EPS  # each ratio is a sum of n non-negative products, and a quotient
     x = np.ones(n)
     low, high, best = 0.0, np.inf, x
@@ -139,7 +141,8 @@ def _perron_irreducible(M: np.ndarray, tol: float, max_steps: int
         x = np.maximum(x / x.max(), 1e-290)
         if not np.isfinite(x).all():
             break
-    return float(low * (1 - slack)), float(high * (1 + slack)), best
+    return (float(np.ldexp(low * (1 - slack), exponent)),
+            float(np.ldexp(high * (1 + slack), exponent)), best)
 
 
 class _PerronRoot(torch.autograd.Function):
@@ -225,7 +228,7 @@ def certificate(A: Tensor, phi: str | Activation | Callable = "relu") -> Certifi
     phi = activation(phi)
     pf = perron_frobenius(A)
     # The norm of what is stored, summed in float64, so that float32 sums cannot tip it.
-    norm, L = float(inf_norm(A.detach().double())), phi.slope
+    norm, L = float(inf_norm(A.detach().cpu().double())), phi.slope
     times = "" if L == 1 else f"{L:.3g}·"
     if L * norm < 1:
         return Certificate(Condition.NORM, 1 - L * norm, (
