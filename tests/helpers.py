@@ -52,9 +52,9 @@ def project_row(row: np.ndarray, kappa: float) -> np.ndarray:
     return np.sign(row) * np.maximum(np.abs(row) - theta, 0)
 
 
-def spectral_radius(M: np.ndarray) -> float:
+def spectral_radius(M: np.ndarray) -> np.float64:
     """Largest |eigenvalue| by numpy."""
-    return float(np.abs(np.linalg.eigvals(M)).max())
+    return np.abs(np.linalg.eigvals(M)).max()
 
 
 CONSTRAIN: dict[str | None, Callable[[np.ndarray, float], np.ndarray]] = {

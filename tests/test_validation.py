@@ -21,7 +21,7 @@ INTS = torch.zeros(2, 2, device="cpu", dtype=torch.int64)
     (lambda: validation.tensor("A", A, "n"), ValueError, ["(n)", "(2, 3)"]),
     (lambda: validation.tensor("A", A, "... p", p=4), ValueError, ["(..., p=4)", "(2, 3)"]),
     (lambda: validation.tensor("A", A.sum(), "... p"), ValueError, ["(..., p)", "()"]),
-    (lambda: validation.tensor("A", A, like=A.float()), TypeError, ["float64", "wanted", "float32"]),
+    (lambda: validation.tensor("A", A, like=A.float()), TypeError, ["float64", "wanted torch.f"]),
     (lambda: validation.tensor("A", A, like=torch.empty(1, device="meta", dtype=A.dtype)),
      ValueError, ["on cpu", "wanted on meta"]),
     (lambda: validation.tensor("A", NAN), ValueError, ["finite", "4 NaN or infinite of 4"]),
