@@ -112,14 +112,15 @@ def _measure(x: Tensor, fx: Tensor, state: State) -> State:
     with torch.no_grad():
         residual = (fx - x).abs_().amax(dim=1)
         worst = float(residual.amax())
-        if worst < state.worst:
-            best, best_residual = fx, residual
-        elif state.best is None:
-            best, best_residual = fx, torch.nan_to_num(residual, nan=math.inf)
-        else:
-            better = residual < state.best_residual
-            best = torch.where(better[:, None], fx, state.best)
-            best_residual = torch.where(better, residual, state.best_residual)
+    best, best_residual = state.best, state.best_residual
+    if best is None:
+        best, best_residual = x, torch.full_like(residual, math.inf)
+    better = residual < best_residual
+    if better.all():
+        best, best_residual = fx, residual
+    else:
+        best = torch.where(better[:, None], fx, best)
+        best_residual = torch.where(better, residual, best_residual)
     first = residual if state.first is None else state.first
     return State(state.steps + 1, residual, first, worst, best, best_residual, state.memory)
 
@@ -232,6 +233,13 @@ class Anderson(_Settings):
         return torch.where(solved, alpha / torch.where(solved, total, 1), 0), solved
 
 
+def check_solver(solver: Solver) -> Solver:
+    """Check that ``solver`` is settings, not a name or a class."""
+    if not (hasattr(solver, "step") and hasattr(solver, "tol")) or isinstance(solver, type):
+        raise TypeError(f"solver must be settings such as Picard() or Anderson(), got {solver!r}.")
+    return solver
+
+
 def fixed_point(f: Map, x: Tensor, solver: Solver = Picard(), *, keep_states: bool = False,
                 throw: bool = False) -> Solution:
     """Solve x = f(x) from a start.
@@ -267,10 +275,16 @@ def fixed_point(f: Map, x: Tensor, solver: Solver = Picard(), *, keep_states: bo
     validation.tensor("x", x)
     if x.dim() < 1 or x.shape[-1] == 0:
         raise ValueError(f"x must have shape (..., n) with n at least 1, got {tuple(x.shape)}.")
-    if not (hasattr(solver, "step") and hasattr(solver, "tol")) or isinstance(solver, type):
-        raise TypeError(f"solver must be settings such as Picard() or Anderson(), got {solver!r}.")
+    check_solver(solver)
     shape = x.shape
-    flat = f if x.dim() == 2 else lambda s: f(s.reshape(shape)).reshape(-1, shape[-1])
+
+    def flat(s: Tensor) -> Tensor:
+        fs = f(s.reshape(shape))
+        if getattr(fs, "shape", None) != shape:
+            raise ValueError(f"f must give a tensor of its argument's shape {tuple(shape)}, got "
+                             f"{tuple(fs.shape) if isinstance(fs, Tensor) else fs!r}.")
+        return fs.reshape(s.shape)
+
     solution = _solve(flat, x.reshape(-1, shape[-1]), solver, keep_states, shape)
     if not solution.status.ok:
         sentence = _advice(solution, solver)
@@ -287,9 +301,6 @@ def _solve(f: Map, x: Tensor, solver: Solver, keep_states: bool, shape: torch.Si
     fx = x
     while status is None:
         x, fx, state = solver.step(f, x, state)
-        if fx.shape != x.shape:
-            raise ValueError(f"f must keep the shape {tuple(shape)} of its argument, but one state "
-                             f"of {x.shape[1]} became {tuple(fx.shape[1:])}.")
         status = solver.terminate(fx, state)
         residuals.append(state.residual)
         if keep_states:

@@ -71,7 +71,9 @@ class Trace:
     @property
     def worst(self) -> Tensor:
         """Largest residual over the samples, shape (steps,)."""
-        return self.residuals.flatten(1).amax(dim=1)
+        if self.residuals.numel() == 0:
+            return self.residuals.new_zeros(len(self.residuals))
+        return self.residuals.reshape(len(self.residuals), -1).amax(dim=1)
 
     def steps_to(self, tol: float) -> Tensor:
         """Steps after which each sample's residual stays at or below ``tol``.
@@ -79,6 +81,8 @@ class Trace:
         Shape (...), integers; −1 where it never does.
         """
         late = ~(self.residuals <= tol)  # NaN counts as late
+        if len(late) == 0:
+            return torch.full(late.shape[1:], -1, device=late.device)
         steps = torch.arange(1, len(late) + 1, device=late.device)
         last = (late * steps.view(-1, *[1] * (late.dim() - 1))).amax(dim=0)
         return torch.where(last < len(late), last + 1, -1)
@@ -104,6 +108,6 @@ class Solution:
     trace: Trace
 
     def __repr__(self) -> str:
-        worst = float(self.stats.residual.max())
+        worst = max(self.stats.residual.flatten().tolist(), default=0.0)
         return (f"Solution({self.status.name}: {self.status.value}; value {tuple(self.value.shape)}"
                 f", {self.stats.steps} steps, largest residual {worst:.2e})")
