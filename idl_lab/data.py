@@ -45,12 +45,14 @@ def load(name: str = "digits", *, batch_size: int = 64, test_size: float = 0.25,
     validation.integer("batch_size", batch_size)
     validation.real("test_size", test_size, above=0.0, below=1.0)
     validation.integer("seed", seed, at_least=0)
+    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise TypeError(f"dtype must be a floating-point torch.dtype, got {dtype!r}.")
     pixels, labels = load_digits(return_X_y=True)
     split = train_test_split(pixels / 16.0, labels, test_size=test_size, stratify=labels,
                              random_state=_SPLIT_SEED)
-    U_train, U_test = (torch.as_tensor(part, dtype=dtype) for part in split[:2])
-    y_train, y_test = (torch.as_tensor(part, dtype=torch.int64) for part in split[2:])
-    generator = torch.Generator().manual_seed(seed)
+    U_train, U_test = (torch.as_tensor(part, dtype=dtype, device="cpu") for part in split[:2])
+    y_train, y_test = (torch.as_tensor(part, dtype=torch.int64, device="cpu") for part in split[2:])
+    generator = torch.Generator("cpu").manual_seed(seed)
     train = DataLoader(TensorDataset(U_train, y_train), batch_size, shuffle=True,
                        generator=generator)
     return train, DataLoader(TensorDataset(U_test, y_test), batch_size)

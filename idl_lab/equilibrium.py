@@ -17,7 +17,7 @@ from torch import Tensor
 
 from idl_lab import validation
 from idl_lab.activations import Activation, activation
-from idl_lab.fixed_point import Picard, Solver, fixed_point
+from idl_lab.fixed_point import Picard, Solver, check_solver, fixed_point
 from idl_lab.solution import ConvergenceWarning, Solution
 
 
@@ -34,6 +34,10 @@ class Implicit:
     """
 
     solver: Solver | None = None
+
+    def __post_init__(self) -> None:
+        if self.solver is not None:
+            check_solver(self.solver)
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,13 @@ class OneStep:
 
 
 Adjoint = Implicit | Unrolled | OneStep
+
+
+def check_adjoint(adjoint: Adjoint) -> Adjoint:
+    """Check that ``adjoint`` is one of the three, not a name or a class."""
+    if not isinstance(adjoint, Adjoint):
+        raise TypeError(f"adjoint must be Implicit(), Unrolled() or OneStep(), got {adjoint!r}.")
+    return adjoint
 
 
 def equilibrium(A: Tensor, injection: Tensor, phi: str | Activation | Callable = "relu", *,
@@ -101,8 +112,7 @@ def equilibrium(A: Tensor, injection: Tensor, phi: str | Activation | Callable =
         if X0.shape != injection.shape:
             raise ValueError(f"X0 must have the shape of the injection, {tuple(injection.shape)}, "
                              f"got {tuple(X0.shape)}.")
-    if not isinstance(adjoint, Adjoint):
-        raise TypeError(f"adjoint must be Implicit(), Unrolled() or OneStep(), got {adjoint!r}.")
+    check_adjoint(adjoint)
     phi = activation(phi)
     start = torch.zeros_like(injection) if X0 is None else X0.detach()
     f = _map(A, injection, phi)

@@ -11,8 +11,8 @@ from torch.nn.utils import parametrize
 
 from idl_lab import constraints, validation
 from idl_lab.activations import Activation, activation
-from idl_lab.equilibrium import Adjoint, Implicit, equilibrium
-from idl_lab.fixed_point import Picard, Solver
+from idl_lab.equilibrium import Adjoint, Implicit, check_adjoint, equilibrium
+from idl_lab.fixed_point import Picard, Solver, check_solver
 from idl_lab.solution import Solution
 from idl_lab.well_posedness import Certificate, certificate
 
@@ -93,8 +93,8 @@ class ImplicitModel(nn.Module):
         self.activation = activation(phi)
         self.kappa = validation.kappa(kappa)
         self.constraint = constraint
-        self.solver = solver
-        self.adjoint = adjoint
+        self.solver = check_solver(solver)
+        self.adjoint = check_adjoint(adjoint)
         constraints.register(self, "A", constraint, kappa)
 
     @classmethod
@@ -182,6 +182,7 @@ class ImplicitModel(nn.Module):
 
     def output(self, X: Tensor, U: Tensor) -> Tensor:
         """The prediction equation X Cᵀ + U Dᵀ (+ bias): (..., n), (..., p) → (..., q)."""
+        validation.tensor("X", X, "... n", like=self.C, n=self.C.shape[1])
         Y = nn.functional.linear(X, self.C, self.output_bias)
         return Y if self.D is None else Y + nn.functional.linear(U, self.D)
 

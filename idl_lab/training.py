@@ -20,6 +20,9 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 def accuracy(predictions: Tensor, labels: Tensor) -> Tensor:
     """Share of rows of ``predictions`` (m, q) whose largest entry is at ``labels`` (m,)."""
+    if predictions.shape[:-1] != labels.shape:
+        raise ValueError(f"labels must have shape {tuple(predictions.shape[:-1])}, one for each row "
+                         f"of the predictions, got {tuple(labels.shape)}.")
     return (predictions.argmax(dim=-1) == labels).double().mean()
 
 
