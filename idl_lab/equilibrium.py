@@ -122,7 +122,8 @@ def equilibrium(A: Tensor, injection: Tensor, phi: str | Activation | Callable =
     wanted = torch.is_grad_enabled() and (A.requires_grad or injection.requires_grad)
     if unrolled or not wanted:
         return solution
-    value = _attach(A, injection.reshape(-1, n), phi, solution.value.reshape(-1, n), solver, adjoint)
+    value = _attach(A, injection.reshape(-1, n), phi, solution.value.reshape(-1, n), solver,
+                    adjoint)
     return dataclasses.replace(solution, value=value.reshape(injection.shape))
 
 
@@ -155,10 +156,14 @@ class _Adjoint(torch.autograd.Function):
         return X.clone()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
         A, slope = ctx.saved_tensors
-        return (g if A is None else _solve_adjoint(A, slope, g, ctx.solver)), None, None, None, None
+        if A is None:
+            return g, None, None, None, None
+        if torch.is_grad_enabled():  # v depends on A, which a second derivative would not see
+            raise RuntimeError("Implicit() has no second derivatives (create_graph=True): "
+                               "use adjoint=Unrolled() for them.")
+        return _solve_adjoint(A, slope, g, ctx.solver), None, None, None, None
 
 
 def _solve_adjoint(A: Tensor, slope: Tensor, g: Tensor, solver: Solver) -> Tensor:
