@@ -233,7 +233,8 @@ def test_a_mixed_point_that_does_not_help_is_thrown_away():
         if solver.terminate(fx, state):
             break
     assert rejected > 0
-    assert solver.terminate(fx, state) is Status.CONVERGED and fx.item() == pytest.approx(1.95 / 1.9)
+    assert solver.terminate(fx, state) is Status.CONVERGED
+    assert fx.item() == pytest.approx(1.95 / 1.9)
 
 
 @given(st.integers(0, 10**6))
