@@ -15,6 +15,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import nbformat
+import papermill
+from ipykernel.kernelspec import RESOURCES, get_kernel_dict
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
 
 from idl_lab import series
 from idl_lab.progress import Progress, Silent
@@ -158,8 +162,6 @@ def _runs(cell: Any) -> bool:
 
 
 def _execute(lab: series.Lab, parameters: dict[str, Any], target: Path, at: _Place) -> None:
-    import papermill  # a second to import, not needed by `list`
-
     with _log(target).open("ab") as log:
         papermill.execute_notebook(
             lab.path, target, parameters, kernel_name="python3", language="python",
@@ -176,10 +178,6 @@ def _this_python(log: BinaryIO) -> type:
 
     What the kernel itself says, a crash's stack say, goes to `log`.
     """
-    from ipykernel.kernelspec import RESOURCES, get_kernel_dict
-    from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
-    from jupyter_client.manager import AsyncKernelManager
-
     class ThisPythonSpec(KernelSpecManager):
         def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
             pictures_inline = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}

@@ -12,6 +12,8 @@ from typing import Any
 
 import nbformat
 
+from idl_lab.validation import resolve_device
+
 _UNKNOWN = object()  # the default of a parameter that is no literal
 
 
@@ -126,8 +128,6 @@ def check(labs: Sequence[Lab], parameters: Mapping[str, Any]) -> None:
     for lab in labs:
         device = parameters.get("device", lab.parameters.get("device"))
         if isinstance(device, str):
-            from idl_lab.validation import resolve_device  # torch takes seconds to import
-
             try:
                 resolve_device(device)
             except ValueError as error:
