@@ -126,7 +126,7 @@ def _measured(phi: Callable[[Tensor], Tensor]) -> Activation:
     value = phi(probe)
     if not isinstance(value, Tensor) or value.shape != grid.shape:
         raise ValueError(f"activation {name} must be elementwise: it turned shape "
-                         f"{tuple(grid.shape)} into {tuple(getattr(value, 'shape', [type(value)]))}.")
+                         f"{tuple(grid.shape)} into {getattr(value, 'shape', type(value))}.")
     if not torch.isfinite(value).all():
         raise ValueError(f"activation {name} must be finite on the real line; on [-30, 30] it is "
                          f"not.")

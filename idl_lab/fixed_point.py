@@ -19,7 +19,7 @@ from idl_lab import validation
 from idl_lab.solution import ConvergenceError, ConvergenceWarning, Solution, Stats, Status, Trace
 
 Map = Callable[[Tensor], Tensor]
-_SLACK = 4.0  # how far a mixed point's residual may rise: none at all costs more steps than it saves
+_SLACK = 4.0  # how far a mixed point's residual may rise: forbidding it costs steps
 
 
 @dataclass(frozen=True)

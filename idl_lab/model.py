@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from idl_lab import constraints, validation
 from idl_lab.activations import Activation, activation

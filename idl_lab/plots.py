@@ -63,7 +63,7 @@ def draw_residuals(solutions: Mapping[str, Solution], step: int | None = None,
         ax.yaxis.set_minor_locator(NullLocator())
         if tol:
             ax.axhline(tol, color=INK, linestyle="--", linewidth=0.8)
-            ax.text(reach, tol, "tol", ha="right", va="bottom", fontsize=8)
+            ax.text(0.01 * reach, tol, "tol", va="bottom", fontsize=8)
     for k, (name, residual) in enumerate(curves.items()):
         colour, solution = COLOURS[k % len(COLOURS)], solutions[name]
         seen = np.where((residual > 0) & np.isfinite(residual), residual, np.nan)
@@ -86,7 +86,7 @@ def draw_state(state: Tensor, equilibrium: Tensor, ax: Axes | None = None, *,
 
     Heights are relative to the equilibrium's largest component, so that the frame stands still.
     """
-    ax = canvas.axes(ax, 4.8, 2.2)
+    ax = canvas.axes(ax, 4.8, 3.0)
     goal = _array(equilibrium).astype(float)
     size = max(np.abs(goal).max(), 1e-12)
     low = -1.3 if goal.min() < -0.05 * size else -0.3
@@ -165,8 +165,7 @@ def draw_row_sums(A: Tensor, kappa: float | None = None, ax: Axes | None = None)
              solid_capstyle="butt")
     if kappa is not None:
         line(ax, "kappa", [0, 1], [kappa, kappa], "--", color=INK, linewidth=0.9)
-        words(ax, "kappa name", 0.99, kappa / top + 0.01, f"κ = {kappa:.2f}", fontsize=8,
-              ha="right", va="bottom")
+        words(ax, "kappa name", 0.99, 0.98, f"κ = {kappa:.2f}", fontsize=8, ha="right", va="top")
     return ax.figure
 
 
@@ -218,13 +217,13 @@ def draw_norm_bound(A: Tensor, solution: Solution, kappa: float, tol: float | No
     figure : Figure, optional
         From an earlier call with as many starts.
     """
-    axes = canvas.row(figure, 4, 10.4, 3.2, [1, 1, 1.25, 1], left=0.045, bottom=0.15, top=0.79,
+    axes = canvas.row(figure, 4, 10.4, 3.2, [1, 1, 1.25, 1], left=0.045, bottom=0.15, top=0.77,
                       wspace=0.3)
     draw_spectrum(A, axes[0])
     draw_row_sums(A, kappa, axes[1])
     draw_residuals({"Picard": solution}, tol=tol, ax=axes[2], max_steps=max_steps)
     draw_paths(solution.trace.states, axes[3])
-    words(axes[0], "verdict", -0.17, 1.2, verdict, fontsize=10, weight="bold")
+    words(axes[0], "verdict", -0.17, 1.27, verdict, fontsize=10, weight="bold")
     return axes[0].figure
 
 

@@ -21,9 +21,9 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 def accuracy(predictions: Tensor, labels: Tensor) -> Tensor:
     """Share of rows of ``predictions`` (m, q) whose largest entry is at ``labels`` (m,)."""
     if predictions.shape[:-1] != labels.shape:
-        raise ValueError(f"labels must have shape {tuple(predictions.shape[:-1])}, one for each row "
-                         f"of the predictions, got {tuple(labels.shape)}.")
-    return (predictions.argmax(dim=-1) == labels).double().mean()
+        raise ValueError(f"labels must have shape {tuple(predictions.shape[:-1])}, one for each "
+                         f"row of the predictions, got {tuple(labels.shape)}.")
+    return (predictions.argmax(dim=-1) == labels).float().mean()
 
 
 @torch.no_grad()
@@ -61,22 +61,23 @@ def fit(model: nn.Module, train_loader: Batches, val_loader: Batches | None = No
         epochs: int = 10, lr: float = 5e-3, *, loss: Loss = nn.functional.cross_entropy,
         metric: Loss = accuracy, patience: int | None = None,
         optimizer: torch.optim.Optimizer | None = None, progress: bool = True) -> pd.DataFrame:
-    """Train a model with Adam; the model is left with its best parameters seen.
+    """Train a model with Adam, in place.
 
     Parameters
     ----------
     model : nn.Module
         Trained in place, on the device it is on.
     train_loader, val_loader : iterable of (U, target)
-        Re-iterable batches, such as DataLoaders. Without validation every epoch counts as the
-        best.
+        Re-iterable batches, such as DataLoaders.
     epochs : int
     lr : float
         Adam's step size; unused where ``optimizer`` is given.
     loss, metric : callable
         Of (predictions, targets), means over the batch. A larger metric is better.
     patience : int, optional
-        Stop after this many epochs in a row without a better validation metric.
+        Stop after this many epochs in a row without a better validation metric, and go back to
+        the parameters that had the best. (The best of several is no longer an unbiased estimate:
+        keep a test part aside.)
     optimizer : torch.optim.Optimizer, optional
     progress : bool
         Show a bar, in a notebook or on a terminal; a log file gets none.
@@ -103,15 +104,16 @@ def fit(model: nn.Module, train_loader: Batches, val_loader: Batches | None = No
     with _bar(epochs, progress) as bar:
         for epoch in range(1, epochs + 1):
             start = time.perf_counter()
-            row = {"epoch": epoch, "train_loss": _epoch(model, train_loader, loss, optimizer, device)}
+            row = {"epoch": epoch,
+                   "train_loss": _epoch(model, train_loader, loss, optimizer, device)}
             if val_loader is not None:
                 row["val_metric"] = evaluate(model, val_loader, metric)
-                if row["val_metric"] > best:
+                if patience is not None and row["val_metric"] > best:
                     best, best_epoch = row["val_metric"], epoch
                     best_state = copy.deepcopy(model.state_dict())
             row["seconds"] = time.perf_counter() - start
             rows.append(row)
-            bar.set_postfix({k: f"{v:.3g}" for k, v in row.items() if k not in ("epoch", "seconds")})
+            bar.set_postfix({k: f"{row[k]:.3g}" for k in ("train_loss", "val_metric") if k in row})
             bar.update()
             if patience is not None and epoch - best_epoch >= patience:
                 break

@@ -236,9 +236,9 @@ def certificate(A: Tensor, phi: str | Activation | Callable = "relu") -> Certifi
             f"step shrinks the largest error at least by that factor."), norm, pf)
     if L * pf.upper < 1:
         return Certificate(Condition.PERRON, 1 - L * pf.upper, (
-            f"{times}λ_PF(|A|) = {L * pf.value:.4g} < 1 although {times}‖A‖∞ = {L * norm:.4g}: there "
-            f"is exactly one equilibrium and Picard converges, but the largest error may grow "
-            f"before it shrinks."), norm, pf)
+            f"{times}λ_PF(|A|) = {L * pf.value:.4g} < 1 although {times}‖A‖∞ = {L * norm:.4g}: "
+            f"there is exactly one equilibrium and Picard converges, but the largest error may "
+            f"grow before it shrinks."), norm, pf)
     return Certificate(Condition.NONE, min(1 - L * pf.upper, 0.0), (
         f"{times}‖A‖∞ = {L * norm:.4g} and {times}λ_PF(|A|) = {L * pf.value:.4g} are not below 1: "
         f"neither condition holds, so there may be no equilibrium, one, or several."), norm, pf)
@@ -275,12 +275,12 @@ def rescale(A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         raise ValueError(f"rescale needs λ_PF(|A|) < 1, got {pf.value:.6g}: no diagonal change of "
                          f"units brings ‖A‖∞ below 1.")
     s = 0.5 * (1 + pf.upper)
-    M = A.detach().double().abs() / s
+    A64, B64, C64 = (T.cpu().double() for T in (A, B, C))
+    M = A64.detach().abs() / s
     eye = torch.eye(len(M), dtype=M.dtype, device=M.device)
     v = torch.linalg.solve(eye - M, M.new_ones(len(M)))
-    scaled = [(A.double() / v[:, None] * v).to(A), (B.double() / v[:, None]).to(A),
-              (C.double() * v).to(A)]
-    norm = inf_norm(scaled[0].detach().double()) if v.isfinite().all() else float("nan")
+    scaled = [(A64 / v[:, None] * v).to(A), (B64 / v[:, None]).to(A), (C64 * v).to(A)]
+    norm = scaled[0].detach().cpu().double().abs().sum(dim=1).amax()
     if not (v.min() > 0 and norm < 1 and all(torch.isfinite(T).all() for T in scaled)):
         raise ValueError(f"rescale found no finite change of units in {A.dtype} (λ_PF(|A|) = "
                          f"{pf.value:.6g}); try A.double(), B.double(), C.double().")

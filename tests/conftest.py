@@ -13,7 +13,8 @@ from hypothesis import settings
 settings.register_profile("idl_lab", derandomize=True, deadline=None, max_examples=50,
                           database=None)
 settings.load_profile("idl_lab")
-torch.set_num_threads(2)
+# Small matrices: on a busy machine threads wait longer than they work.
+torch.set_num_threads(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

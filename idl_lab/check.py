@@ -1,0 +1,124 @@
+"""Checkers for the labs' exercises: not attempted, a hint, or right; they never raise.
+
+An exercise's stub leaves its answer as ``...``, which counts as not attempted.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from idl_lab.well_posedness import inf_norm, perron_frobenius
+
+
+class Outcome(enum.Enum):
+    """How an answer stands; the value is what the reader sees."""
+
+    NOT_ATTEMPTED = "Not attempted yet"
+    HINT = "Not yet"
+    RIGHT = "Right"
+
+
+_COLOURS = {Outcome.NOT_ATTEMPTED: "#777777", Outcome.HINT: "#D55E00", Outcome.RIGHT: "#009E73"}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """An outcome and a sentence that helps on."""
+
+    outcome: Outcome
+    sentence: str
+
+    @property
+    def right(self) -> bool:
+        """Whether the exercise is solved."""
+        return self.outcome is Outcome.RIGHT
+
+    def __repr__(self) -> str:
+        return f"{self.outcome.value}. {self.sentence}"
+
+    def _repr_html_(self) -> str:
+        return (f"<div style='border-left:4px solid {_COLOURS[self.outcome]};padding-left:8px'>"
+                f"<b>{self.outcome.value}.</b> {self.sentence}</div>")
+
+
+def _not_attempted(what: str) -> Verdict:
+    return Verdict(Outcome.NOT_ATTEMPTED, f"Replace the ... by {what} and run this cell again.")
+
+
+def _hint(sentence: str) -> Verdict:
+    return Verdict(Outcome.HINT, sentence)
+
+
+def _right(sentence: str) -> Verdict:
+    return Verdict(Outcome.RIGHT, sentence)
+
+
+def picard_step(answer: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Verdict:
+    """Lab 00: ``answer(A, B, x, u)`` is φ(Ax + Bu) for one sample with φ = ReLU."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu")
+
+    A, B, x, u = draw(4, 4), draw(4, 3), draw(4), draw(3)
+    try:
+        given = answer(A, B, x, u)
+    except Exception as error:  # the reader's own code: say what it said
+        return _hint(f"Your function raised {type(error).__name__}: {error}")
+    if given is ... or given is None:
+        return _not_attempted("φ(Ax + Bu)")
+    if not isinstance(given, Tensor) or given.shape != x.shape:
+        return _hint(f"The next state is a tensor of shape (4,), yours is "
+                     f"{tuple(given.shape) if isinstance(given, Tensor) else given!r}.")
+    inside = A @ x + B @ u
+    if torch.allclose(given.double(), inside.relu()):
+        return _right("Repeat this step from x = 0 and you have Picard's iteration.")
+    if torch.allclose(given.double(), inside):
+        return _hint("That is Ax + Bu; φ is still to be applied: torch.relu.")
+    if torch.allclose(given.double(), (A.T @ x + B @ u).relu()):
+        return _hint("A and its transpose are mixed up: the state is a column here, so A @ x.")
+    return _hint("Apply A to x, B to u, add the two, and apply torch.relu to the sum.")
+
+
+def fastest_damping(answer: float, slope: float) -> Verdict:
+    """Lab 01: the β for which x ← (1 − β)x + β(slope·x + u) is at its fastest."""
+    if answer is ...:
+        return _not_attempted("a number in (0, 1]")
+    try:
+        beta = float(answer)
+    except (TypeError, ValueError):
+        return _hint(f"β is a number in (0, 1], got {answer!r}.")
+    if not 0 < beta <= 1:
+        return _hint(f"β is in (0, 1], got {beta:g}.")
+    factor = abs(1 - beta + beta * slope)
+    if factor < 1e-3:
+        return _right(f"The factor 1 − β + β·({slope:g}) vanishes: one step is enough.")
+    verb = "shrinks" if factor < 1 else "grows"
+    return _hint(f"With β = {beta:g} the error {verb} by the factor {factor:.3g} a step. "
+                 f"Write the factor as a function of β and make it as small as you can.")
+
+
+def norm_without_need(answer: Tensor) -> Verdict:
+    """Lab 02: a 2 × 2 matrix, no zero entries, with ‖A‖∞ > 2 and λ_PF(|A|) < 1."""
+    if answer is ...:
+        return _not_attempted("a 2 × 2 matrix")
+    try:
+        A = torch.as_tensor(answer, dtype=torch.float64, device="cpu")
+    except (TypeError, ValueError, RuntimeError) as error:
+        return _hint(f"A is a 2 × 2 matrix of numbers: {error}")
+    if A.shape != (2, 2) or not torch.isfinite(A).all():
+        return _hint(f"A is a 2 × 2 matrix of finite numbers, yours has shape {tuple(A.shape)}.")
+    norm, pf = float(inf_norm(A)), perron_frobenius(A).value
+    if (A == 0).any():
+        return _hint("No entry may be zero: that would be too easy.")
+    if norm <= 2:
+        return _hint(f"‖A‖∞ is {norm:.3g}; it must exceed 2.")
+    if pf >= 1:
+        return _hint(f"λ_PF(|A|) is {pf:.3g}, not below 1. Only the product of the two "
+                     f"off-diagonal entries enters it.")
+    return _right(f"‖A‖∞ = {norm:.3g} but λ_PF(|A|) = {pf:.3g}: well-posed all the same.")

@@ -1,0 +1,159 @@
+"""The gallery: ``python -m idl_lab.figures`` redraws every picture in ``figures/``.
+
+Each entry is named after the ``draw_*`` function that makes it and feeds it seeded numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from idl_lab import plots
+from idl_lab.constraints import Project, Row, Scale
+from idl_lab.data import load
+from idl_lab.equilibrium import equilibrium
+from idl_lab.examples import random_matrix, several_starts, solve_quietly
+from idl_lab.fixed_point import Anderson, Picard
+from idl_lab.model import ImplicitModel
+from idl_lab.training import fit
+
+FOLDER = Path(__file__).parent.parent / "figures"
+
+
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def _normal(*shape: int, generator: torch.Generator) -> Tensor:
+    return torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu")
+
+
+def _methods() -> tuple[dict, Tensor]:
+    generator = _generator()
+    A = random_matrix(12, 0.9, "positive", generator=generator)
+    b = _normal(1, 12, generator=generator)
+    solvers = {"Picard": Picard(), "damped 0.5": Picard(damping=0.5), "Anderson": Anderson()}
+    solutions = {name: solve_quietly(A, b, "relu", solver) for name, solver in solvers.items()}
+    return solutions, equilibrium(A, b, solver=Anderson(tol=1e-12)).value[0]
+
+
+def residuals() -> Figure:
+    """Three methods on one problem."""
+    return plots.draw_residuals(_methods()[0], tol=1e-6)
+
+
+def convergence() -> Figure:
+    """The same, at step 8, with their states."""
+    solutions, exact = _methods()
+    return plots.draw_convergence(solutions, exact, 8, tol=1e-6)
+
+
+def state() -> Figure:
+    """Picard's state after five steps."""
+    solutions, exact = _methods()
+    return plots.draw_state(solutions["Picard"].trace.states[5, 0], exact, name="Picard, step 5")
+
+
+def norm_bound() -> Figure:
+    """tanh with ‖A‖∞ = 1.2: several equilibria."""
+    generator = _generator()
+    A = random_matrix(20, 1.2, "positive", generator=generator)
+    b = 0.02 * _normal(1, 20, generator=generator).expand(5, -1)
+    solution = solve_quietly(A, b, "tanh", Picard(max_steps=200),
+                             X0=several_starts(20, 5, generator=generator))
+    return plots.draw_norm_bound(A, solution, 1.2, 1e-6, "tanh, ‖A‖∞ = 1.2: several equilibria",
+                                 max_steps=200)
+
+
+def spectrum() -> Figure:
+    """A signed matrix: its eigenvalues stay well inside λ_PF(|A|)."""
+    return plots.draw_spectrum(random_matrix(40, 0.95, generator=_generator()))
+
+
+def row_sums() -> Figure:
+    """The same matrix's rows."""
+    return plots.draw_row_sums(random_matrix(40, 0.95, generator=_generator()), 0.95)
+
+
+def paths() -> Figure:
+    """Five starts, one equilibrium."""
+    generator = _generator()
+    A = random_matrix(20, 0.9, generator=generator)
+    b = _normal(1, 20, generator=generator).expand(5, -1)
+    starts = several_starts(20, 5, generator=generator, reach=3)
+    return plots.draw_paths(solve_quietly(A, b, "relu", Picard(), X0=starts).trace.states)
+
+
+def network(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(A, B, C, D) of a bias-free network 8-12-10-4: x = (x₂, x₁), the last layer first."""
+    W0, W1, W2 = (_normal(*shape, generator=generator) for shape in ((12, 8), (10, 12), (4, 10)))
+    A = torch.zeros(22, 22, dtype=W0.dtype, device=W0.device)
+    B = torch.zeros(22, 8, dtype=W0.dtype, device=W0.device)
+    C = torch.zeros(4, 22, dtype=W0.dtype, device=W0.device)
+    A[:10, 10:], B[10:], C[:, :10] = W1, W0, W2
+    return A, B, C, torch.zeros(4, 8, dtype=W0.dtype, device=W0.device)
+
+
+def model() -> Figure:
+    """A feed-forward network as an implicit model, beside a dense one."""
+    generator = _generator()
+    dense = [_normal(*s, generator=generator) for s in ((22, 22), (22, 8), (4, 22), (4, 8))]
+    return plots.draw_model({"a network of two hidden layers": network(generator),
+                             "an implicit model": tuple(dense)}, blocks=(10, 12))
+
+
+def balls() -> Figure:
+    """Three ways to bring two rows into the ball."""
+    rows = torch.tensor([[1.4, 0.35], [-0.3, -0.5]], dtype=torch.float64, device="cpu")
+    return plots.draw_balls(rows, {"scale": Scale(0.7)(rows), "row": Row(0.7)(rows),
+                                   "project": Project(0.7)(rows)}, 0.7)
+
+
+def _trained() -> tuple[ImplicitModel, Tensor, Tensor, object]:
+    train, test = load("digits", seed=0)
+    digits = ImplicitModel(64, 10, 40, kappa=0.9, generator=_generator(), device="cpu")
+    history = fit(digits, train, test, epochs=8, progress=False)
+    U, labels = next(iter(test))
+    return digits, U, labels, history
+
+
+def digit() -> Figure:
+    """A trained model on one test image."""
+    digits, U, labels, _ = _trained()
+    with torch.no_grad():
+        states = digits.equilibrium(U[:1], keep_states=True).trace.states[:, 0]
+        outputs = digits.output(states, U[:1].expand(len(states), -1))
+    return plots.draw_digit(U[0].reshape(8, 8), states, outputs, label=int(labels[0]))
+
+
+def history() -> Figure:
+    """Eight epochs on the digits."""
+    return plots.draw_history(_trained()[3])
+
+
+GALLERY: dict[str, Callable[[], Figure]] = {
+    f"draw_{make.__name__}": make
+    for make in (model, digit, history, residuals, convergence, state, norm_bound, spectrum,
+                 row_sums, paths, balls)
+}
+
+
+def main() -> None:
+    """Redraw the whole gallery."""
+    parser = argparse.ArgumentParser(description="Redraw the gallery.")
+    parser.add_argument("--out", type=Path, default=FOLDER, help="folder for the PNG files")
+    folder = parser.parse_args().out
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, make in GALLERY.items():
+        # No version in the file: the same numbers give the same bytes.
+        make().savefig(folder / f"{name}.png", metadata={"Software": None})
+        print(f"{folder.name}/{name}.png")
+
+
+if __name__ == "__main__":
+    main()
