@@ -169,8 +169,9 @@ class _Adjoint(torch.autograd.Function):
 def _solve_adjoint(A: Tensor, slope: Tensor, g: Tensor, solver: Solver) -> Tensor:
     # Gradients are of any size, so the tolerance is taken relative to each sample's.
     size = g.abs().amax(dim=1, keepdim=True)
-    size = torch.where(size > 0, size, 1)
-    unit = g / size
+    finite = size.isfinite()  # else the gradient is handed on as it is, as torch does
+    size = torch.where(finite & (size > 0), size, 1)
+    unit = torch.where(finite, g / size, 0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         solution = fixed_point(lambda V: torch.addmm(unit, V * slope, A), unit, solver)
@@ -182,4 +183,4 @@ def _solve_adjoint(A: Tensor, slope: Tensor, g: Tensor, solver: Solver) -> Tenso
             f"{float(solution.stats.residual.max()):.2e} after {solution.stats.steps} steps, so "
             f"gradients are inexact. Lower kappa, or give adjoint=Implicit(solver) more steps.",
             ConvergenceWarning, stacklevel=2)
-    return solution.value * size
+    return torch.where(finite, solution.value * size, g)
