@@ -14,7 +14,19 @@ from idl_lab import validation
 from idl_lab.well_posedness import perron_root, project_rows
 
 
-class _Ball(nn.Module):
+class _Constraint(nn.Module):
+    """What an assignment may store, whatever the constraint."""
+
+    _n: int | None = None
+
+    def right_inverse(self, A: Tensor) -> Tensor:
+        """The free parameter that an assignment ``model.A = A`` stores: A itself."""
+        validation.tensor("A", A, "n n", **({} if self._n is None else {"n": self._n}))
+        self._n = len(A)
+        return A
+
+
+class _Ball(_Constraint):
     """A radius κ, shown and changed as ``.kappa``."""
 
     def __init__(self, kappa: float) -> None:
@@ -23,10 +35,6 @@ class _Ball(nn.Module):
 
     def extra_repr(self) -> str:
         return f"kappa={self.kappa:g}"
-
-    def right_inverse(self, A: Tensor) -> Tensor:
-        """The free parameter that an assignment ``model.A = A`` stores: A itself."""
-        return A
 
 
 def _factor(kappa: float, size: Tensor) -> Tensor:
@@ -67,16 +75,12 @@ class Perron(_Ball):
         return A * _factor(self.kappa, perron_root(A))
 
 
-class Triangular(nn.Module):
+class Triangular(_Constraint):
     """The strictly upper triangle of A: a feed-forward net, λ_PF(|A|) = 0."""
 
     def forward(self, A: Tensor) -> Tensor:
         """The constrained matrix, shape (n, n)."""
         return A.triu(1)
-
-    def right_inverse(self, A: Tensor) -> Tensor:
-        """The free parameter that an assignment ``model.A = A`` stores: A itself."""
-        return A
 
 
 CONSTRAINTS = {"scale": Scale, "row": Row, "project": Project, "perron": Perron,

@@ -45,8 +45,7 @@ def load(name: str = "digits", *, batch_size: int = 64, test_size: float = 0.25,
     validation.integer("batch_size", batch_size)
     validation.real("test_size", test_size, above=0.0, below=1.0)
     validation.integer("seed", seed, at_least=0)
-    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise TypeError(f"dtype must be a floating-point torch.dtype, got {dtype!r}.")
+    validation.floating(dtype)
     pixels, labels = load_digits(return_X_y=True)
     split = train_test_split(pixels / 16.0, labels, test_size=test_size, stratify=labels,
                              random_state=_SPLIT_SEED)

@@ -76,6 +76,7 @@ class ImplicitModel(nn.Module):
         q = validation.integer("output_dim", output_dim)
         n = validation.integer("hidden_dim", hidden_dim)
         device = None if device is None else validation.resolve_device(device)
+        dtype = None if dtype is None else validation.floating(dtype)
 
         def empty(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(*shape, device=device, dtype=dtype))
@@ -182,6 +183,10 @@ class ImplicitModel(nn.Module):
     def output(self, X: Tensor, U: Tensor) -> Tensor:
         """The prediction equation X Cᵀ + U Dᵀ (+ bias): (..., n), (..., p) → (..., q)."""
         validation.tensor("X", X, "... n", like=self.C, n=self.C.shape[1])
+        validation.tensor("U", U, "... p", like=self.B, p=self.B.shape[1])
+        if X.shape[:-1] != U.shape[:-1]:
+            raise ValueError(f"X and U must have the same leading dimensions, got "
+                             f"{tuple(X.shape[:-1])} and {tuple(U.shape[:-1])}.")
         Y = nn.functional.linear(X, self.C, self.output_bias)
         return Y if self.D is None else Y + nn.functional.linear(U, self.D)
 

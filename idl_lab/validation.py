@@ -101,6 +101,13 @@ def kappa(value: float) -> float:
     return real("kappa", value, at_least=0.0, below=1.0)
 
 
+def floating(dtype: torch.dtype) -> torch.dtype:
+    """Check a real floating-point dtype."""
+    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise TypeError(f"dtype must be a floating-point torch.dtype, got {dtype!r}.")
+    return dtype
+
+
 def choice(name: str, value: str, options: Iterable[str]) -> str:
     """Check a name against the known ones; the message offers the nearest."""
     options = [str(o) for o in options]
