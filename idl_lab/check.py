@@ -60,7 +60,7 @@ def _right(sentence: str) -> Verdict:
 
 def picard_step(answer: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Verdict:
     """Lab 00: ``answer(A, B, x, u)`` is φ(Ax + Bu) for one sample with φ = ReLU."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu")

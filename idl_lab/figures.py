@@ -26,7 +26,7 @@ FOLDER = Path(__file__).parent.parent / "figures"
 
 
 def _generator() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
+    return torch.Generator("cpu").manual_seed(0)
 
 
 def _normal(*shape: int, generator: torch.Generator) -> Tensor:

@@ -179,7 +179,7 @@ def draw_paths(states: Tensor, ax: Axes | None = None) -> Figure:
     points = _array(states).astype(float)[:, :, :2]
     if points.shape[2] == 1:
         points = np.concatenate([points, np.zeros_like(points)], axis=2)
-    start = max(np.abs(points[0]).max(), 0.5)
+    start = max(np.abs(points[0]).max(where=np.isfinite(points[0]), initial=0), 0.5)
     ends = np.nan_to_num(np.abs(points[-1]), nan=np.inf)
     # Far ends are let go: a diverging path leaves the picture.
     reach = 2.0 ** np.ceil(np.log2(1.1 * max(start, ends[ends < 64 * start].max(initial=0))))

@@ -34,9 +34,9 @@ def convergence_panel(n: int = 12, kappa: float = 0.9, activation: str = "relu",
     Panel
         Controls: step, kappa, damping, activation.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     unit = random_matrix(n, 1.0, "positive", generator=generator)
-    injection = torch.randn(1, n, generator=generator, dtype=unit.dtype)
+    injection = torch.randn(1, n, generator=generator, dtype=unit.dtype, device=unit.device)
 
     @functools.lru_cache(maxsize=4)  # scrubbing solves nothing anew
     def solve(kappa: float, damping: float, activation: str) -> tuple[dict, torch.Tensor]:

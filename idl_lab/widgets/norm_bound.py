@@ -39,9 +39,9 @@ def norm_bound_panel(n: int = 20, kappa: float = 0.9, activation: str = "tanh",
         Controls: kappa, n, activation, kind.
     """
     def draw(kappa: float, n: int, activation: str, kind: str, figure: Figure | None) -> Figure:
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator("cpu").manual_seed(seed)
         A = random_matrix(n, kappa, kind, generator=generator)
-        injection = 0.02 * torch.randn(1, n, generator=generator, dtype=A.dtype)
+        injection = 0.02 * torch.randn(1, n, generator=generator, dtype=A.dtype, device=A.device)
         starts = several_starts(n, STARTS, generator=generator)
         solution = solve_quietly(A, injection.expand(STARTS, n), activation,
                                  Picard(TOL, max_steps=STEPS), X0=starts)
