@@ -226,7 +226,9 @@ def test_ctrl_c_summarises_what_was_finished(lab, tmp_path):
     lab("03_never", "print(1)")
     process = subprocess.Popen([sys.executable, "-u", "-m", "idl_lab", "run", "--out", "here"],
                                stdout=subprocess.PIPE, text=True,
-                               env=os.environ | {"PYTHONPATH": str(ROOT)})
+                               env=os.environ | {"PYTHONPATH": str(ROOT)},
+                               # Run in a shell's background, pytest itself ignores Ctrl-C.
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     try:
         while not (tmp_path / "here" / "reached").exists():
             assert process.poll() is None
