@@ -132,7 +132,10 @@ def test_a_warm_start_saves_steps_and_changes_neither_value_nor_gradient(adjoint
                           gradients(A, b, W, "tanh", solver=TIGHT, adjoint=adjoint, X0=W),
                           strict=True):
         assert torch.allclose(one, other, rtol=1e-9, atol=1e-11)
-    assert start.grad is None
+    A.requires_grad_()
+    loose = equilibrium(A, b, "tanh", X0=start, solver=Picard(0.1), adjoint=adjoint)
+    loose.value.sum().backward()
+    assert start.grad is None and A.grad.abs().max() > 0  # the start is no parameter
 
 
 def test_starting_at_the_solution_keeps_the_gradient_of_implicit():

@@ -228,7 +228,7 @@ def test_a_mixed_point_that_does_not_help_is_thrown_away():
         fallback, mixed = state.memory[4], state.memory[3]
         if not mixed.any() and not torch.equal(following, fx):
             rejected += 1
-            assert torch.equal(following, fallback)
+            assert torch.equal(following, fallback) and not state.memory[2].any()  # all forgotten
         x = following
         if solver.terminate(fx, state):
             break

@@ -362,6 +362,10 @@ def test_projection_loses_no_radius_to_cancellation():
     """κ must not drown in the rounding of a large row."""
     P = project_rows(mat([[1e20, 1e19], [3e9, 3e9]]), 0.5)
     assert P.tolist() == [[0.5, 0.0], [0.25, 0.25]]
+    coarse = torch.zeros(1, 500, device="cpu", dtype=torch.bfloat16)
+    coarse[0, 7] = 1e4
+    P = project_rows(coarse, 0.5)
+    assert float(P[0, 7]) == pytest.approx(0.5, rel=0.05) and float(P.abs().sum()) < 0.55
 
 
 def test_projection_gradient():
