@@ -7,6 +7,7 @@ homogeneous, φ(t s) = t φ(s) for t ≥ 0, is what lets a rescaling keep the pr
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -39,9 +40,12 @@ class Activation:
 
     name: str
     fn: Callable[[Tensor], Tensor]
-    slope: float = 1.0
+    slope: float
     homogeneous: bool = False
     in_place: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        validation.real("slope", self.slope, at_least=0.0)
 
     @property
     def non_expansive(self) -> bool:
@@ -60,21 +64,25 @@ class Activation:
         return slope
 
 
-def _identity(S: Tensor) -> Tensor:
-    return S.clone()
+def _same(S: Tensor) -> Tensor:
+    return S
+
+
+def _on_a_copy(phi: Callable[[Tensor], Tensor], S: Tensor) -> Tensor:
+    return phi(S.clone())
 
 
 ACTIVATIONS = {
     a.name: a
     for a in (
-        Activation("relu", torch.relu, homogeneous=True, in_place=torch.relu_),
-        Activation("leaky_relu", F.leaky_relu, homogeneous=True, in_place=F.leaky_relu_),
-        Activation("tanh", torch.tanh, in_place=torch.tanh_),
-        Activation("sigmoid", torch.sigmoid, slope=0.25, in_place=torch.sigmoid_),
-        Activation("softplus", F.softplus),
-        Activation("elu", F.elu, in_place=F.elu_),
-        Activation("hardtanh", F.hardtanh, in_place=F.hardtanh_),
-        Activation("identity", _identity, homogeneous=True, in_place=lambda S: S),
+        Activation("relu", torch.relu, 1.0, homogeneous=True, in_place=torch.relu_),
+        Activation("leaky_relu", F.leaky_relu, 1.0, homogeneous=True, in_place=F.leaky_relu_),
+        Activation("tanh", torch.tanh, 1.0, in_place=torch.tanh_),
+        Activation("sigmoid", torch.sigmoid, 0.25, in_place=torch.sigmoid_),
+        Activation("softplus", F.softplus, 1.0),
+        Activation("elu", F.elu, 1.0, in_place=F.elu_),
+        Activation("hardtanh", F.hardtanh, 1.0, in_place=F.hardtanh_),
+        Activation("identity", torch.clone, 1.0, homogeneous=True, in_place=_same),
     )
 }
 
@@ -83,7 +91,8 @@ def activation(phi: str | Activation | Callable[[Tensor], Tensor]) -> Activation
     """Turn a name, an `Activation` or any elementwise torch callable into an `Activation`.
 
     A user's own callable is measured on a grid in float64: its largest slope |φ′| on
-    [−30, 30] and whether it is positively homogeneous there.
+    [−500, 500] and whether it is positively homogeneous there. What a grid can miss, the
+    measurement can miss; where the slope is known, `Activation` takes it.
 
     Parameters
     ----------
@@ -120,24 +129,34 @@ def activation(phi: str | Activation | Callable[[Tensor], Tensor]) -> Activation
 
 def _measured(phi: Callable[[Tensor], Tensor]) -> Activation:
     name = getattr(phi, "__name__", type(phi).__name__).lower()
-    # An even count keeps the kink most functions have at zero off the grid.
-    grid = torch.linspace(-30, 30, 60_000, dtype=torch.float64, device="cpu")
+    if isinstance(phi, torch.nn.Module) and any(True for _ in phi.parameters()):
+        raise ValueError(f"activation {name} has parameters of its own; they would be neither "
+                         f"trained nor saved with the model. Use a fixed function.")
+    # Dense where activations bend, and never at zero, where many have a kink.
+    far = torch.logspace(1.4, 2.69897, 500, dtype=torch.float64, device="cpu")
+    near = torch.linspace(1e-5, 25, 30_000, dtype=torch.float64, device="cpu")
+    half = torch.cat([near, far])
+    grid = torch.cat([-half.flip(0), half])
     probe, fn, in_place = grid.clone(), phi, None
-    value = phi(probe)
+    try:
+        value = phi(probe)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"activation {name} must map a float64 tensor of any shape to one of that "
+                         f"shape; given shape {tuple(grid.shape)} it raised: {error}") from error
     if not isinstance(value, Tensor) or value.shape != grid.shape:
         raise ValueError(f"activation {name} must be elementwise: it turned shape "
                          f"{tuple(grid.shape)} into {getattr(value, 'shape', type(value))}.")
     if not torch.isfinite(value).all():
-        raise ValueError(f"activation {name} must be finite on the real line; on [-30, 30] it is "
-                         f"not.")
+        raise ValueError(f"activation {name} must be finite on the real line; on [-500, 500] it "
+                         f"is not.")
     if not torch.equal(probe, grid):  # such as torch.nn.ELU(inplace=True)
-        fn, in_place = (lambda S: phi(S.clone())), phi
+        fn, in_place = functools.partial(_on_a_copy, phi), phi
     part = fn(grid[:20_000].flip(0)).flip(0)
     if not torch.allclose(part, value[:20_000], rtol=1e-6, atol=1e-8):
         raise ValueError(f"activation {name} must act on each component alone and give the same "
                          f"answer every time; its value changed with its other inputs.")
     try:
-        derivative = Activation(name, fn).derivative(grid)
+        derivative = Activation(name, fn, 0.0).derivative(grid)
     except RuntimeError as error:
         raise ValueError(f"activation {name} must be a torch function that autograd can follow: "
                          f"{error}.") from error
@@ -145,7 +164,8 @@ def _measured(phi: Callable[[Tensor], Tensor]) -> Activation:
     secants = (value.diff() / grid.diff()).abs().max()
     slope = float(torch.maximum(derivative.abs().max(), secants))
     homogeneous = bool(torch.allclose(fn(2 * grid), 2 * value, rtol=1e-9, atol=1e-12))
-    slope = round(slope, 9)
+    if 1 - 1e-6 < slope <= 1 + _ROUNDING:
+        slope = 1.0  # attained between grid points, or measured with rounding
     if slope > 1 + _ROUNDING:
         warnings.warn(
             f"activation {name} is expansive: its slope reaches {slope:.3g} > 1, so a norm of A "

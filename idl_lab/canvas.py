@@ -20,6 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+_MOVES = "moves: "  # marks the group id of moving parts
 INK, FAINT = "#222222", "#b8b8b8"
 # Okabe and Ito's palette, told apart by readers with any colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -76,15 +77,26 @@ def frame(ax: Axes, **settings) -> bool:
     return shown is None
 
 
+def moving(ax: Axes) -> dict[str, Artist]:
+    """The moving parts on ``ax`` by name."""
+    return {a.get_gid().removeprefix(_MOVES): a for a in ax.get_children()
+            if (a.get_gid() or "").startswith(_MOVES)}
+
+
 def _find(ax: Axes, name: str) -> Artist | None:
-    return next((a for a in ax.get_children() if a.get_gid() == name), None)
+    return moving(ax).get(name)
+
+
+def _fast(ax: Axes) -> bool:
+    return hasattr(ax.figure, "idl_lab_background")
 
 
 def line(ax: Axes, name: str, x: np.ndarray, y: np.ndarray, marks: str = "-", **style) -> None:
     """The moving line of that name on ``ax``, drawn or updated."""
     known = _find(ax, name)
     if known is None:
-        ax.plot(x, y, marks, gid=name, animated=True, scalex=False, scaley=False, **style)
+        ax.plot(x, y, marks, gid=_MOVES + name, animated=_fast(ax), scalex=False, scaley=False,
+                **style)
     else:
         known.set(data=(x, y), **style)
 
@@ -93,7 +105,7 @@ def words(ax: Axes, name: str, x: float, y: float, text: str, **style) -> None:
     """The moving text of that name, in axes fractions, drawn or updated."""
     known = _find(ax, name)
     if known is None:
-        ax.text(x, y, text, gid=name, animated=True, transform=ax.transAxes, **style)
+        ax.text(x, y, text, gid=_MOVES + name, animated=_fast(ax), transform=ax.transAxes, **style)
     else:
         known.set(text=text, position=(x, y))
 
@@ -111,7 +123,7 @@ def picture(ax: Axes, name: str, pixels: np.ndarray, **style) -> None:
         return
     if known is not None:
         known.remove()
-    ax.imshow(pixels, gid=name, animated=True, **style)
+    ax.imshow(pixels, gid=_MOVES + name, animated=_fast(ax), **style)
 
 
 def stems(x: np.ndarray, low: float, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -124,14 +136,17 @@ def png(figure: Figure) -> bytes:
     """The figure as PNG bytes; the frame is painted anew only where it changed."""
     canvas = figure.canvas
     kept = getattr(figure, "idl_lab_background", None)
+    if kept is None:  # until now the moving parts were ordinary ones, so that any window shows them
+        for ax in figure.axes:
+            for artist in moving(ax).values():
+                artist.set_animated(True)
     with mpl.rc_context(STYLE):
         if kept is None or figure.stale:
             canvas.draw()  # leaves animated artists out
             kept = figure.idl_lab_background = canvas.copy_from_bbox(figure.bbox)
         canvas.restore_region(kept)
         for ax in figure.axes:
-            moving = [a for a in ax.get_children() if a.get_animated()]
-            for artist in sorted(moving, key=lambda a: a.get_zorder()):
+            for artist in sorted(moving(ax).values(), key=lambda a: a.get_zorder()):
                 ax.draw_artist(artist)
     figure.stale = False
     buffer = io.BytesIO()

@@ -6,6 +6,7 @@ An exercise's stub leaves its answer as ``...``, which counts as not attempted.
 from __future__ import annotations
 
 import enum
+import html
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -43,7 +44,7 @@ class Verdict:
 
     def _repr_html_(self) -> str:
         return (f"<div style='border-left:4px solid {_COLOURS[self.outcome]};padding-left:8px'>"
-                f"<b>{self.outcome.value}.</b> {self.sentence}</div>")
+                f"<b>{self.outcome.value}.</b> {html.escape(self.sentence)}</div>")
 
 
 def _not_attempted(what: str) -> Verdict:
@@ -72,7 +73,7 @@ def picard_step(answer: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> V
         return _hint(f"Your function raised {type(error).__name__}: {error}")
     if given is ... or given is None:
         return _not_attempted("φ(Ax + Bu)")
-    if not isinstance(given, Tensor) or given.shape != x.shape:
+    if not isinstance(given, Tensor) or given.shape != x.shape or given.is_complex():
         return _hint(f"The next state is a tensor of shape (4,), yours is "
                      f"{tuple(given.shape) if isinstance(given, Tensor) else given!r}.")
     inside = A @ x + B @ u
@@ -91,7 +92,7 @@ def fastest_damping(answer: float, slope: float) -> Verdict:
         return _not_attempted("a number in (0, 1]")
     try:
         beta = float(answer)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):
         return _hint(f"β is a number in (0, 1], got {answer!r}.")
     if not 0 < beta <= 1:
         return _hint(f"β is in (0, 1], got {beta:g}.")
@@ -113,12 +114,12 @@ def norm_without_need(answer: Tensor) -> Verdict:
         return _hint(f"A is a 2 × 2 matrix of numbers: {error}")
     if A.shape != (2, 2) or not torch.isfinite(A).all():
         return _hint(f"A is a 2 × 2 matrix of finite numbers, yours has shape {tuple(A.shape)}.")
-    norm, pf = float(inf_norm(A)), perron_frobenius(A).value
+    norm, pf = float(inf_norm(A)), perron_frobenius(A).upper
     if (A == 0).any():
         return _hint("No entry may be zero: that would be too easy.")
     if norm <= 2:
         return _hint(f"‖A‖∞ is {norm:.3g}; it must exceed 2.")
     if pf >= 1:
-        return _hint(f"λ_PF(|A|) is {pf:.3g}, not below 1. Only the product of the two "
-                     f"off-diagonal entries enters it.")
+        return _hint(f"λ_PF(|A|) is {pf:.3g}, not below 1. The off-diagonal entries "
+                     f"enter it only through their product.")
     return _right(f"‖A‖∞ = {norm:.3g} but λ_PF(|A|) = {pf:.3g}: well-posed all the same.")

@@ -33,6 +33,18 @@ class _Ball(_Constraint):
         super().__init__()
         self.kappa = validation.kappa(kappa)
 
+    def radius(self, A: Tensor) -> float:
+        """κ less what rounding a row's sum can add, so that the bound itself holds."""
+        return self.kappa * (1 - (8 + A.shape[1].bit_length()) * torch.finfo(A.dtype).eps)
+
+    def get_extra_state(self) -> dict[str, float]:
+        """κ, which belongs to a checkpoint: the same free parameter means another A under it."""
+        return {"kappa": self.kappa}
+
+    def set_extra_state(self, state: dict[str, float]) -> None:
+        """Take over a checkpoint's κ."""
+        self.kappa = validation.kappa(state["kappa"])
+
     def extra_repr(self) -> str:
         return f"kappa={self.kappa:g}"
 
@@ -48,7 +60,7 @@ class Scale(_Ball):
 
     def forward(self, A: Tensor) -> Tensor:
         """The constrained matrix, shape (n, n)."""
-        return A * _factor(self.kappa, A.abs().sum(dim=1).amax())
+        return A * _factor(self.radius(A), A.abs().sum(dim=1).amax())
 
 
 class Row(_Ball):
@@ -56,7 +68,7 @@ class Row(_Ball):
 
     def forward(self, A: Tensor) -> Tensor:
         """The constrained matrix, shape (n, n)."""
-        return A * _factor(self.kappa, A.abs().sum(dim=1, keepdim=True))
+        return A * _factor(self.radius(A), A.abs().sum(dim=1, keepdim=True))
 
 
 class Project(_Ball):
@@ -64,7 +76,9 @@ class Project(_Ball):
 
     def forward(self, A: Tensor) -> Tensor:
         """The constrained matrix, shape (n, n)."""
-        return project_rows(A, self.kappa)
+        A = project_rows(A, self.radius(A))
+        # Far outside the ball, the projection's rounding is that of the given row.
+        return A * _factor(self.radius(A), A.detach().abs().sum(dim=1, keepdim=True))
 
 
 class Perron(_Ball):
@@ -72,7 +86,7 @@ class Perron(_Ball):
 
     def forward(self, A: Tensor) -> Tensor:
         """The constrained matrix, shape (n, n)."""
-        return A * _factor(self.kappa, perron_root(A))
+        return A * _factor(self.radius(A), perron_root(A))
 
 
 class Triangular(_Constraint):
@@ -92,12 +106,10 @@ def register(module: nn.Module, name: str, constraint: str | None, kappa: float)
 
     Parameters
     ----------
-    module : nn.Module
-    name : str
-        The parameter's name on ``module``.
-    constraint : {"scale", "row", "project", "perron", "triangular"} or None
-    kappa : float
-        0 ≤ κ < 1; "triangular" and None do not use it.
+    module, name : nn.Module and str
+        Where the parameter is.
+    constraint, kappa : str or None, and float
+        One of `CONSTRAINTS`, and its radius 0 ≤ κ < 1; "triangular" and None do not use it.
     """
     validation.kappa(kappa)
     if constraint is None:

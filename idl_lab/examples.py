@@ -56,7 +56,9 @@ def solve_quietly(A: Tensor, injection: Tensor, phi: str, solver: Solver, X0: Te
 
 def several_starts(n: int, count: int, *, generator: torch.Generator, reach: float = 1.0) -> Tensor:
     """``count`` random starts (count, n), float64, uniform on [−reach, reach]."""
+    validation.integer("n", n)
     validation.integer("count", count)
+    validation.real("reach", reach, at_least=0.0)
     return reach * (2 * torch.rand(count, n, generator=generator, dtype=torch.float64,
                                    device="cpu") - 1)
 

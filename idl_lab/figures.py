@@ -36,7 +36,7 @@ def _normal(*shape: int, generator: torch.Generator) -> Tensor:
 def _methods() -> tuple[dict, Tensor]:
     generator = _generator()
     A = random_matrix(12, 0.9, "positive", generator=generator)
-    b = _normal(1, 12, generator=generator)
+    b = _normal(1, 12, generator=generator).abs()
     solvers = {"Picard": Picard(), "damped 0.5": Picard(damping=0.5), "Anderson": Anderson()}
     solutions = {name: solve_quietly(A, b, "relu", solver) for name, solver in solvers.items()}
     return solutions, equilibrium(A, b, solver=Anderson(tol=1e-12)).value[0]

@@ -10,7 +10,6 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -49,29 +48,22 @@ class State:
     memory: tuple[Tensor, ...] = ()
 
 
-class Solver(Protocol):
-    """What `fixed_point` asks of a solver."""
-
-    tol: float
-    max_steps: int
-
-    def init(self, x: Tensor) -> State:
-        """The state before the first step from x, shape (m, n)."""
-
-    def step(self, f: Map, x: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
-        """One evaluation of f: the next iterate, f(x) and the next state."""
-
-    def terminate(self, x: Tensor, state: State) -> Status | None:
-        """How the solve ended at f(x) = x, or None to go on."""
-
-
 @dataclass(frozen=True)
-class _Settings:
-    """The stopping rule that all solvers share.
+class Solver:
+    """Settings and stopping rule that all solvers share; a solver adds ``init`` and ``step``.
 
-    A solve stops once ‖f(x) − x‖∞ ≤ tol in every sample, and the point it returns is f(x);
-    with no damping that is ‖x_{k+1} − x_k‖∞ ≤ tol at x_{k+1}. Damping does not enter the test,
-    so short steps cannot pass for convergence.
+    ``init(x)`` is the `State` before the first step; ``step(f, x, state)`` evaluates f once and
+    returns the next iterate, f(x) and the next state. A solve stops once ‖f(x) − x‖∞ ≤ tol in
+    every sample, and the point it returns is f(x); undamped, that is ‖x_{k+1} − x_k‖∞ ≤ tol at
+    x_{k+1}. Damping does not enter the test: short steps cannot pass for convergence.
+
+    Parameters
+    ----------
+    tol : float
+        Stop once ‖f(x) − x‖∞ ≤ tol in every sample (or at the dtype's rounding).
+    max_steps : int
+    damping : float
+        β in (0, 1]; 1 is undamped.
     """
 
     tol: float = 1e-6
@@ -126,16 +118,13 @@ def _measure(x: Tensor, fx: Tensor, state: State) -> State:
 
 
 @dataclass(frozen=True)
-class Picard(_Settings):
+class Picard(Solver):
     """Picard iteration x ← (1 − β) x + β f(x), with damping β.
 
     Parameters
     ----------
-    tol : float
-        Stop once ‖f(x) − x‖∞ ≤ tol in every sample (or at the dtype's rounding).
-    max_steps : int
-    damping : float
-        β in (0, 1]; 1 is undamped.
+    tol, max_steps, damping
+        As for `Solver`.
     """
 
     def init(self, x: Tensor) -> State:
@@ -150,7 +139,7 @@ class Picard(_Settings):
 
 
 @dataclass(frozen=True)
-class Anderson(_Settings):
+class Anderson(Solver):
     """Anderson acceleration, each sample with its own history and safeguard.
 
     The next iterate is Σ α_i ((1 − β) x_i + β f(x_i)) over the last ``window`` points, with the
@@ -162,11 +151,12 @@ class Anderson(_Settings):
     Parameters
     ----------
     tol, max_steps, damping
-        As for `Picard`.
+        As for `Solver`.
     window : int
         Points mixed at most.
     ridge : float
-        Regularisation, relative to the squared residual of each point.
+        Regularisation, relative to the squared residual of each point; at least
+        10 · window · eps of the dtype.
 
     References
     ----------
@@ -235,7 +225,7 @@ class Anderson(_Settings):
 
 def check_solver(solver: Solver) -> Solver:
     """Check that ``solver`` is settings, not a name or a class."""
-    if not (hasattr(solver, "step") and hasattr(solver, "tol")) or isinstance(solver, type):
+    if not isinstance(solver, Solver):
         raise TypeError(f"solver must be settings such as Picard() or Anderson(), got {solver!r}.")
     return solver
 
@@ -247,7 +237,7 @@ def fixed_point(f: Map, x: Tensor, solver: Solver = Picard(), *, keep_states: bo
     Parameters
     ----------
     f : callable
-        Maps (..., n) to (..., n), each sample on its own.
+        Maps (..., n) to (..., n), each sample on its own, without overwriting its argument.
     x : Tensor, shape (..., n)
         The start.
     solver : Picard or Anderson
@@ -280,9 +270,10 @@ def fixed_point(f: Map, x: Tensor, solver: Solver = Picard(), *, keep_states: bo
 
     def flat(s: Tensor) -> Tensor:
         fs = f(s.reshape(shape))
-        if getattr(fs, "shape", None) != shape:
-            raise ValueError(f"f must give a tensor of its argument's shape {tuple(shape)}, got "
-                             f"{tuple(fs.shape) if isinstance(fs, Tensor) else fs!r}.")
+        if getattr(fs, "shape", None) != shape or fs.dtype != x.dtype:
+            got = (tuple(fs.shape), fs.dtype) if isinstance(fs, Tensor) else fs
+            raise ValueError(f"f must give a tensor of its argument's shape {tuple(shape)} and "
+                             f"{x.dtype}, got {got}.")
         return fs.reshape(s.shape)
 
     solution = _solve(flat, x.reshape(-1, shape[-1]), solver, keep_states, shape)
@@ -325,6 +316,6 @@ def _advice(solution: Solution, solver: Solver) -> str:
     stats = solution.stats
     left = int((~stats.converged).sum())
     return (f"{solution.status.value}: {left} of {stats.converged.numel()} samples did not reach "
-            f"tol={solver.tol:g} in {stats.steps} steps (largest residual "
+            f"tol={solver.tol:g} in {stats.steps} steps (residual at best "
             f"{float(stats.residual.max()):.2e}). Keep ‖A‖∞ below 1 (certificate() says what "
             f"holds), raise max_steps, or use Anderson().")

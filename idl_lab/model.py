@@ -91,11 +91,23 @@ class ImplicitModel(nn.Module):
     def _configure(self, phi: str | Activation | Callable, kappa: float, constraint: str | None,
                    solver: Solver, adjoint: Adjoint) -> None:
         self.activation = activation(phi)
-        self.kappa = validation.kappa(kappa)
-        self.constraint = constraint
         self.solver = check_solver(solver)
         self.adjoint = check_adjoint(adjoint)
         constraints.register(self, "A", constraint, kappa)
+        self.constraint = constraint
+        self._has_ball = constraint not in (None, "triangular")
+        self.kappa = kappa
+
+    @property
+    def kappa(self) -> float:
+        """Radius κ of the constraint; assigning it moves the constraint."""
+        return self.parametrizations.A[0].kappa if self._has_ball else self._kappa
+
+    @kappa.setter
+    def kappa(self, value: float) -> None:
+        self._kappa = validation.kappa(value)
+        if self._has_ball:
+            self.parametrizations.A[0].kappa = self._kappa
 
     @classmethod
     def from_matrices(cls, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None, *,
@@ -116,10 +128,6 @@ class ImplicitModel(nn.Module):
             Given both or neither.
         activation, kappa, solver, adjoint
             As for `ImplicitModel`.
-
-        Returns
-        -------
-        ImplicitModel
         """
         validation.square("A", A)
         n = A.shape[0]
@@ -134,15 +142,14 @@ class ImplicitModel(nn.Module):
         if state_bias is not None:
             validation.tensor("state_bias", state_bias, "n", like=A, n=n)
             validation.tensor("output_bias", output_bias, "q", like=A, q=q)
-        model = cls(p, q, n, activation=activation, kappa=kappa, constraint=None,
+        model = cls(p, q, n, activation=activation, kappa=kappa, constraint=constraint,
                     bias=state_bias is not None, feedthrough=D is not None, solver=solver,
                     adjoint=adjoint, device=A.device, dtype=A.dtype)
-        given = {"A": A, "B": B, "C": C, "D": D, "state_bias": state_bias,
-                 "output_bias": output_bias}
-        model.load_state_dict({name: M for name, M in given.items() if M is not None})
-        if constraint is not None:
-            model.constraint = constraint
-            constraints.register(model, "A", constraint, kappa)
+        given = {"A": A, "parametrizations.A.original": A, "B": B, "C": C, "D": D,
+                 "state_bias": state_bias, "output_bias": output_bias}
+        with torch.no_grad():
+            for name, M in model.named_parameters():
+                M.copy_(given[name])
         return model
 
     @torch.no_grad()
@@ -151,7 +158,9 @@ class ImplicitModel(nn.Module):
         n = self.B.shape[0]
         for name, M in self.named_parameters():
             fan_in = n if name.endswith("bias") else M.shape[1]
-            M.uniform_(-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in), generator=generator)
+            draw = M if generator is None else torch.empty_like(M, device=generator.device)
+            draw.uniform_(-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in), generator=generator)
+            M.copy_(draw)
 
     def injection(self, U: Tensor) -> Tensor:
         """What the input adds to each state, U Bᵀ (+ bias): (..., p) → (..., n)."""

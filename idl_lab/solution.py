@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 
@@ -40,7 +39,8 @@ class Stats:
     steps : int
         Evaluations of the map.
     residual : Tensor, shape (...)
-        Last ‖f(x) − x‖∞ of each sample.
+        ‖f(x) − x‖∞ of each sample: the last where the solve succeeded, else the smallest, to which
+        the value belongs.
     relative : Tensor, shape (...)
         The same, divided by ‖x‖∞.
     converged : Tensor of bool, shape (...)
@@ -74,18 +74,6 @@ class Trace:
         if self.residuals.numel() == 0:
             return self.residuals.new_zeros(len(self.residuals))
         return self.residuals.reshape(len(self.residuals), -1).amax(dim=1)
-
-    def steps_to(self, tol: float) -> Tensor:
-        """Steps after which each sample's residual stays at or below ``tol``.
-
-        Shape (...), integers; −1 where it never does.
-        """
-        late = ~(self.residuals <= tol)  # NaN counts as late
-        if len(late) == 0:
-            return torch.full(late.shape[1:], -1, device=late.device)
-        steps = torch.arange(1, len(late) + 1, device=late.device)
-        last = (late * steps.view(-1, *[1] * (late.dim() - 1))).amax(dim=0)
-        return torch.where(last < len(late), last + 1, -1)
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 
 import pandas as pd
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from idl_lab import validation
+from idl_lab.solution import ConvergenceWarning
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -23,6 +26,8 @@ def accuracy(predictions: Tensor, labels: Tensor) -> Tensor:
     if predictions.shape[:-1] != labels.shape:
         raise ValueError(f"labels must have shape {tuple(predictions.shape[:-1])}, one for each "
                          f"row of the predictions, got {tuple(labels.shape)}.")
+    if not torch.isfinite(predictions).all():
+        raise ValueError("predictions must be finite to be ranked, got NaN or infinite entries.")
     return (predictions.argmax(dim=-1) == labels).float().mean()
 
 
@@ -42,18 +47,16 @@ def evaluate(model: nn.Module, loader: Batches, metric: Loss = accuracy) -> floa
     -------
     float
     """
-    device = next(model.parameters()).device
+    device = _device(model)
     was_training = model.training
     model.eval()
     total, count = 0.0, 0
     try:
-        for U, target in loader:
+        for U, target in _batches("loader", loader):
             total += len(U) * float(metric(model(U.to(device)), target.to(device)))
             count += len(U)
     finally:
         model.train(was_training)
-    if count == 0:
-        raise ValueError("loader must give at least one batch (U, target), got none.")
     return total / count
 
 
@@ -92,6 +95,7 @@ def fit(model: nn.Module, train_loader: Batches, val_loader: Batches | None = No
     FloatingPointError
         If the loss becomes NaN or infinite.
     """
+    device = _device(model)
     validation.integer("epochs", epochs)
     validation.real("lr", lr, above=0.0)
     if patience is not None:
@@ -99,7 +103,6 @@ def fit(model: nn.Module, train_loader: Batches, val_loader: Batches | None = No
         if val_loader is None:
             raise ValueError("patience needs a val_loader to watch, got None.")
     optimizer = optimizer or torch.optim.Adam(model.parameters(), lr=lr)
-    device = next(model.parameters()).device
     rows, best, best_epoch, best_state = [], -math.inf, 0, None
     with _bar(epochs, progress) as bar:
         for epoch in range(1, epochs + 1):
@@ -122,26 +125,59 @@ def fit(model: nn.Module, train_loader: Batches, val_loader: Batches | None = No
     return pd.DataFrame(rows).set_index("epoch")
 
 
+def _device(model: nn.Module) -> torch.device:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
+    return next((M.device for M in model.parameters()), torch.device("cpu"))
+
+
+def _batches(name: str, loader: Batches) -> Iterator[tuple[Tensor, Tensor]]:
+    """The loader's pairs, at least one."""
+    empty = True
+    for batch in loader:
+        if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
+            raise TypeError(f"{name} must give pairs (U, target), got {type(batch).__name__}.")
+        empty = False
+        yield batch
+    if empty:
+        raise ValueError(f"{name} gave no batch: it is empty, or a generator that one pass used "
+                         f"up; give a DataLoader or a list of (U, target).")
+
+
 def _epoch(model: nn.Module, loader: Batches, loss: Loss, optimizer: torch.optim.Optimizer,
            device: torch.device) -> float:
     model.train()
     total, count = 0.0, 0
-    for U, target in loader:
-        U, target = U.to(device), target.to(device)
-        value = loss(model(U), target)
-        number = float(value.detach())
-        if not math.isfinite(number):
-            raise FloatingPointError(
-                f"the training loss became {number} after {count} samples of an epoch: lower lr, "
-                f"or keep A well-posed with a constraint.")
-        optimizer.zero_grad()
-        value.backward()
-        optimizer.step()
-        total += len(U) * number
-        count += len(U)
-    if count == 0:
-        raise ValueError("train_loader must give at least one batch (U, target), got none.")
+    with _one_warning():
+        for U, target in _batches("train_loader", loader):
+            U, target = U.to(device), target.to(device)
+            value = loss(model(U), target)
+            number = float(value.detach())
+            if not math.isfinite(number):
+                raise FloatingPointError(
+                    f"the training loss became {number} after {count} samples of an epoch: lower "
+                    f"lr, or keep A well-posed with a constraint.")
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+            total += len(U) * number
+            count += len(U)
     return total / count
+
+
+@contextlib.contextmanager
+def _one_warning() -> Iterator[None]:
+    """Merge an epoch's ConvergenceWarnings into one: a log is not to have a line a batch."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvergenceWarning)
+        yield
+    early = [w for w in caught if issubclass(w.category, ConvergenceWarning)]
+    for other in caught:
+        if other not in early:
+            warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
+    if early:
+        warnings.warn(f"{len(early)} solves of an epoch stopped early, the last of them so: "
+                      f"{early[-1].message}", ConvergenceWarning, stacklevel=2)
 
 
 def _bar(total: int, progress: bool) -> tqdm:

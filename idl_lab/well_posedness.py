@@ -24,17 +24,7 @@ _EPS = float(np.finfo(np.float64).eps)
 
 
 def inf_norm(A: Tensor) -> Tensor:
-    """‖A‖∞ = max_i Σ_j |A_ij|, the largest absolute row sum.
-
-    Parameters
-    ----------
-    A : Tensor, shape (n, p)
-
-    Returns
-    -------
-    Tensor, scalar
-        Of A's dtype and device, differentiable.
-    """
+    """‖A‖∞ = max_i Σ_j |A_ij|, the largest absolute row sum of A (n, p); differentiable."""
     validation.tensor("A", A, "n p")
     if A.numel() == 0:
         return A.sum()
@@ -163,16 +153,7 @@ class _PerronRoot(torch.autograd.Function):
 
 
 def perron_root(A: Tensor) -> Tensor:
-    """λ_PF(|A|) rounded up to its certified bound, differentiable where it is simple.
-
-    Parameters
-    ----------
-    A : Tensor, shape (n, n)
-
-    Returns
-    -------
-    Tensor, scalar
-    """
+    """Upper bound on λ_PF(|A|) of A (n, n), a scalar; differentiable where λ_PF is simple."""
     return _PerronRoot.apply(A)
 
 
@@ -220,28 +201,30 @@ def certificate(A: Tensor, phi: str | Activation | Callable = "relu") -> Certifi
     A : Tensor, shape (n, n)
     phi : str, Activation or callable
         The activation; its slope L enters both conditions.
-
-    Returns
-    -------
-    Certificate
     """
     phi = activation(phi)
     pf = perron_frobenius(A)
     # The norm of what is stored, summed in float64, so that float32 sums cannot tip it.
     norm, L = float(inf_norm(A.detach().cpu().double())), phi.slope
-    times = "" if L == 1 else f"{L:.3g}·"
+    times = "" if f"{L:.3g}" == "1" else f"{L:.3g}·"
+    size, root = f"{times}‖A‖∞", f"{times}λ_PF(|A|)"
     if L * norm < 1:
         return Certificate(Condition.NORM, 1 - L * norm, (
-            f"{times}‖A‖∞ = {L * norm:.4g} < 1: there is exactly one equilibrium, and each Picard "
-            f"step shrinks the largest error at least by that factor."), norm, pf)
+            f"{size} = {_below_one(L * norm)} < 1: there is exactly one equilibrium, and each "
+            f"Picard step shrinks the largest error at least by that factor."), norm, pf)
     if L * pf.upper < 1:
         return Certificate(Condition.PERRON, 1 - L * pf.upper, (
-            f"{times}λ_PF(|A|) = {L * pf.value:.4g} < 1 although {times}‖A‖∞ = {L * norm:.4g}: "
-            f"there is exactly one equilibrium and Picard converges, but the largest error may "
-            f"grow before it shrinks."), norm, pf)
+            f"{root} = {_below_one(L * pf.value)} < 1 although {size} = {L * norm:.4g}: there is "
+            f"exactly one equilibrium and Picard converges, but the largest error may grow before "
+            f"it shrinks."), norm, pf)
     return Certificate(Condition.NONE, min(1 - L * pf.upper, 0.0), (
-        f"{times}‖A‖∞ = {L * norm:.4g} and {times}λ_PF(|A|) = {L * pf.value:.4g} are not below 1: "
+        f"{size} = {L * norm:.4g} and {root} = {L * pf.value:.4g} are not below 1: "
         f"neither condition holds, so there may be no equilibrium, one, or several."), norm, pf)
+
+
+def _below_one(value: float) -> str:
+    """A number below 1 in four digits, or as 1 less something where they would say 1."""
+    return f"{value:.4g}" if float(f"{value:.4g}") < 1 else f"1 − {1 - value:.1e}"
 
 
 def rescale(A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor, Tensor]:

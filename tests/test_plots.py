@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 
 import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
 from idl_lab import canvas, figures, plots
 from idl_lab.examples import random_matrix, several_starts, solve_quietly, spread
 from idl_lab.fixed_point import Anderson, Picard
+from idl_lab.solution import Trace
 
 CPU = {"dtype": torch.float64, "device": "cpu"}
 
@@ -26,8 +29,8 @@ def problem(kappa: float = 0.9, n: int = 6, starts: int = 3):
 
 
 def moving(figure: Figure) -> dict:
-    return {(k, a.get_gid()): a for k, ax in enumerate(figure.axes) for a in ax.get_children()
-            if a.get_animated()}
+    return {(k, name): part for k, ax in enumerate(figure.axes)
+            for name, part in canvas.moving(ax).items()}
 
 
 def pixels(data: bytes) -> np.ndarray:
@@ -175,3 +178,44 @@ def test_random_matrix_refuses(arguments, message):
     given = {"n": 3, "norm": 0.5, "kind": "signed"} | arguments
     with pytest.raises(ValueError, match=message):
         random_matrix(**given, generator=torch.Generator("cpu"))
+
+
+def test_a_users_own_axes_show_everything_live():
+    figure = Figure()
+    FigureCanvasAgg(figure)
+    A, b, X0 = problem()
+    plots.draw_residuals({"Picard": solve_quietly(A, b, "relu", Picard(), X0)},
+                         ax=figure.add_subplot())
+    figure.canvas.draw()
+    colours = np.asarray(figure.canvas.buffer_rgba())[:, :, :3].astype(int)
+    blue = np.abs(colours - np.array([0x00, 0x72, 0xB2])).max(axis=2) < 8
+    assert blue.sum() > 100
+
+
+SOLVED = solve_quietly(*(t.to("cpu") for t in problem()[:2]), "relu", Picard())
+STATELESS = dataclasses.replace(SOLVED, trace=Trace(SOLVED.trace.residuals))
+VECTOR, MATRIX = torch.ones(3, **CPU), torch.eye(3, **CPU)
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda: plots.draw_residuals({}), "at least one Solution"),
+    (lambda: plots.draw_residuals(VECTOR), "mapping of names to Solutions, got Tensor"),
+    (lambda: plots.draw_residuals({"a": 3}), "'a' must be a Solution, got int"),
+    (lambda: plots.draw_residuals({"a": SOLVED}, tol=-1.0), "tol must be > 0, got -1"),
+    (lambda: plots.draw_residuals({"a": SOLVED}, step=-1), "step must be at least 0, got -1"),
+    (lambda: plots.draw_convergence({"a": STATELESS}, VECTOR, 1), "keep_states=True"),
+    (lambda: plots.draw_norm_bound(MATRIX, STATELESS, 0.9), "keep_states=True"),
+    (lambda: plots.draw_row_sums(MATRIX * float("nan")), "A must be finite"),
+    (lambda: plots.draw_row_sums(VECTOR), r"A must have shape \(n, p\), got \(3,\)"),
+    (lambda: plots.draw_spectrum(VECTOR), r"A must have shape \(n, n\), got \(3,\)"),
+    (lambda: plots.draw_paths(MATRIX), r"states must have 3 axes, got shape \(3, 3\)"),
+    (lambda: plots.draw_state(MATRIX, VECTOR), "state must have 1 axes"),
+    (lambda: plots.draw_state(VECTOR, MATRIX[0, :2]), "same size"),
+    (lambda: plots.draw_digit(MATRIX, MATRIX, MATRIX, step=-7), "step must be at least 0, got -7"),
+    (lambda: plots.draw_digit(VECTOR, MATRIX, MATRIX), "pixels must have 2 axes"),
+    (lambda: plots.draw_history(3), "history must be the table of training.fit, got int"),
+    (lambda: plots.draw_model({}), "at least one model"),
+])
+def test_pictures_refuse(call, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        call()

@@ -217,8 +217,8 @@ def test_a_loss_that_is_not_finite_raises_before_it_is_applied(bad):
     ({"lr": "fast"}, TypeError, ["lr", "'fast'"]),
     ({"patience": 0, "val_loader": [1]}, ValueError, ["patience", "at least 1"]),
     ({"patience": 2}, ValueError, ["patience needs a val_loader", "None"]),
-    ({"train_loader": []}, ValueError, ["train_loader", "at least one batch"]),
-    ({"val_loader": []}, ValueError, ["loader", "at least one batch"]),
+    ({"train_loader": []}, ValueError, ["train_loader", "gave no batch"]),
+    ({"val_loader": []}, ValueError, ["loader", "gave no batch"]),
     ({"epoch": 3}, TypeError, ["epoch"]),
 ])
 def test_fit_refuses(options, error, fragments):
@@ -229,7 +229,7 @@ def test_fit_refuses(options, error, fragments):
 
 def test_evaluate_and_accuracy_refuse():
     model, batches = small_problem()
-    rejects(lambda: evaluate(model, []), ValueError, "at least one batch", "none")
+    rejects(lambda: evaluate(model, []), ValueError, "gave no batch", "DataLoader")
     U, y = batches[0]
     rejects(lambda: accuracy(model(U), y[:, None]), ValueError, "labels", "(20,)", "(20, 1)")
     rejects(lambda: accuracy(model(U), y[:5]), ValueError, "(20,)", "(5,)")

@@ -152,3 +152,29 @@ def test_a_panel_leaves_the_number_of_threads_alone():
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda: convergence_panel(kappa=1.5), "must be >= 0 and <= 0.99, got 1.5"),
+    (lambda: convergence_panel(activation="rleu"), "Did you mean 'relu'"),
+    (lambda: norm_bound_panel(kappa=2), "must be >= 0 and <= 1.5, got 2"),
+    (lambda: norm_bound_panel(n=1), "n must be at least 2, got 1"),
+    (lambda: norm_bound_panel(kind="pos"), "Did you mean 'positive'"),
+    (lambda: digit_panel(None, torch.ones(2, 9, device="cpu"), [0, 1]), "p=64"),
+    (lambda: digit_panel(None, torch.ones(0, 64, device="cpu"), []), "at least one"),
+    (lambda: small_digit_panel().set(image=99), "image must be >= 0 and <= 4, got 99"),
+])
+def test_panels_refuse(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_a_refused_setting_moves_nothing():
+    panel = norm_bound_panel(n=3)
+    with pytest.raises(ValueError, match="activation"):
+        panel.set(kappa=0.5, activation="bad")
+    assert panel.values["kappa"] == 0.9 and panel.redraws == 1
+
+
+def test_a_larger_n_than_the_slider_has_is_drawn():
+    assert norm_bound_panel(n=80).values["n"] == 80

@@ -13,7 +13,7 @@ from idl_lab.fixed_point import Anderson, Picard
 from idl_lab.plots import draw_convergence
 from idl_lab.widgets.panel import Panel, dropdown, player, slider
 
-TOL, STEPS = 1e-6, 60
+TOL, STEPS = 1e-6, 150
 
 
 def convergence_panel(n: int = 12, kappa: float = 0.9, activation: str = "relu", seed: int = 0
@@ -36,7 +36,8 @@ def convergence_panel(n: int = 12, kappa: float = 0.9, activation: str = "relu",
     """
     generator = torch.Generator("cpu").manual_seed(seed)
     unit = random_matrix(n, 1.0, "positive", generator=generator)
-    injection = torch.randn(1, n, generator=generator, dtype=unit.dtype, device=unit.device)
+    # Positive, so that ReLU switches nothing off and κ itself is the rate.
+    injection = torch.randn(1, n, generator=generator, dtype=unit.dtype, device=unit.device).abs()
 
     @functools.lru_cache(maxsize=4)  # scrubbing solves nothing anew
     def solve(kappa: float, damping: float, activation: str) -> tuple[dict, torch.Tensor]:

@@ -6,6 +6,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from idl_lab import validation
 from idl_lab.model import ImplicitModel
 from idl_lab.plots import draw_digit
 from idl_lab.widgets.panel import Panel, player, slider
@@ -29,6 +30,11 @@ def digit_panel(model: ImplicitModel, U: Tensor, labels: Tensor, steps: int = 12
     Panel
         Controls: image, step.
     """
+    validation.tensor("U", U, "m p", p=64)
+    if not 0 < len(U) == len(labels):
+        raise ValueError(f"U and labels must hold as many images, at least one, got {len(U)} and "
+                         f"{len(labels)}.")
+
     @torch.no_grad()
     def draw(image: int, step: int, figure: Figure | None) -> Figure:
         u = U[image:image + 1]

@@ -6,6 +6,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from idl_lab import validation
 from idl_lab.activations import ACTIVATIONS
 from idl_lab.examples import KINDS, random_matrix, several_starts, solve_quietly, spread
 from idl_lab.fixed_point import Picard
@@ -38,6 +39,8 @@ def norm_bound_panel(n: int = 20, kappa: float = 0.9, activation: str = "tanh",
     Panel
         Controls: kappa, n, activation, kind.
     """
+    validation.integer("n", n, at_least=2)
+
     def draw(kappa: float, n: int, activation: str, kind: str, figure: Figure | None) -> Figure:
         generator = torch.Generator("cpu").manual_seed(seed)
         A = random_matrix(n, kappa, kind, generator=generator)
@@ -50,7 +53,7 @@ def norm_bound_panel(n: int = 20, kappa: float = 0.9, activation: str = "tanh",
 
     controls = {
         "kappa": slider(kappa, 0.0, 1.5, 0.01, "κ = ‖A‖∞"),
-        "n": slider(n, 2, 60, 1, "n"),
+        "n": slider(n, 2, max(60, n), 1, "n"),
         "activation": dropdown(activation, tuple(ACTIVATIONS), "φ"),
         "kind": dropdown(kind, KINDS, "entries"),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import html
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 
@@ -12,6 +13,7 @@ import ipywidgets
 import torch
 from matplotlib.figure import Figure
 
+from idl_lab import validation
 from idl_lab.canvas import png
 
 
@@ -72,12 +74,18 @@ class Panel(ipywidgets.VBox):
         Raises
         ------
         ValueError
-            On a name that no control has.
+            On a name that no control has, or a value outside a control's range.
         """
         unknown = sorted(set(values) - set(self.controls))
         if unknown:
             raise ValueError(f"no control is called {', '.join(unknown)}; "
                              f"there is {', '.join(self.controls)}.")
+        for name, value in values.items():  # all are checked before any is moved
+            control = self.controls[name]
+            if hasattr(control, "options"):
+                validation.choice(name, value, control.options)
+            else:
+                validation.real(name, value, at_least=control.min, at_most=control.max)
         for control in self.controls.values():
             control.unobserve(self._changed, "value")
         try:
@@ -114,7 +122,7 @@ class Panel(ipywidgets.VBox):
         try:
             self._redraw()
         except Exception as error:  # nothing above this frame would show it
-            self._message.value = f"<b style='color:#b00'>{type(error).__name__}: {error}</b>"
+            self._message.value = html.escape(f"{type(error).__name__}: {error}")
             traceback.print_exc()
 
     def _repr_mimebundle_(self, **kwargs) -> dict:
@@ -137,6 +145,7 @@ def _one_thread() -> Iterator[None]:
 
 def slider(value: float, low: float, high: float, step: float, label: str) -> ipywidgets.Widget:
     """A labelled slider, whole numbers if ``step`` is one."""
+    validation.real(label, value, at_least=low, at_most=high)
     kind = ipywidgets.IntSlider if isinstance(step, int) else ipywidgets.FloatSlider
     return kind(value=value, min=low, max=high, step=step, description=label,
                 style={"description_width": "initial"}, layout={"width": "260px"})
@@ -144,6 +153,7 @@ def slider(value: float, low: float, high: float, step: float, label: str) -> ip
 
 def dropdown(value: str, options: tuple[str, ...], label: str) -> ipywidgets.Dropdown:
     """A labelled choice."""
+    validation.choice(label, value, options)
     return ipywidgets.Dropdown(value=value, options=options, description=label,
                                style={"description_width": "initial"}, layout={"width": "190px"})
 
