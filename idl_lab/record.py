@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 MIME = "application/vnd.idl-lab.numbers+json"
+COLUMNS = ("notebook", "status", "seconds", "error")  # of every run's summary, before the numbers
 
 Number = bool | int | float | str
 
@@ -23,7 +24,13 @@ def record(**numbers: Any) -> None:
     ------
     TypeError
         For anything else; the sentence names it.
+    ValueError
+        For a name that the run's summary uses itself.
     """
+    taken = sorted(set(numbers) & set(COLUMNS))
+    if taken:
+        raise ValueError(f"{', '.join(taken)} is a column of the run's summary already; record the "
+                         f"number under another name.")
     from IPython.display import display
 
     display(_Numbers({name: _plain(name, value) for name, value in numbers.items()}))

@@ -22,7 +22,7 @@ from jupyter_client.manager import AsyncKernelManager
 
 from idl_lab import series
 from idl_lab.progress import Progress, Silent
-from idl_lab.record import Number, readable, recorded
+from idl_lab.record import COLUMNS, Number, readable, recorded
 
 _WIDGETS = "application/vnd.jupyter.widget-state+json"
 _VIEW = "application/vnd.jupyter.widget-view+json"
@@ -244,7 +244,7 @@ def write_summary(results: Sequence[RunResult], path: Path) -> None:
     names = list(dict.fromkeys(name for result in results for name in result.numbers))
     with path.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
-        rows.writerow(["notebook", "status", "seconds", "error", *names])
+        rows.writerow([*COLUMNS, *names])
         for r in results:
             rows.writerow([r.notebook, r.status, f"{r.seconds:.2f}", r.error,
                            *(r.numbers.get(name, "") for name in names)])

@@ -86,3 +86,8 @@ def test_anything_else_is_refused_by_name(value):
 def test_outside_a_notebook_it_prints(capsys):
     record(steps=3, error=0.5)
     assert capsys.readouterr().out == "steps = 3\nerror = 0.5\n"
+
+
+def test_a_name_of_the_summary_is_refused():
+    with pytest.raises(ValueError, match="seconds, status is a column of the run's summary"):
+        record(status="ok", seconds=3, accuracy=0.9)
