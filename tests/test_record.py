@@ -34,12 +34,12 @@ def through_a_notebook(*calls: dict) -> tuple[dict, list[dict]]:
 
 
 def test_values_and_their_types_come_back(shell):
-    given = {"steps": 17, "kappa": 0.95, "unique": True, "status": "converged"}
+    given = {"steps": 17, "kappa": 0.95, "unique": True, "outcome": "converged"}
     back, [bundle] = through_a_notebook(given)
     assert back == given and list(back) == list(given)
     assert [type(v) for v in back.values()] == [int, float, bool, str]
     assert bundle["text/plain"] == ("steps = 17\nkappa = 0.95\nunique = True\n"
-                                    "status = converged")
+                                    "outcome = converged")
 
 
 def test_scalars_of_torch_and_numpy_become_plain_numbers(shell):
@@ -84,8 +84,8 @@ def test_anything_else_is_refused_by_name(value):
 
 
 def test_outside_a_notebook_it_prints(capsys):
-    record(steps=3, error=0.5)
-    assert capsys.readouterr().out == "steps = 3\nerror = 0.5\n"
+    record(steps=3, gap=0.5)
+    assert capsys.readouterr().out == "steps = 3\ngap = 0.5\n"
 
 
 def test_a_name_of_the_summary_is_refused():
