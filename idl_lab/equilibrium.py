@@ -129,8 +129,10 @@ def equilibrium(A: Tensor, injection: Tensor, phi: str | Activation | Callable =
 
 def _map(A: Tensor, injection: Tensor, phi: Activation) -> Callable[[Tensor], Tensor]:
     """X ↦ φ(X Aᵀ + injection) on (..., n): one fused product, φ in place where it may."""
-    shape, b = injection.shape, injection.reshape(-1, A.shape[0])
     At, act = A.mT, phi.in_place or phi.fn
+    if injection.dim() == 2:
+        return lambda X: act(torch.addmm(injection, X, At))
+    shape, b = injection.shape, injection.reshape(-1, A.shape[0])
     return lambda X: act(torch.addmm(b, X.reshape(b.shape), At)).reshape(shape)
 
 

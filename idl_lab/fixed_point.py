@@ -99,7 +99,7 @@ def _reached(x: Tensor, residual: Tensor, tol: float) -> Tensor:
     return (residual <= tol) | ((residual <= rounding) & residual.isfinite())
 
 
-def _measure(x: Tensor, fx: Tensor, state: State) -> State:
+def _measure(x: Tensor, fx: Tensor, state: State, tol: float) -> State:
     """The next state after f was evaluated at x; the memory is handed on."""
     with torch.no_grad():
         residual = (fx - x).abs_().amax(dim=1)
@@ -107,7 +107,8 @@ def _measure(x: Tensor, fx: Tensor, state: State) -> State:
     best, best_residual = state.best, state.best_residual
     if best is None:
         best, best_residual = x, torch.full_like(residual, math.inf)
-    better = residual < best_residual
+    # At tol one point is as good as another; so a sample that is done does not cost a copy.
+    better = (residual < best_residual) | (residual <= tol)
     if better.all():
         best, best_residual = fx, residual
     else:
@@ -135,7 +136,7 @@ class Picard(Solver):
         """One evaluation of f: the next iterate, f(x) and the next state."""
         fx = f(x)
         return (fx if self.damping == 1 else torch.lerp(x, fx, self.damping)), fx, _measure(
-            x, fx, state)
+            x, fx, state, self.tol)
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ class Anderson(Solver):
         """One evaluation of f: the next iterate, f(x) and the next state."""
         R, G, counts, mixed, fallback, reference = state.memory
         fx = f(x)
-        measured = _measure(x, fx, state)
+        measured = _measure(x, fx, state, self.tol)
         rejected = mixed & ~(measured.residual <= _SLACK * reference)
 
         image = fx if self.damping == 1 else torch.lerp(x, fx, self.damping)
@@ -269,12 +270,12 @@ def fixed_point(f: Map, x: Tensor, solver: Solver = Picard(), *, keep_states: bo
     shape = x.shape
 
     def flat(s: Tensor) -> Tensor:
-        fs = f(s.reshape(shape))
+        fs = f(s if s.shape == shape else s.reshape(shape))  # a view costs as much as a small sum
         if getattr(fs, "shape", None) != shape or fs.dtype != x.dtype:
             got = (tuple(fs.shape), fs.dtype) if isinstance(fs, Tensor) else fs
             raise ValueError(f"f must give a tensor of its argument's shape {tuple(shape)} and "
                              f"{x.dtype}, got {got}.")
-        return fs.reshape(s.shape)
+        return fs if fs.shape == s.shape else fs.reshape(s.shape)
 
     solution = _solve(flat, x.reshape(-1, shape[-1]), solver, keep_states, shape)
     if not solution.status.ok:

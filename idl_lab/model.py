@@ -61,8 +61,7 @@ class ImplicitModel(nn.Module):
 
     References
     ----------
-    El Ghaoui, Gu, Travacca, Askari and Tsai 2021, Implicit Deep Learning, SIAM Journal on
-    Mathematics of Data Science 3(3):930-958.
+    El Ghaoui et al. 2021, Implicit Deep Learning, SIAM J. Math. Data Sci. 3(3):930-958.
     """
 
     def __init__(self, input_dim: int, output_dim: int, hidden_dim: int, *,

@@ -42,10 +42,6 @@ def evaluate(model: nn.Module, loader: Batches, metric: Loss = accuracy) -> floa
         Batches; moved to the model's device.
     metric : callable
         Of (predictions, targets), a mean over the batch; accuracy in [0, 1] by default.
-
-    Returns
-    -------
-    float
     """
     device = _device(model)
     was_training = model.training
