@@ -67,7 +67,8 @@ def draw_residuals(solutions: Mapping[str, Solution], step: int | None = None,
     ax = canvas.axes(ax)
     curves = {name: _array("residuals", s.trace.worst, 1) for name, s in solutions.items()}
     reach = max_steps or max(max(map(len, curves.values())), 2)
-    high = 4 if tol else 1 + int(np.log10(max(np.nanmax(c, initial=1) for c in curves.values())))
+    top = max(np.max(c, where=np.isfinite(c), initial=1) for c in curves.values())
+    high = 4 if tol else 1 + int(np.log10(top))
     low = int(np.floor(np.log10(tol))) - 2 if tol else -17
     first = frame(ax, xlim=(0, reach + 0.5), xlabel="step",
                   yscale="log", ylim=(10.0 ** low, 10.0 ** min(high, 30)),

@@ -101,7 +101,11 @@ def _new_folder(out: str | Path | None) -> Path:
         path = Path(out).resolve()
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ValueError(f"{path} is not an empty folder; a run wants a new one.")
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"{path} cannot be made ({error.strerror}); a run wants a folder "
+                             f"that it may write to.") from None
         return path
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     for again in range(100):

@@ -58,6 +58,14 @@ def test_a_failed_solve_is_named_in_its_curve():
     assert text == "Picard: 30 steps, diverged"
 
 
+def test_a_solve_that_overflowed_is_drawn():
+    A, b, X0 = problem(kappa=1.4)
+    solution = solve_quietly(A, b, "relu", Picard(max_steps=3000), X0)
+    assert not torch.isfinite(solution.trace.worst).all()
+    figure = plots.draw_residuals({"Picard": solution})
+    assert canvas.png(figure) and np.isfinite(figure.axes[0].get_ylim()).all()
+
+
 def test_norm_bound_draws_eigenvalues_rows_and_ends():
     A, b, X0 = problem()
     solution = solve_quietly(A, b, "tanh", Picard(), X0)
@@ -73,7 +81,7 @@ def test_norm_bound_draws_eigenvalues_rows_and_ends():
     assert len(ends) == len(X0)
 
 
-def test_rows_past_one_change_colour_list():
+def test_rows_past_one_change_colour():
     A = torch.diag(torch.tensor([0.5, 1.5, 0.2], **CPU))
     parts = moving(plots.draw_row_sums(A, 0.9))
     assert parts[0, "in"].get_ydata()[1::3].tolist() == [0.5, 0.2]

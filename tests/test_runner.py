@@ -270,3 +270,11 @@ def test_the_table_wraps_many_numbers():
     assert lines[0].split() == ["notebook", "status", "seconds", "numbers"]
     assert lines[1].startswith("01_first  ok          1.2  number_0 = 3.14159")
     assert len(lines) > 3 and max(map(len, lines)) <= 60
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(lab, tmp_path, capsys):
+    lab("01_first", "pass")
+    (tmp_path / "file").write_text("")
+    assert main(["run", "--out", str(tmp_path / "file" / "runs")]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "cannot be made (Not a directory)" in said
