@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,8 @@ class Activation:
         Whether φ(t s) = t φ(s) for every t ≥ 0.
     in_place : callable, optional
         The same function, allowed to overwrite its argument; what a solver's hot loop calls.
+    slope_of_value : callable, optional
+        φ′(s) as a function of φ(s), where one exists: the gradient then needs no pre-activation.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Activation:
     slope: float
     homogeneous: bool = False
     in_place: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
+    slope_of_value: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         validation.real("slope", self.slope, at_least=0.0)
@@ -55,6 +58,12 @@ class Activation:
     def __call__(self, S: Tensor) -> Tensor:
         """φ(S), the shape and dtype of ``S``."""
         return self.fn(S)
+
+    def __reduce__(self) -> tuple:
+        # A built-in one is pickled by its name: its lambdas could not be.
+        if ACTIVATIONS.get(self.name) is self:
+            return activation, (self.name,)
+        return Activation, tuple(getattr(self, f.name) for f in fields(self))
 
     def derivative(self, S: Tensor) -> Tensor:
         """φ′(S) by automatic differentiation, the shape and dtype of ``S``."""
@@ -75,16 +84,74 @@ def _on_a_copy(phi: Callable[[Tensor], Tensor], S: Tensor) -> Tensor:
 ACTIVATIONS = {
     a.name: a
     for a in (
-        Activation("relu", torch.relu, 1.0, homogeneous=True, in_place=torch.relu_),
-        Activation("leaky_relu", F.leaky_relu, 1.0, homogeneous=True, in_place=F.leaky_relu_),
-        Activation("tanh", torch.tanh, 1.0, in_place=torch.tanh_),
-        Activation("sigmoid", torch.sigmoid, 0.25, in_place=torch.sigmoid_),
-        Activation("softplus", F.softplus, 1.0),
-        Activation("elu", F.elu, 1.0, in_place=F.elu_),
-        Activation("hardtanh", F.hardtanh, 1.0, in_place=F.hardtanh_),
-        Activation("identity", torch.clone, 1.0, homogeneous=True, in_place=_same),
+        Activation("relu", torch.relu, 1.0, True, torch.relu_, lambda X: (X > 0).to(X.dtype)),
+        Activation("leaky_relu", F.leaky_relu, 1.0, True, F.leaky_relu_,
+                   lambda X: torch.where(X > 0, 1.0, 0.01).to(X.dtype)),
+        Activation("tanh", torch.tanh, 1.0, False, torch.tanh_, lambda X: 1 - X * X),
+        Activation("sigmoid", torch.sigmoid, 0.25, False, torch.sigmoid_, lambda X: X - X * X),
+        Activation("softplus", F.softplus, 1.0, False, None, lambda X: -torch.expm1(-X)),
+        Activation("elu", F.elu, 1.0, False, F.elu_, lambda X: X.clamp(max=0) + 1),
+        Activation("hardtanh", F.hardtanh, 1.0, False, F.hardtanh_,
+                   lambda X: (X.abs() < 1).to(X.dtype)),
+        Activation("identity", torch.clone, 1.0, True, _same, torch.ones_like),
     )
 }
+
+
+def blockwise(parts: Sequence[tuple[Activation, int]]) -> Activation:
+    """One φ made of several, each on its own run of components, such as a network's layers.
+
+    Parameters
+    ----------
+    parts : sequence of (Activation, int)
+        What acts on the first components and on how many, on the next ones, and so on.
+
+    Returns
+    -------
+    Activation
+        Its argument is (..., n), with n the sum of the sizes; where all parts are the same
+        activation, that one.
+    """
+    merged: list[tuple[Activation, int]] = []
+    for phi, size in parts:
+        phi, size = activation(phi), validation.integer("size", size, at_least=0)
+        if merged and merged[-1][0] == phi:
+            size += merged.pop()[1]
+        if size:
+            merged.append((phi, size))
+    if not merged:
+        raise ValueError("blockwise needs at least one component, got none.")
+    if len(merged) == 1:
+        return merged[0][0]
+    phis = [phi for phi, _ in merged]
+    name = ", ".join(f"{phi.name} ×{size}" for phi, size in merged)
+    return Activation(
+        name, functools.partial(_apply_blocks, merged), max(phi.slope for phi in phis),
+        all(phi.homogeneous for phi in phis), functools.partial(_overwrite_blocks, merged),
+        functools.partial(_slope_of_blocks, merged) if all(phi.slope_of_value for phi in phis)
+        else None)
+
+
+def _split(blocks: list[tuple[Activation, int]], S: Tensor) -> Iterator[tuple[Activation, Tensor]]:
+    phis, sizes = zip(*blocks, strict=True)
+    if S.shape[-1] != sum(sizes):
+        raise ValueError(f"this activation has blocks of {', '.join(map(str, sizes))} components, "
+                         f"{sum(sizes)} in all, got shape {tuple(S.shape)}.")
+    return zip(phis, S.split(sizes, dim=-1), strict=True)
+
+
+def _apply_blocks(blocks: list[tuple[Activation, int]], S: Tensor) -> Tensor:
+    return torch.cat([phi.fn(s) for phi, s in _split(blocks, S)], dim=-1)
+
+
+def _overwrite_blocks(blocks: list[tuple[Activation, int]], S: Tensor) -> Tensor:
+    for phi, s in _split(blocks, S):
+        s.copy_(phi.fn(s)) if phi.in_place is None else phi.in_place(s)
+    return S
+
+
+def _slope_of_blocks(blocks: list[tuple[Activation, int]], X: Tensor) -> Tensor:
+    return torch.cat([phi.slope_of_value(x) for phi, x in _split(blocks, X)], dim=-1)
 
 
 def activation(phi: str | Activation | Callable[[Tensor], Tensor]) -> Activation:

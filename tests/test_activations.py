@@ -1,5 +1,6 @@
 """The built-in activations against numpy; users' own against what is known of them."""
 
+import pickle
 import warnings
 
 import numpy as np
@@ -10,7 +11,7 @@ from helpers import CPU64, PHI, central_difference, draw, mat, rejects
 from hypothesis import given
 from hypothesis import strategies as st
 
-from idl_lab.activations import ACTIVATIONS, Activation, activation
+from idl_lab.activations import ACTIVATIONS, Activation, activation, blockwise
 
 S = draw(0, 4, 5, scale=3)
 floats = st.floats(-50, 50)
@@ -133,3 +134,36 @@ def test_an_activation_is_a_frozen_value():
     with pytest.raises(AttributeError):
         activation("relu").slope = 2.0
     assert Activation("double", lambda s: 2 * s, slope=2.0).non_expansive is False
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_slope_of_value_is_the_derivative(name):
+    phi, S = ACTIVATIONS[name], mat(np.linspace(-3, 3, 50))
+    assert torch.allclose(phi.slope_of_value(phi(S)), phi.derivative(S), atol=1e-12)
+
+
+def test_built_in_activations_are_pickled_by_name():
+    assert all(pickle.loads(pickle.dumps(phi)) is phi for phi in ACTIVATIONS.values())
+
+
+def test_blockwise_acts_on_each_run_of_components():
+    parts = [(ACTIVATIONS["relu"], 2), (ACTIVATIONS["relu"], 1), (ACTIVATIONS["tanh"], 2)]
+    phi, S = blockwise(parts), draw(0, 4, 5)
+    wanted = torch.cat([S[:, :3].clamp(min=0), S[:, 3:].tanh()], dim=1)
+    assert torch.equal(phi(S), wanted) and torch.equal(phi.in_place(S.clone()), wanted)
+    assert torch.allclose(phi.slope_of_value(phi(S)), phi.derivative(S), atol=1e-12)
+    assert (phi.name, phi.slope, phi.homogeneous) == ("relu ×3, tanh ×2", 1.0, False)
+    assert blockwise(parts[:2]) is ACTIVATIONS["relu"]
+    assert torch.equal(pickle.loads(pickle.dumps(phi))(S), wanted)
+    leaky = blockwise([(ACTIVATIONS["sigmoid"], 1), (Activation("half", lambda S: S / 2, 0.5), 2)])
+    assert leaky.slope == 0.5 and leaky.slope_of_value is None
+
+
+@pytest.mark.parametrize(("call", "fragments"), [
+    (lambda: blockwise([]), ["at least one component"]),
+    (lambda: blockwise([(ACTIVATIONS["relu"], -1)]), ["size", "-1"]),
+    (lambda: blockwise([(ACTIVATIONS["relu"], 2), (ACTIVATIONS["tanh"], 3)])(draw(0, 4, 4)),
+     ["2, 3", "5 in all", "(4, 4)"]),
+])
+def test_blockwise_refusals(call, fragments):
+    rejects(call, ValueError, *fragments)
