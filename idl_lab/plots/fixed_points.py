@@ -1,46 +1,20 @@
-"""Every picture of the workbench: ``draw_*(numbers) -> Figure``, in one style.
-
-The functions only draw what they are given, need no kernel and no window, and return a
-`matplotlib.figure.Figure`. Those that panels use update their picture in place when they are
-given the ``ax`` (one axes) or ``figure`` (several) of an earlier call.
-"""
+"""How a fixed-point solve goes: residuals, states, spectrum, row sums, paths."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from torch import Tensor
 
 from idl_lab import canvas, validation
 from idl_lab.canvas import COLOURS, FAINT, INK, frame, line, styled, title, words
+from idl_lab.plots.numbers import array, check_solutions
 from idl_lab.solution import Solution
 from idl_lab.well_posedness import inf_norm, perron_frobenius
-
-
-def _array(name: str, values: Tensor | np.ndarray, axes: int) -> np.ndarray:
-    """The numbers as a float array with that many axes; a diverged solve may bring NaN."""
-    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-    if array.ndim != axes or array.size == 0:
-        raise ValueError(f"{name} must have {axes} axes, got shape {array.shape}.")
-    return array.astype(float)
-
-
-def _solutions(solutions: Mapping[str, Solution], states: bool = False) -> None:
-    if not isinstance(solutions, Mapping):
-        raise TypeError(f"solutions must be a mapping of names to Solutions, got "
-                        f"{type(solutions).__name__}.")
-    if not solutions:
-        raise ValueError("solutions must hold at least one Solution, got none.")
-    for name, solution in solutions.items():
-        if not isinstance(solution, Solution):
-            raise TypeError(f"{name!r} must be a Solution, got {type(solution).__name__}.")
-        if states and solution.trace.states is None:
-            raise ValueError(f"{name!r} has no states to draw: solve with keep_states=True.")
 
 
 @styled
@@ -61,11 +35,11 @@ def draw_residuals(solutions: Mapping[str, Solution], step: int | None = None,
     max_steps : int, optional
         Right end of the axis; the longest curve by default.
     """
-    _solutions(solutions)
+    check_solutions(solutions)
     tol is None or validation.real("tol", tol, above=0.0)
     step is None or validation.integer("step", step, at_least=0)
     ax = canvas.axes(ax)
-    curves = {name: _array("residuals", s.trace.worst, 1) for name, s in solutions.items()}
+    curves = {name: array("residuals", s.trace.worst, 1) for name, s in solutions.items()}
     reach = max_steps or max(max(map(len, curves.values())), 2)
     top = max(np.max(c, where=np.isfinite(c), initial=1) for c in curves.values())
     high = 4 if tol else 1 + int(np.log10(top))
@@ -103,7 +77,7 @@ def draw_state(state: Tensor, equilibrium: Tensor, ax: Axes | None = None, *,
 
     Heights are relative to the equilibrium's largest component, so that the frame stands still.
     """
-    x, goal = _array("state", state, 1), _array("equilibrium", equilibrium, 1)
+    x, goal = array("state", state, 1), array("equilibrium", equilibrium, 1)
     if x.size != goal.size:
         raise ValueError(f"state and equilibrium must have the same size, got {x.size} and "
                          f"{goal.size}.")
@@ -141,7 +115,7 @@ def draw_convergence(solutions: Mapping[str, Solution], equilibrium: Tensor, ste
     figure : Figure, optional
         From an earlier call with as many methods.
     """
-    _solutions(solutions, states=True)
+    check_solutions(solutions, states=True)
     axes = canvas.row(figure, 1 + len(solutions), 3.6 + 2.1 * len(solutions), 3.0,
                       [1.9] + [1.0] * len(solutions), left=0.07, wspace=0.12)
     draw_residuals(solutions, step, tol, ax=axes[0], max_steps=max_steps)
@@ -155,7 +129,7 @@ def draw_convergence(solutions: Mapping[str, Solution], equilibrium: Tensor, ste
 @styled
 def draw_spectrum(A: Tensor, ax: Axes | None = None) -> Figure:
     """Eigenvalues of A (n, n), with λ_PF(|A|) and ‖A‖∞ as circles that hold them all."""
-    values = np.linalg.eigvals(_array("A", validation.square("A", A), 2))
+    values = np.linalg.eigvals(array("A", validation.square("A", A), 2))
     ax = canvas.axes(ax, 3.4, 3.4)
     pf, norm = perron_frobenius(A).value, float(inf_norm(A.detach()))
     reach = 1.7 if norm <= 1.6 else 1.15 * norm
@@ -175,7 +149,7 @@ def draw_spectrum(A: Tensor, ax: Axes | None = None) -> Figure:
 @styled
 def draw_row_sums(A: Tensor, kappa: float | None = None, ax: Axes | None = None) -> Figure:
     """Absolute row sums of A (n, n); the largest is ‖A‖∞, κ a dashed line."""
-    sums = np.abs(_array("A", validation.tensor("A", A, "n p"), 2)).sum(axis=1)
+    sums = np.abs(array("A", validation.tensor("A", A, "n p"), 2)).sum(axis=1)
     ax = canvas.axes(ax, 3.4, 3.4)
     top = 1.7 if sums.max() <= 1.6 else 1.15 * float(sums.max())
     if frame(ax, ylim=(0, top), xlim=(0, 1), xticks=[], xlabel="rows", title="Row sums of |A|"):
@@ -196,7 +170,7 @@ def draw_paths(states: Tensor, ax: Axes | None = None) -> Figure:
 
     Starts are rings, ends dots; where all dots fall together, one equilibrium was found.
     """
-    points = _array("states", states, 3)[:, :, :2]
+    points = array("states", states, 3)[:, :, :2]
     ax = canvas.axes(ax, 3.4, 3.4)
     if points.shape[2] == 1:
         points = np.concatenate([points, np.zeros_like(points)], axis=2)
@@ -238,7 +212,7 @@ def draw_norm_bound(A: Tensor, solution: Solution, kappa: float, tol: float | No
     figure : Figure, optional
         From an earlier call with as many starts.
     """
-    _solutions({"solution": solution}, states=True)
+    check_solutions({"solution": solution}, states=True)
     axes = canvas.row(figure, 4, 10.4, 3.2, [1, 1, 1.25, 1], left=0.045, bottom=0.15, top=0.77,
                       wspace=0.3)
     draw_spectrum(A, axes[0])
@@ -247,147 +221,3 @@ def draw_norm_bound(A: Tensor, solution: Solution, kappa: float, tol: float | No
     draw_paths(solution.trace.states, axes[3])
     words(axes[0], "verdict", -0.17, 1.27, verdict, fontsize=10, weight="bold")
     return axes[0].figure
-
-
-@styled
-def draw_digit(pixels: Tensor, states: Tensor, outputs: Tensor, step: int | None = None,
-               label: int | None = None, *, figure: Figure | None = None) -> Figure:
-    """An implicit model at work on one image: input, state over the steps, class scores.
-
-    Parameters
-    ----------
-    pixels : Tensor, shape (h, w)
-    states : Tensor, shape (steps + 1, n)
-        The iterates of the state.
-    outputs : Tensor, shape (steps + 1, q)
-        The prediction that each iterate would give.
-    step : int, optional
-        The last by default.
-    label : int, optional
-        The true class.
-    figure : Figure, optional
-        From an earlier call.
-    """
-    image, course, scores = (_array(name, v, 2) for name, v in (
-        ("pixels", pixels), ("states", states), ("outputs", outputs)))
-    step is None or validation.integer("step", step, at_least=0)
-    axes = canvas.row(figure, 3, 9.6, 2.8, [0.8, 1.7, 1.2], left=0.01, bottom=0.17, wspace=0.25)
-    at = len(course) - 1 if step is None else min(step, len(course) - 1)
-    if frame(axes[0], xticks=[], yticks=[]):
-        axes[0].spines[:].set_visible(False)
-    canvas.picture(axes[0], "image", image, cmap="gray_r", vmin=0, vmax=1)
-    title(axes[0], "input u" if label is None else f"input u: a {label}")
-
-    reach = max(np.abs(course).max(), 1e-9)
-    canvas.picture(axes[1], "course", course.T / reach, vmin=-1, vmax=1, aspect="auto",
-                   interpolation="nearest", extent=(-0.5, len(course) - 0.5, course.shape[1], 0))
-    axes[1].xaxis.set_major_locator(MaxNLocator(integer=True)) if figure is None else None
-    frame(axes[1], xlim=(-0.5, len(course) - 0.5), ylim=(course.shape[1], 0), xlabel="step",
-          ylabel="component of x")
-    line(axes[1], "step", [at, at], [0, course.shape[1]], color=INK, linewidth=1)
-    title(axes[1], f"state x, step {at}")
-
-    best, classes = scores[at].argmax(), np.arange(scores.shape[1])
-    if frame(axes[2], xticks=tuple(classes), yticks=[], xlabel="class", ylim=(-1.1, 1.1),
-             xlim=(-0.7, len(classes) - 0.3)):
-        axes[2].axhline(0, color=INK, linewidth=0.8)
-    bars = scores[at] / max(np.abs(scores).max(), 1e-9)
-    line(axes[2], "scores", *canvas.stems(classes, 0, bars), color=FAINT, linewidth=14,
-         solid_capstyle="butt")
-    line(axes[2], "best", [best, best], [0, bars[best]], color=COLOURS[0], linewidth=14,
-         solid_capstyle="butt")
-    title(axes[2], f"ŷ = Cx + Du says {best}")
-    return axes[0].figure
-
-
-@styled
-def draw_model(models: Mapping[str, tuple[Tensor, Tensor, Tensor, Tensor]],
-               blocks: Sequence[int] = ()) -> Figure:
-    """The matrix [A B; C D] of each model as a picture, zeros white.
-
-    Parameters
-    ----------
-    models : mapping of str to (A, B, C, D)
-        Titles and matrices.
-    blocks : sequence of int
-        Sizes of the layers that the states belong to, drawn as thin lines in A.
-    """
-    if not models:
-        raise ValueError("models must hold at least one model (A, B, C, D), got none.")
-    axes = canvas.row(None, len(models), 3.6 * len(models), 3.7, left=0.06, right=0.98, bottom=0.04,
-                      top=0.8, wspace=0.18)
-    for ax, (name, matrices) in zip(axes, models.items(), strict=True):
-        A, B, C, D = (_array(letter, M, 2) for letter, M in zip("ABCD", matrices, strict=True))
-        whole = np.block([[A, B], [C, D]])
-        n, (rows, columns) = len(A), whole.shape
-        # The square root shows small weights beside large ones.
-        shade = np.sign(whole) * np.sqrt(np.abs(whole) / max(np.abs(whole).max(), 1e-12))
-        ax.imshow(shade, vmin=-1, vmax=1, interpolation="nearest", aspect="auto")
-        ax.axhline(n - 0.5, color=INK, linewidth=1.4)
-        ax.axvline(n - 0.5, color=INK, linewidth=1.4)
-        for edge in np.cumsum(blocks)[:-1]:
-            ax.plot([edge - 0.5] * 2, [-0.5, n - 0.5], color=INK, linewidth=0.5)
-            ax.plot([-0.5, n - 0.5], [edge - 0.5] * 2, color=INK, linewidth=0.5)
-        for text, x, y in (("A", n / 2, n / 2), ("B", (n + columns) / 2, n / 2),
-                           ("C", n / 2, (n + rows) / 2), ("D", (n + columns) / 2, (n + rows) / 2)):
-            ax.text(x - 0.5, y - 0.5, text, ha="center", va="center", fontsize=13, weight="bold",
-                    bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1.5})
-        ax.xaxis.tick_top()
-        ax.set_xticks([n / 2 - 0.5, (n + columns) / 2 - 0.5], ["state x", "input u"])
-        ax.set_yticks([n / 2 - 0.5, (n + rows) / 2 - 0.5], ["x", "ŷ"])
-        ax.tick_params(length=0)
-        ax.set_title(name, pad=6)
-        ax.spines[:].set_visible(True)
-    return axes[0].figure
-
-
-@styled
-def draw_balls(points: Tensor, images: Mapping[str, Tensor], kappa: float,
-               ax: Axes | None = None) -> Figure:
-    """Rows of two entries and where each way of bounding moves them, with the ℓ₁ ball.
-
-    Parameters
-    ----------
-    points : Tensor, shape (m, 2)
-    images : mapping of str to Tensor, shape (m, 2)
-        The moved points of each way.
-    kappa : float
-        Radius of the ball.
-    ax : Axes, optional
-    """
-    ax = canvas.axes(ax, 4.2, 4.0)
-    corners = kappa * np.array([[1, 0], [0, 1], [-1, 0], [0, -1]])
-    ax.fill(*corners.T, facecolor=COLOURS[5], alpha=0.25, edgecolor=COLOURS[0])
-    start = _array("points", points, 2)
-    for colour, (name, image) in zip(COLOURS[1:], images.items(), strict=False):
-        for k, (a, b) in enumerate(zip(start, _array(name, image, 2), strict=True)):
-            ax.plot([a[0], b[0]], [a[1], b[1]], "-", color=colour, linewidth=1)
-            ax.plot(*b, "o", color=colour, markersize=5, label=name if k == 0 else None)
-    ax.plot(*start.T, "o", color=INK, markerfacecolor="white", label="given row")
-    ax.axhline(0, color=FAINT, linewidth=0.6, zorder=0)
-    ax.axvline(0, color=FAINT, linewidth=0.6, zorder=0)
-    ax.set(aspect="equal", xlabel="first entry", ylabel="second entry",
-           title=f"Rows and the ℓ₁ ball of radius {kappa:g}")
-    ax.legend(loc="best")
-    return ax.figure
-
-
-@styled
-def draw_history(history: pd.DataFrame, ax: Axes | None = None) -> Figure:
-    """Training loss and validation metric against the epoch, from `training.fit`'s table."""
-    if "train_loss" not in getattr(history, "columns", ()):
-        raise TypeError(f"history must be the table of training.fit, got {type(history).__name__}.")
-    ax = canvas.axes(ax, 4.8, 2.8)
-    ax.plot(history.index, history["train_loss"], color=COLOURS[0])
-    ax.set(xlabel="epoch", title="Training", ylim=(0, None))
-    ax.set_ylabel("training loss", color=COLOURS[0])
-    if "val_metric" in history:
-        right = ax.twinx()
-        right.plot(history.index, history["val_metric"], color=COLOURS[1])
-        right.set_ylabel("validation metric", color=COLOURS[1])
-        right.spines["right"].set_visible(True)
-        if history["val_metric"].between(0, 1).all():
-            right.set_ylim(0, 1.02)
-        for each in (ax, right):
-            each.set_position((0.13, 0.17, 0.74, 0.7))
-    return ax.figure

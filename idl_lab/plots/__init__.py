@@ -1,0 +1,23 @@
+"""Every picture of the workbench: ``draw_*(numbers) -> Figure``, in one style.
+
+The functions only draw what they are given, need no kernel and no window, and return a
+`matplotlib.figure.Figure`. Those that panels use update their picture in place when they are
+given the ``ax`` (one axes) or ``figure`` (several) of an earlier call.
+"""
+
+from idl_lab.plots.fixed_points import (
+    draw_convergence,
+    draw_norm_bound,
+    draw_paths,
+    draw_residuals,
+    draw_row_sums,
+    draw_spectrum,
+    draw_state,
+)
+from idl_lab.plots.models import draw_balls, draw_digit, draw_history, draw_model
+
+__all__ = [
+    "draw_balls", "draw_convergence", "draw_digit", "draw_history", "draw_model",
+    "draw_norm_bound", "draw_paths", "draw_residuals", "draw_row_sums", "draw_spectrum",
+    "draw_state",
+]
