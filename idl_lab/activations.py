@@ -34,6 +34,8 @@ class Activation:
         Lipschitz constant, the largest |φ′|.
     homogeneous : bool
         Whether φ(t s) = t φ(s) for every t ≥ 0.
+    increasing : bool
+        Whether φ′ ≥ 0: with slope ≤ 1, φ is then a proximal map.
     in_place : callable, optional
         The same function, allowed to overwrite its argument; what a solver's hot loop calls.
     slope_of_value : callable, optional
@@ -44,6 +46,7 @@ class Activation:
     fn: Callable[[Tensor], Tensor]
     slope: float
     homogeneous: bool = False
+    increasing: bool = False
     in_place: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
     slope_of_value: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
 
@@ -84,16 +87,17 @@ def _on_a_copy(phi: Callable[[Tensor], Tensor], S: Tensor) -> Tensor:
 ACTIVATIONS = {
     a.name: a
     for a in (
-        Activation("relu", torch.relu, 1.0, True, torch.relu_, lambda X: (X > 0).to(X.dtype)),
-        Activation("leaky_relu", F.leaky_relu, 1.0, True, F.leaky_relu_,
+        Activation("relu", torch.relu, 1.0, True, True, torch.relu_, lambda X: (X > 0).to(X.dtype)),
+        Activation("leaky_relu", F.leaky_relu, 1.0, True, True, F.leaky_relu_,
                    lambda X: torch.where(X > 0, 1.0, 0.01).to(X.dtype)),
-        Activation("tanh", torch.tanh, 1.0, False, torch.tanh_, lambda X: 1 - X * X),
-        Activation("sigmoid", torch.sigmoid, 0.25, False, torch.sigmoid_, lambda X: X - X * X),
-        Activation("softplus", F.softplus, 1.0, False, None, lambda X: -torch.expm1(-X)),
-        Activation("elu", F.elu, 1.0, False, F.elu_, lambda X: X.clamp(max=0) + 1),
-        Activation("hardtanh", F.hardtanh, 1.0, False, F.hardtanh_,
+        Activation("tanh", torch.tanh, 1.0, False, True, torch.tanh_, lambda X: 1 - X * X),
+        Activation("sigmoid", torch.sigmoid, 0.25, False, True, torch.sigmoid_,
+                   lambda X: X - X * X),
+        Activation("softplus", F.softplus, 1.0, False, True, None, lambda X: -torch.expm1(-X)),
+        Activation("elu", F.elu, 1.0, False, True, F.elu_, lambda X: X.clamp(max=0) + 1),
+        Activation("hardtanh", F.hardtanh, 1.0, False, True, F.hardtanh_,
                    lambda X: (X.abs() < 1).to(X.dtype)),
-        Activation("identity", torch.clone, 1.0, True, _same, torch.ones_like),
+        Activation("identity", torch.clone, 1.0, True, True, _same, torch.ones_like),
     )
 }
 
@@ -127,9 +131,11 @@ def blockwise(parts: Sequence[tuple[Activation, int]]) -> Activation:
     name = ", ".join(f"{phi.name} ×{size}" for phi, size in merged)
     return Activation(
         name, functools.partial(_apply_blocks, merged), max(phi.slope for phi in phis),
-        all(phi.homogeneous for phi in phis), functools.partial(_overwrite_blocks, merged),
-        functools.partial(_slope_of_blocks, merged) if all(phi.slope_of_value for phi in phis)
-        else None)
+        homogeneous=all(phi.homogeneous for phi in phis),
+        increasing=all(phi.increasing for phi in phis),
+        in_place=functools.partial(_overwrite_blocks, merged),
+        slope_of_value=functools.partial(_slope_of_blocks, merged)
+        if all(phi.slope_of_value for phi in phis) else None)
 
 
 def _split(blocks: list[tuple[Activation, int]], S: Tensor) -> Iterator[tuple[Activation, Tensor]]:
@@ -238,4 +244,5 @@ def _measured(phi: Callable[[Tensor], Tensor]) -> Activation:
             f"activation {name} is expansive: its slope reaches {slope:.3g} > 1, so a norm of A "
             f"below 1 no longer guarantees a unique equilibrium; below {1 / slope:.3g} does.",
             UserWarning, stacklevel=3)
-    return Activation(name, fn, slope=slope, homogeneous=homogeneous, in_place=in_place)
+    increasing = bool(derivative.min() >= 0 and value.diff().min() >= 0)
+    return Activation(name, fn, slope, homogeneous, increasing, in_place)

@@ -1,13 +1,14 @@
 """The equilibrium x = φ(Ax + b) as a differentiable function of A and of the injection b.
 
 By the implicit function theorem the gradient needs no record of the steps. With D = diag φ′
-at the solution, v = (I − (DA)ᵀ)⁻¹ g solves v = g + Aᵀ D v, a fixed-point equation as
-well-posed as the first, and everything else is one ordinary application of φ(A x* + b).
+at the solution and g the gradient of the loss there, v = D (Aᵀ v + g), a fixed-point equation as
+well-posed as the first; then v is the gradient with respect to b, and v xᵀ with respect to A.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +18,16 @@ from torch import Tensor
 
 from idl_lab import validation
 from idl_lab.activations import Activation, activation
-from idl_lab.fixed_point import Picard, Solver, check_solver, fixed_point
+from idl_lab.fixed_point import Picard, Solver, check_solver, fixed_point, reshape
+from idl_lab.operators import (
+    LowRank,
+    Operator,
+    StateMap,
+    detach,
+    from_leaves,
+    gradients,
+    leaves,
+)
 from idl_lab.solution import ConvergenceWarning, Solution
 
 
@@ -68,7 +78,7 @@ def check_adjoint(adjoint: Adjoint) -> Adjoint:
     return adjoint
 
 
-def equilibrium(A: Tensor, injection: Tensor, phi: str | Activation | Callable = "relu", *,
+def equilibrium(A: Operator, injection: Tensor, phi: str | Activation | Callable = "relu", *,
                 X0: Tensor | None = None, solver: Solver = Picard(),
                 adjoint: Adjoint = Implicit(), keep_states: bool = False,
                 throw: bool = False) -> Solution:
@@ -76,17 +86,17 @@ def equilibrium(A: Tensor, injection: Tensor, phi: str | Activation | Callable =
 
     Parameters
     ----------
-    A : Tensor, shape (n, n)
+    A : Tensor, shape (n, n), dense or sparse (CSR); or LowRank
     injection : Tensor, shape (..., n)
         U Bᵀ, what the input adds to each state.
     phi : str, Activation or callable
     X0 : Tensor, shape (..., n), optional
         Warm start, zero by default. It does not enter the gradient.
-    solver : Picard or Anderson
+    solver : Picard, Anderson, …
     adjoint : Implicit, Unrolled or OneStep
         How the gradient is taken.
     keep_states : bool
-        Keep every iterate in ``trace.states``.
+        Keep every iterate in ``trace.states``, and test at each for convergence.
     throw : bool
         Raise `ConvergenceError` instead of warning when the solve stops early.
 
@@ -104,79 +114,91 @@ def equilibrium(A: Tensor, injection: Tensor, phi: str | Activation | Callable =
     ----------
     El Ghaoui et al. 2021, Implicit Deep Learning; Winston and Kolter 2020, arXiv 2006.08591.
     """
-    validation.square("A", A)
+    for T in leaves(A):
+        T.layout == torch.strided and validation.tensor("A", T)
+    if not isinstance(A, LowRank):
+        validation.check_shape("A", A, "n n")
     n = A.shape[0]
-    validation.tensor("injection", injection, "... n", like=A, n=n)
+    validation.tensor("injection", injection, "... n", like=leaves(A)[0], n=n)
+    check_solver(solver)
+    check_adjoint(adjoint)
+    return solve(A, injection, activation(phi), X0, solver, adjoint, keep_states, throw)
+
+
+@torch.compiler.disable  # its loops end where the numbers say so
+def solve(A: Operator, injection: Tensor, phi: Activation, X0: Tensor | None, solver: Solver,
+          adjoint: Adjoint, keep_states: bool = False, throw: bool = False) -> Solution:
+    """`equilibrium` for arguments that were checked before.
+
+    Parameters
+    ----------
+    A, injection, phi, X0, solver, adjoint, keep_states, throw
+        As for `equilibrium`; phi is an `Activation`.
+    """
+    lead, n = injection.shape[:-1], A.shape[0]
+    b = injection if injection.dim() == 2 else injection.reshape(-1, n)
     if X0 is not None:
-        validation.tensor("X0", X0, like=A)
+        validation.tensor("X0", X0, like=injection)
         if X0.shape != injection.shape:
             raise ValueError(f"X0 must have the shape of the injection, {tuple(injection.shape)}, "
                              f"got {tuple(X0.shape)}.")
-    check_adjoint(adjoint)
-    phi = activation(phi)
-    start = torch.zeros_like(injection) if X0 is None else X0.detach()
-    f = _map(A, injection, phi)
-    unrolled = isinstance(adjoint, Unrolled)
-    with torch.set_grad_enabled(unrolled and torch.is_grad_enabled()):
-        solution = fixed_point(f, start, solver, keep_states=keep_states, throw=throw)
-    wanted = torch.is_grad_enabled() and (A.requires_grad or injection.requires_grad)
-    if unrolled or not wanted:
-        return solution
-    value = _attach(A, injection.reshape(-1, n), phi, solution.value.reshape(-1, n), solver,
-                    adjoint)
-    return dataclasses.replace(solution, value=value.reshape(injection.shape))
+        X0 = X0.detach().reshape(b.shape)
+    wanted = torch.is_grad_enabled() and any(T.requires_grad for T in (*leaves(A), b))
+    unrolled = isinstance(adjoint, Unrolled) and wanted
+    f = StateMap(A, b, phi) if unrolled else StateMap(detach(A), b.detach(), phi)
+    with torch.set_grad_enabled(unrolled):
+        solution = fixed_point(f, f.zero() if X0 is None else X0, solver, keep_states=keep_states,
+                               lean=not keep_states, throw=throw)
+    if wanted and not unrolled:
+        how = None if isinstance(adjoint, OneStep) else adjoint.solver or solver
+        value = _Attach.apply(f, how, solution.value, b, *leaves(A))
+        solution = dataclasses.replace(solution, value=value)
+    return reshape(solution, lead)
 
 
-def _map(A: Tensor, injection: Tensor, phi: Activation) -> Callable[[Tensor], Tensor]:
-    """X ↦ φ(X Aᵀ + injection) on (..., n): one fused product, φ in place where it may."""
-    At, act = A.mT, phi.in_place or phi.fn
-    if injection.dim() == 2:
-        return lambda X: act(torch.addmm(injection, X, At))
-    shape, b = injection.shape, injection.reshape(-1, A.shape[0])
-    return lambda X: act(torch.addmm(b, X.reshape(b.shape), At)).reshape(shape)
-
-
-def _attach(A: Tensor, b: Tensor, phi: Activation, X: Tensor, solver: Solver,
-            adjoint: Implicit | OneStep) -> Tensor:
-    """The solution X, (m, n), with its gradient attached."""
-    pre = torch.addmm(b, X, A.mT)
-    once = phi(pre)
-    if isinstance(adjoint, OneStep):
-        return _Adjoint.apply(once, X, None, None, None)
-    slope = phi.derivative(pre)
-    return _Adjoint.apply(once, X, A.detach(), slope, adjoint.solver or solver)
-
-
-class _Adjoint(torch.autograd.Function):
-    """Returns the solution; turns its gradient g into v = g + (v ∘ φ′) A for one application."""
+class _Attach(torch.autograd.Function):
+    """The solution X (m, n), with its gradient: V = φ′ ∘ (V A + g) for b, VᵀX for A."""
 
     @staticmethod
-    def forward(ctx, once: Tensor, X: Tensor, A: Tensor | None, slope: Tensor | None,
-                solver: Solver | None) -> Tensor:
-        ctx.save_for_backward(A, slope)
-        ctx.solver = solver
-        return X.clone()
+    def forward(f: StateMap, solver: Solver | None, X: Tensor, b: Tensor, *A: Tensor) -> Tensor:
+        return X.clone(memory_format=torch.contiguous_format)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        f, ctx.solver, X, b, *A = inputs
+        ctx.phi = f.phi
+        ctx.save_for_backward(X, b, *A)
 
     @staticmethod
     def backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
-        A, slope = ctx.saved_tensors
-        if A is None:
-            return g, None, None, None, None
-        if torch.is_grad_enabled():  # v depends on A, which a second derivative would not see
+        if torch.is_grad_enabled():  # V depends on A, which a second derivative would not see
             raise RuntimeError("Implicit() has no second derivatives (create_graph=True): "
                                "use adjoint=Unrolled() for them.")
-        return _solve_adjoint(A, slope, g, ctx.solver), None, None, None, None
+        X, b, *A = ctx.saved_tensors
+        A = from_leaves(tuple(A))
+        f = StateMap(A, b, ctx.phi)
+        slope = f.slope(X, X)
+        V = slope * g if ctx.solver is None else _solve_adjoint(f, slope, g, ctx.solver)
+        wanted = any(ctx.needs_input_grad[4:])
+        return None, None, None, V, *(gradients(A, V, X) if wanted else [None] * len(leaves(A)))
 
 
-def _solve_adjoint(A: Tensor, slope: Tensor, g: Tensor, solver: Solver) -> Tensor:
+# torch asks for the signature at every call, which costs more than a step.
+_Attach.forward.__signature__ = inspect.signature(_Attach.forward)
+
+
+def _solve_adjoint(f: StateMap, slope: Tensor, g: Tensor, solver: Solver) -> Tensor:
     # Gradients are of any size, so the tolerance is taken relative to each sample's.
     size = g.abs().amax(dim=1, keepdim=True)
-    finite = size.isfinite()  # else the gradient is handed on as it is, as torch does
-    size = torch.where(finite & (size > 0), size, 1)
-    unit = torch.where(finite, g / size, 0)
+    finite = size.isfinite()
+    if not finite.all():  # such a sample's gradient is handed on as it is, as torch does
+        V = _solve_adjoint(f, slope, torch.where(finite, g, 0), solver)
+        return torch.where(finite, V, slope * g)
+    size = size.clamp_min_(torch.finfo(g.dtype).tiny)
+    adjoint = f.adjoint(slope, g / size)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        solution = fixed_point(lambda V: torch.addmm(unit, V * slope, A), unit, solver)
+        solution = fixed_point(adjoint, adjoint.zero(), solver, lean=True)
     if not solution.status.ok:
         left = int((~solution.stats.converged).sum())
         warnings.warn(
@@ -185,4 +207,4 @@ def _solve_adjoint(A: Tensor, slope: Tensor, g: Tensor, solver: Solver) -> Tenso
             f"{float(solution.stats.residual.max()):.2e} after {solution.stats.steps} steps, so "
             f"gradients are inexact. Lower kappa, or give adjoint=Implicit(solver) more steps.",
             ConvergenceWarning, stacklevel=2)
-    return torch.where(finite, solution.value * size, g)
+    return solution.value * size

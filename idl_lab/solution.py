@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -41,36 +42,57 @@ class Stats:
     residual : Tensor, shape (...)
         ‖f(x) − x‖∞ of each sample: the last where the solve succeeded, else the smallest, to which
         the value belongs.
-    relative : Tensor, shape (...)
-        The same, divided by ‖x‖∞.
-    converged : Tensor of bool, shape (...)
-        Which samples reached the tolerance.
+    value : Tensor, shape (..., n)
+        The solution's, without its gradient.
+    tol : float
+        The tolerance that was asked for.
     """
 
     steps: int
     residual: Tensor
-    relative: Tensor
-    converged: Tensor
+    value: Tensor
+    tol: float
+
+    @property
+    def size(self) -> Tensor:
+        """‖x‖∞ of each sample's value, shape (...)."""
+        return self.value.abs().amax(dim=-1)
+
+    @property
+    def relative(self) -> Tensor:
+        """The residual divided by ‖x‖∞, shape (...)."""
+        size = self.size
+        return self.residual / torch.where(size > 0, size, 1)
+
+    @property
+    def converged(self) -> Tensor:
+        """Which samples reached the tolerance, or what rounding leaves of it, (...) of bool."""
+        rounding = 4 * torch.finfo(self.value.dtype).eps * self.size
+        return (self.residual <= self.tol) | (
+            (self.residual <= rounding) & self.residual.isfinite())
 
 
 @dataclass(frozen=True)
 class Trace:
-    """The course of a solve, one entry a step, never padded.
+    """The course of a solve, never padded.
 
     Attributes
     ----------
-    residuals : Tensor, shape (steps, ...)
-        ‖f(x_k) − x_k‖∞ of each sample at each step.
+    residuals : Tensor, shape (tests, ...)
+        ‖f(x_k) − x_k‖∞ of each sample at each step that was tested.
+    steps : tuple of int, or None
+        Which steps those were; None for all, 1, 2, 3, …
     states : Tensor, shape (steps + 1, ..., n), or None
         The start and the point after each step; kept only when asked for.
     """
 
     residuals: Tensor
+    steps: tuple[int, ...] | None = None
     states: Tensor | None = None
 
     @property
     def worst(self) -> Tensor:
-        """Largest residual over the samples, shape (steps,)."""
+        """Largest residual over the samples, shape (tests,)."""
         if self.residuals.numel() == 0:
             return self.residuals.new_zeros(len(self.residuals))
         return self.residuals.reshape(len(self.residuals), -1).amax(dim=1)

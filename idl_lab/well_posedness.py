@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, eye_array
 from scipy.sparse.csgraph import connected_components
+from scipy.sparse.linalg import spsolve
 from torch import Tensor
 
 from idl_lab import validation
@@ -66,7 +67,7 @@ def perron_frobenius(A: Tensor, tol: float = 1e-12, max_steps: int = 200) -> Per
 
     Parameters
     ----------
-    A : Tensor, shape (n, n)
+    A : Tensor, shape (n, n), dense or sparse (CSR)
     tol : float
         Relative width of the bounds at which to stop; the bounds hold wherever it stops.
     max_steps : int
@@ -80,16 +81,17 @@ def perron_frobenius(A: Tensor, tol: float = 1e-12, max_steps: int = 200) -> Per
     ----------
     Collatz 1942; Wielandt 1950; T. Noda, Numer. Math. 17 (1971).
     """
-    validation.square("A", A)
     validation.real("tol", tol, at_least=0.0)
     validation.integer("max_steps", max_steps)
-    M = A.detach().cpu().double().abs().numpy()  # in this order: some devices have no float64
-    count, label = connected_components(csr_array(M), directed=True, connection="strong")
+    M = _magnitudes(A)
+    count, label = connected_components(M, directed=True, connection="strong")
     members = np.split(np.argsort(label, kind="stable"), np.cumsum(np.bincount(label))[:-1])
     best = (0.0, 0.0, members[0], np.ones(len(members[0])))
-    lower = 0.0
+    lower, loops = 0.0, M.diagonal()
     for members_k in members:
-        block = M[np.ix_(members_k, members_k)]
+        if len(members_k) == 1 and not loops[members_k[0]]:
+            continue
+        block = M[np.ix_(members_k, members_k)].toarray()
         if block.sum(axis=1).max() <= best[1]:  # the largest row sum bounds λ from above
             continue
         low, high, x = _perron_irreducible(block, tol, max_steps)
@@ -97,10 +99,24 @@ def perron_frobenius(A: Tensor, tol: float = 1e-12, max_steps: int = 200) -> Per
         if high > best[1]:
             best = (low, high, members_k, x)
     _, upper, members_k, x = best
-    right, left = np.zeros(len(M)), np.zeros(len(M))
+    right, left = np.zeros(len(A)), np.zeros(len(A))
     right[members_k] = x
-    left[members_k] = _perron_irreducible(M[np.ix_(members_k, members_k)].T, tol, max_steps)[2]
+    block = M[np.ix_(members_k, members_k)].toarray()
+    left[members_k] = _perron_irreducible(block.T, tol, max_steps)[2]
     return PerronFrobenius(lower, upper, torch.from_numpy(right), torch.from_numpy(left))
+
+
+def _magnitudes(A: Tensor) -> csr_array:
+    """|A| in float64 on the CPU, checked."""
+    if not isinstance(A, Tensor) or A.layout == torch.strided:
+        validation.square("A", A)
+        # In this order: some devices have no float64.
+        return csr_array(A.detach().cpu().double().abs().numpy())
+    validation.check_shape("A", A, "n n")
+    values = validation.tensor("A.values()", A.values())
+    parts = (values.detach().cpu().double().abs().numpy(),
+             A.col_indices().cpu().numpy(), A.crow_indices().cpu().numpy())
+    return csr_array(parts, shape=tuple(A.shape))
 
 
 def _perron_irreducible(M: np.ndarray, tol: float, max_steps: int
@@ -162,6 +178,7 @@ class Condition(enum.Enum):
 
     NORM = "L·‖A‖∞ < 1"
     PERRON = "L·λ_PF(|A|) < 1"
+    MONOTONE = "L·λ_max((A + Aᵀ)/2) < 1, φ increasing"
     NONE = "none"
 
 
@@ -174,8 +191,8 @@ class Certificate:
     condition : Condition
         The strongest that holds.
     margin : float
-        1 − L‖A‖∞ or 1 − L·λ_PF(|A|) for the condition that holds; for none, 1 − L·λ_PF(|A|),
-        which is at most 0.
+        1 − L‖A‖∞, 1 − L·λ_PF(|A|) or 1 − L·λ_max((A + Aᵀ)/2) for the condition that holds; for
+        none, 1 − L·λ_PF(|A|), which is at most 0.
     sentence : str
     inf_norm : float
     perron : PerronFrobenius
@@ -198,14 +215,14 @@ def certificate(A: Tensor, phi: str | Activation | Callable = "relu") -> Certifi
 
     Parameters
     ----------
-    A : Tensor, shape (n, n)
+    A : Tensor, shape (n, n), dense or sparse (CSR)
     phi : str, Activation or callable
-        The activation; its slope L enters both conditions.
+        The activation; its slope L enters every condition.
     """
     phi = activation(phi)
     pf = perron_frobenius(A)
     # The norm of what is stored, summed in float64, so that float32 sums cannot tip it.
-    norm, L = float(inf_norm(A.detach().cpu().double())), phi.slope
+    norm, L = float(_magnitudes(A).sum(axis=1).max()), phi.slope
     times = "" if f"{L:.3g}" == "1" else f"{L:.3g}·"
     size, root = f"{times}‖A‖∞", f"{times}λ_PF(|A|)"
     if L * norm < 1:
@@ -217,9 +234,22 @@ def certificate(A: Tensor, phi: str | Activation | Callable = "relu") -> Certifi
             f"{root} = {_below_one(L * pf.value)} < 1 although {size} = {L * norm:.4g}: there is "
             f"exactly one equilibrium and Picard converges, but the largest error may grow before "
             f"it shrinks."), norm, pf)
+    top = L * _symmetric_root(A) if phi.increasing else np.inf
+    if top < 1:
+        return Certificate(Condition.MONOTONE, 1 - top, (
+            f"{times}λ_max((A + Aᵀ)/2) = {_below_one(top)} < 1 and φ is increasing: I − A is "
+            f"strongly monotone and there is exactly one equilibrium, but Picard may not find it; "
+            f"PeacemanRachford() does."), norm, pf)
     return Certificate(Condition.NONE, min(1 - L * pf.upper, 0.0), (
         f"{size} = {L * norm:.4g} and {root} = {L * pf.value:.4g} are not below 1: "
-        f"neither condition holds, so there may be no equilibrium, one, or several."), norm, pf)
+        f"no condition holds, so there may be no equilibrium, one, or several."), norm, pf)
+
+
+def _symmetric_root(A: Tensor) -> float:
+    """Upper bound on the largest eigenvalue of (A + Aᵀ)/2, its rounding added."""
+    M = (A if A.layout == torch.strided else A.to_dense()).detach().cpu().double().numpy()
+    S = (M + M.T) / 2
+    return float(np.linalg.eigvalsh(S)[-1] + 4 * len(S) * _EPS * np.linalg.norm(S))
 
 
 def _below_one(value: float) -> str:
@@ -227,12 +257,52 @@ def _below_one(value: float) -> str:
     return f"{value:.4g}" if float(f"{value:.4g}") < 1 else f"1 − {1 - value:.1e}"
 
 
+def units(A: Tensor, kappa: float) -> Tensor:
+    """Units v > 0 of the states in which ‖V⁻¹AV‖∞ ≤ κ, V = diag(v), if λ_PF(|A|) < κ.
+
+    v = (I − |A|/κ)⁻¹1, so that |A|v/κ = v − 1 < v.
+
+    Parameters
+    ----------
+    A : Tensor, shape (n, n), dense or sparse (CSR)
+    kappa : float
+        In (0, 1).
+
+    Returns
+    -------
+    Tensor, shape (n,), float64 on the CPU
+
+    Raises
+    ------
+    ValueError
+        If λ_PF(|A|) ≥ κ, or the units overflow.
+
+    References
+    ----------
+    El Ghaoui et al. 2021, Implicit Deep Learning, section 2.5.
+    """
+    validation.real("kappa", kappa, above=0.0, below=1.0)
+    pf = perron_frobenius(A)
+    if pf.upper >= kappa:
+        raise ValueError(f"rescale needs λ_PF(|A|) < {kappa:g}, got {pf.value:.6g}: no diagonal "
+                         f"change of units brings ‖A‖∞ to {kappa:g} or below.")
+    M = _magnitudes(A)
+    with np.errstate(all="ignore"):
+        v = spsolve(eye_array(M.shape[0], format="csc") - M.tocsc() / kappa, np.ones(M.shape[0]))
+        v = np.atleast_1d(v)
+        # A last exact step: what is certified is the sum, not the solve.
+        holds = np.isfinite(v).all() and v.min() > 0 and ((M @ v) / v).max() <= kappa
+    if not holds:
+        raise ValueError(f"rescale found no finite change of units (λ_PF(|A|) = {pf.value:.6g}, "
+                         f"κ = {kappa:g}); give a larger kappa.")
+    return torch.from_numpy(v)
+
+
 def rescale(A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Change the states' units so that ‖A‖∞ < 1, whenever λ_PF(|A|) < 1.
 
-    A′ = V⁻¹AV, B′ = V⁻¹B, C′ = CV with V = diag(v), v = (I − |A|/s)⁻¹1 and s halfway between
-    λ_PF(|A|) and 1, which gives ‖A′‖∞ < s. Predictions stay the same when φ is positively
-    homogeneous.
+    A′ = V⁻¹AV, B′ = V⁻¹B, C′ = CV with V = diag(v) the `units` for κ halfway between λ_PF(|A|)
+    and 1. Predictions stay the same when φ is positively homogeneous.
 
     Parameters
     ----------
@@ -257,14 +327,11 @@ def rescale(A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if pf.upper >= 1:
         raise ValueError(f"rescale needs λ_PF(|A|) < 1, got {pf.value:.6g}: no diagonal change of "
                          f"units brings ‖A‖∞ below 1.")
-    s = 0.5 * (1 + pf.upper)
+    v = units(A, 0.5 * (1 + pf.upper))
     A64, B64, C64 = (T.cpu().double() for T in (A, B, C))
-    M = A64.detach().abs() / s
-    eye = torch.eye(len(M), dtype=M.dtype, device=M.device)
-    v = torch.linalg.solve(eye - M, M.new_ones(len(M)))
     scaled = [(A64 / v[:, None] * v).to(A), (B64 / v[:, None]).to(A), (C64 * v).to(A)]
     norm = scaled[0].detach().cpu().double().abs().sum(dim=1).amax()
-    if not (v.min() > 0 and norm < 1 and all(torch.isfinite(T).all() for T in scaled)):
+    if not (norm < 1 and all(torch.isfinite(T).all() for T in scaled)):
         raise ValueError(f"rescale found no finite change of units in {A.dtype} (λ_PF(|A|) = "
                          f"{pf.value:.6g}); try A.double(), B.double(), C.double().")
     return scaled[0], scaled[1], scaled[2]

@@ -13,10 +13,11 @@ import idl_lab
 
 ROOT = Path(idl_lab.__file__).parent
 # All that is below the pictures, and whatever a later room adds there.
+FOLDERS = [f"fixed_point.{p.stem}" for p in sorted((ROOT / "fixed_point").glob("[a-z]*.py"))]
 CORE = [name for name in ("validation", "activations", "solution", "operators", "well_posedness",
-                          "constraints", "fixed_point", "newton", "splitting", "equilibrium",
-                          "networks", "model", "rnn", "compose", "training", "data", "robustness")
-        if (ROOT / f"{name}.py").exists()]
+                          "constraints", *FOLDERS, "equilibrium", "networks", "model", "rnn",
+                          "compose", "training", "data", "robustness")
+        if (ROOT / f"{name.replace('.', '/')}.py").exists()]
 
 
 def public_objects():
@@ -28,12 +29,13 @@ def public_objects():
             if key.startswith("_") or not own or not (inspect.isclass(value)
                                                       or inspect.isfunction(value)):
                 continue
-            yield f"{name}.{key}", value
+            name_ = name.split(".")[-1]
+            yield f"{name_}.{key}", value
             for member, what in vars(value).items() if inspect.isclass(value) else ():
                 what = getattr(what, "__func__", what)
                 if not member.startswith("_") and (inspect.isfunction(what)
                                                    or isinstance(what, property)):
-                    yield f"{name}.{key}.{member}", what
+                    yield f"{name_}.{key}.{member}", what
 
 
 OBJECTS = dict(public_objects())
@@ -53,7 +55,7 @@ def parameters(value):
 
 
 def test_the_core_was_found():
-    assert {"fixed_point.fixed_point", "model.ImplicitModel.from_matrices", "solution.Trace.worst",
+    assert {"solve.fixed_point", "model.ImplicitModel.from_matrices", "solution.Trace.worst",
             "equilibrium.Implicit", "constraints.Row.forward", "data.load"} <= set(OBJECTS)
 
 

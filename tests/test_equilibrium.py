@@ -160,8 +160,9 @@ def test_an_adjoint_solve_that_stops_early_warns_with_its_residual():
     with pytest.warns(ConvergenceWarning, match="adjoint solve stopped early") as caught:
         (value * W).sum().backward()
     message = str(caught[0].message)
-    v = unit = W / W.abs().amax(1, keepdim=True)  # four steps by hand: relu is all on
-    for _ in range(4):
+    unit = W / W.abs().amax(1, keepdim=True)
+    v = torch.zeros_like(W)
+    for _ in range(4):  # four steps by hand: relu is all on
         v, before = unit + v @ A.detach(), v
     residual = float((v - before).abs().max())
     assert f"{residual:.2e}" in message and "3 of 3 samples" in message

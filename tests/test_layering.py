@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "idl_lab"
 HOUSE = {
     "ground": ["validation"],
     "core": ["activations solution", "operators well_posedness", "constraints fixed_point",
-             "newton splitting", "equilibrium"],
+             "equilibrium"],
     "models": ["networks", "model", "rnn compose", "training data", "robustness", "sim"],
     "pictures": ["canvas examples record", "plots", "check", "widgets"],
     "runs": ["series progress", "runner", "report figures", "bench", "__main__"],
@@ -100,12 +100,24 @@ def lines(path: Path) -> int:
     return len(path.read_text(encoding="utf-8").splitlines())
 
 
+def lines_of_code(path: Path) -> int:
+    """Lines that are neither blank nor part of a docstring."""
+    text = path.read_text(encoding="utf-8")
+    docs = {line for node in ast.walk(ast.parse(text))
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+            and ast.get_docstring(node) is not None
+            for line in range(node.body[0].lineno, node.body[0].end_lineno + 1)}
+    return sum(bool(line.strip()) and k not in docs
+               for k, line in enumerate(text.splitlines(), start=1))
+
+
 def test_a_file_that_grows_past_400_lines_is_two_files():
     long = {p.name: lines(p) for p in PACKAGE.rglob("*.py") if lines(p) > 400}
     assert not long
 
 
 def test_the_core_is_read_in_an_evening():
-    texts = [p.read_text(encoding="utf-8") for p in MODULES if room_of(p) in EVENING]
-    total = sum(bool(line.strip()) for text in texts for line in text.splitlines())
-    assert total <= 1700, f"the core has {total} lines that are not blank"
+    further = ("newton", "splitting")  # methods for another evening
+    total = sum(lines_of_code(p) for p in MODULES
+                if room_of(p) in EVENING and p.stem not in further)
+    assert total <= 1300, f"the core has {total} lines of code"

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from idl_lab.activations import Activation, activation
 from idl_lab.equilibrium import equilibrium
-from idl_lab.fixed_point import Anderson, Picard
+from idl_lab.fixed_point import Anderson, PeacemanRachford, Picard
 from idl_lab.well_posedness import (
     Condition,
     certificate,
@@ -172,8 +172,10 @@ def test_no_certificate():
 
 @pytest.mark.parametrize("value", [1.0, 1 + 1e-15, -1.0])
 def test_the_border_is_not_certified(value):
-    assert not certificate(mat([[value]])).well_posed
-    assert not certificate(mat(value * np.roll(np.eye(3), 1, 0))).well_posed
+    by_size = (Condition.NORM, Condition.PERRON)
+    assert certificate(mat([[value]])).condition not in by_size
+    assert certificate(mat(value * np.roll(np.eye(3), 1, 0))).condition not in by_size
+    assert certificate(mat([[value]])).well_posed == (value < 0)  # I − A is monotone there
 
 
 def test_the_slope_counts():
@@ -196,7 +198,10 @@ def test_certificate_says_what_numpy_says(M, name):
     if norm >= 1:
         root = perron_is_below(L * np.abs(M), Fraction(1) - Fraction(1, 10**9))
         if root or not perron_is_below(L * np.abs(M), Fraction(1) + Fraction(1, 10**9)):
-            assert c.condition is (Condition.PERRON if root else Condition.NONE)
+            assert (c.condition is Condition.PERRON) == root
+            top = L * np.linalg.eigvalsh((M + M.T) / 2)[-1]
+            if not root and abs(top - 1) > 1e-9:
+                assert (c.condition is Condition.MONOTONE) == (top < 1)
 
 
 def relu_equilibria(A, b):
@@ -225,14 +230,24 @@ def test_counter_examples_in_each_direction(A, b, count):
     certified = certificate(mat(A)).well_posed
     assert not certified or count == 1
     if certified:
-        x = equilibrium(mat(A), mat([b]), solver=Picard(tol=1e-12)).value
+        x = equilibrium(mat(A), mat([b]), solver=PeacemanRachford(tol=1e-12)).value
         assert x.numpy()[0] == pytest.approx(found[0])
 
 
 @pytest.mark.parametrize("b", [-3.0, 0.0, 0.5, 100.0])
-def test_minus_two_is_well_posed_for_every_input_without_a_certificate(b):
-    assert len(relu_equilibria(np.array([[-2.0]]), np.array([b]))) == 1
-    assert not certificate(mat([[-2.0]])).well_posed
+def test_well_posed_for_every_input_without_a_certificate(b):
+    """I − A is a P-matrix, which is enough for ReLU and none of the three conditions."""
+    A = [[0.0, 4.0], [-1.0, 0.0]]
+    assert len(relu_equilibria(np.array(A), np.array([b, 1.0]))) == 1
+    assert not certificate(mat(A)).well_posed
+
+
+def test_minus_two_is_certified_by_monotonicity_alone():
+    c = certificate(mat([[-2.0]]))
+    assert c.condition is Condition.MONOTONE and c.margin == pytest.approx(3.0)
+    assert "PeacemanRachford" in c.sentence
+    falling = Activation("falling", lambda s: -s, slope=1.0)
+    assert not certificate(mat([[-2.0]]), falling).well_posed
 
 
 @settings(max_examples=80)

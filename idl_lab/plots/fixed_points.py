@@ -40,7 +40,7 @@ def draw_residuals(solutions: Mapping[str, Solution], step: int | None = None,
     step is None or validation.integer("step", step, at_least=0)
     ax = canvas.axes(ax)
     curves = {name: array("residuals", s.trace.worst, 1) for name, s in solutions.items()}
-    reach = max_steps or max(max(map(len, curves.values())), 2)
+    reach = max_steps or max(*(s.stats.steps for s in solutions.values()), 2)
     top = max(np.max(c, where=np.isfinite(c), initial=1) for c in curves.values())
     high = 4 if tol else 1 + int(np.log10(top))
     low = int(np.floor(np.log10(tol))) - 2 if tol else -17
@@ -58,7 +58,9 @@ def draw_residuals(solutions: Mapping[str, Solution], step: int | None = None,
     for k, (name, residual) in enumerate(curves.items()):
         colour, solution = COLOURS[k % len(COLOURS)], solutions[name]
         seen = np.where((residual > 0) & np.isfinite(residual), residual, np.nan)
-        steps, at = np.arange(1, len(seen) + 1), len(seen) if step is None else min(step, len(seen))
+        tested = solution.trace.steps  # a lean solve has no residual for the other steps
+        steps = np.arange(1, len(seen) + 1) if tested is None else np.array(tested)
+        at = len(seen) if step is None else int((steps <= step).sum())
         line(ax, f"rest {k}", steps, seen, color=colour, alpha=0.3)
         line(ax, f"curve {k}", steps[:at], seen[:at], color=colour)
         line(ax, f"dot {k}", steps[at - 1:at] if at else [], seen[at - 1:at] if at else [], "o",

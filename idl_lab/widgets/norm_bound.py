@@ -65,6 +65,7 @@ def verdict(A: Tensor, solution: Solution, activation: str) -> str:
     promise = {
         Condition.NORM: "Guaranteed: one equilibrium (norm)",
         Condition.PERRON: "Guaranteed: one equilibrium (λ_PF)",
+        Condition.MONOTONE: "Guaranteed: one equilibrium (monotone)",
         Condition.NONE: "No guarantee",
     }[certificate(A, activation).condition]
     starts, steps = len(solution.value), solution.stats.steps

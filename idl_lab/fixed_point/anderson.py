@@ -1,0 +1,92 @@
+"""Anderson acceleration: the best mixture of the last few points."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from idl_lab import validation
+from idl_lab.fixed_point.solver import Guard, Map, Solver, State, measure
+
+
+@dataclass(frozen=True)
+class Anderson(Solver):
+    """Anderson acceleration, each sample with its own history and safeguard.
+
+    The next iterate is Σ α_i ((1 − β) x_i + β f(x_i)) over the last ``window`` points, with the
+    weights, Σ α_i = 1, that minimise ‖Σ α_i (f(x_i) − x_i)‖₂ plus a ridge. A mixed point whose
+    residual is over four times the smallest so far is thrown away: the history is forgotten
+    and the Picard step of the point before it taken instead. A system that cannot be solved
+    gives a Picard step too.
+
+    Parameters
+    ----------
+    tol, max_steps, damping
+        As for `Solver`.
+    window : int
+        Points mixed at most.
+    ridge : float
+        Regularisation, relative to the squared residual of each point; at least
+        10 · window · eps of the dtype.
+
+    References
+    ----------
+    Anderson, J. ACM 12(4), 1965; Walker and Ni, SIAM J. Numer. Anal. 49(4), 2011.
+    """
+
+    window: int = 5
+    ridge: float = 1e-10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        validation.integer("window", self.window)
+        validation.real("ridge", self.ridge, at_least=0.0)
+
+    def init(self, x: Tensor) -> State:
+        """The state before the first step: an empty history.
+
+        The memory is R and G, the residuals and (damped) images of the window, (m, w, n); their
+        products S = R Rᵀ, (m, w, w), and which entries count, (m, w); and a `Guard`'s tensors.
+        """
+        m, w = len(x), self.window
+        return State(memory=(x.new_zeros(m, w, x.shape[1]), x.new_zeros(m, w, x.shape[1]),
+                             x.new_zeros(m, w, w), x.new_zeros(m, w, dtype=torch.bool),
+                             *Guard.at(x)))
+
+    def step(self, f: Map, x: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
+        """One evaluation of f: the next iterate, f(x) and the next state."""
+        R, G, S, counts, *guard = state.memory
+        guard, fx = Guard(*guard), f(x)
+        measured = measure(x, fx, state, self.tol)
+        rejected = guard.rejects(measured.residual)
+        image = fx if self.damping == 1 else torch.lerp(x, fx, self.damping)
+        r = fx - x
+        at = state.steps % self.window  # the oldest entry makes room
+        if torch.is_grad_enabled():  # gradients through the steps need every version
+            R, G, S, counts = R.clone(), G.clone(), S.clone(), counts.clone()
+        R[:, at], G[:, at] = r, image
+        products = (R @ r[:, :, None])[:, :, 0]
+        S[:, at], S[:, :, at] = products, products
+        counts[:, at] = True
+        counts &= ~rejected[:, None]
+        weights, solved = self._weights(S, counts)
+        candidate = (weights[:, None] @ G)[:, 0]
+        following, guard = guard.follow(candidate, solved, image, measured.residual, rejected)
+        return following, fx, replace(measured, memory=(R, G, S, counts, *guard))
+
+    def _weights(self, S: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights (m, w) of the counting points, and where there are several and a system (m,)."""
+        size = S.diagonal(dim1=1, dim2=2)
+        one = torch.where(counts & (size > 0), size, torch.inf).rsqrt()
+        ridge = max(self.ridge, 10 * self.window * torch.finfo(S.dtype).eps)
+        # Points that do not count have a zero row: the ridge alone keeps theirs solvable.
+        gram = S * one[:, :, None] * one[:, None]
+        gram.diagonal(dim1=1, dim2=2).add_(ridge)
+        alpha, info = torch.linalg.solve_ex(gram, one)
+        alpha = alpha * one
+        total = alpha.sum(dim=1, keepdim=True)
+        solved = (total > 0) & total.isfinite() & (info == 0)[:, None]
+        weights = torch.where(solved, alpha / total, 0)
+        return weights, solved[:, 0] & ((one > 0).sum(dim=1) > 1)

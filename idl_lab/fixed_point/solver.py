@@ -1,0 +1,193 @@
+"""What all solvers share: the state of a solve, the stopping rule, the guard of a jump."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from idl_lab import validation
+from idl_lab.solution import Stats, Status
+
+Map = Callable[[Tensor], Tensor]
+_SLACK = 4.0  # how far a jump's residual may rise: forbidding it costs steps
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a solve stands after some steps.
+
+    Attributes
+    ----------
+    steps : int
+        Evaluations of f so far.
+    residual, first : Tensor, shape (m,), or None
+        ‖f(x) − x‖∞ at the last and at the first point measured; None before the first step.
+    worst : float
+        The largest entry of ``residual``.
+    rate : float
+        The factor by which ``worst`` changed a step since the measurement before; NaN at first.
+    best, best_residual : Tensor or None, shapes (m, n) and (m,)
+        The best f(x) seen, to fall back on where a solve fails.
+    memory : tuple of Tensor
+        The solver's own.
+    """
+
+    steps: int = 0
+    residual: Tensor | None = None
+    first: Tensor | None = None
+    worst: float = math.inf
+    rate: float = math.nan
+    best: Tensor | None = None
+    best_residual: Tensor | None = None
+    memory: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class Solver:
+    """Settings and stopping rule that all solvers share; a solver adds ``init`` and ``step``.
+
+    ``init(x)`` is the `State` before the first step; ``step(f, x, state)`` evaluates f once and
+    returns the next iterate, f(x) and the next state. A solve stops once ‖f(x) − x‖∞ ≤ tol in
+    every sample, and the point it returns is f(x); undamped, that is ‖x_{k+1} − x_k‖∞ ≤ tol at
+    x_{k+1}. Damping does not enter the test: short steps cannot pass for convergence.
+
+    Parameters
+    ----------
+    tol : float
+        Stop once ‖f(x) − x‖∞ ≤ tol in every sample (or at the dtype's rounding).
+    max_steps : int
+    damping : float
+        β in (0, 1]; 1 is undamped.
+    """
+
+    tol: float = 1e-6
+    max_steps: int = 2000
+    damping: float = 1.0
+
+    def __post_init__(self) -> None:
+        validation.real("tol", self.tol, at_least=0.0)
+        validation.integer("max_steps", self.max_steps)
+        validation.real("damping", self.damping, above=0.0, at_most=1.0)
+
+    def terminate(self, x: Tensor, state: State) -> Status | None:
+        """How the solve ended at f(x) = ``x``, or None to go on."""
+        if state.worst <= self.tol:
+            return Status.CONVERGED
+        # The other questions cost a pass over x, so they are asked where little is gained any more
+        # (a rate of 0.9 or, in a lean solve, that on average), and at every eighth step.
+        last = state.steps >= self.max_steps
+        if math.isfinite(state.worst) and not last and state.steps % 8 and not state.rate > 0.9:
+            return None
+        reached = Stats(state.steps, state.residual, x, self.tol).converged
+        if reached.all():
+            return Status.ROUNDING
+        lost = ~state.residual.isfinite()
+        grew = lost | (state.residual > state.first)
+        if (reached | lost).all() or (last and (grew & ~reached).any()):
+            return Status.DIVERGED
+        return Status.MAX_STEPS if last else None
+
+    def untested(self, state: State) -> int:
+        """How many steps a solve may take from here before testing again is worth its price."""
+        return 0
+
+
+def check_solver(solver: Solver) -> Solver:
+    """Check that ``solver`` is settings, not a name or a class."""
+    if not isinstance(solver, Solver):
+        raise TypeError(f"solver must be settings such as Picard() or Anderson(), got {solver!r}.")
+    return solver
+
+
+def measure(x: Tensor, fx: Tensor, state: State, tol: float, skipped: int = 0) -> State:
+    """The next state after f was evaluated at x, and unseen ``skipped`` times before.
+
+    Parameters
+    ----------
+    x, fx : Tensor, shape (m, n)
+        The point and its image.
+    state : State
+        Where the solve stood; its memory is handed on.
+    tol : float
+    skipped : int
+    """
+    with torch.no_grad():
+        residual = (fx - x).abs_().amax(dim=1)
+        worst = float(residual.amax())
+    steps = state.steps + 1 + skipped
+    if skipped and worst < state.worst:  # a lean solve keeps the batch's best point, not each's
+        rate = (worst / state.worst) ** (1 / (1 + skipped))
+        return State(steps, residual, state.first, worst, rate, fx, residual, state.memory)
+    if state.best is None:
+        # A first image that overflowed is no better than the start.
+        start = (fx, residual) if math.isfinite(worst) else _better(
+            x, torch.full_like(residual, math.inf), fx, residual, tol)
+        return State(steps, residual, residual, worst, math.nan, *start, state.memory)
+    rate = (worst / state.worst) ** (1 / (1 + skipped)) if state.worst > 0 else math.nan
+    return State(steps, residual, state.first, worst, rate,
+                 *_better(state.best, state.best_residual, fx, residual, tol), state.memory)
+
+
+def _better(best: Tensor, best_residual: Tensor, fx: Tensor, residual: Tensor, tol: float
+            ) -> tuple[Tensor, Tensor]:
+    """Of each sample the point of smaller residual, and that residual."""
+    # At tol one point is as good as another; so a sample that is done does not cost a copy.
+    better = (residual < best_residual) | (residual <= tol)
+    if better.all():
+        return fx, residual
+    return (torch.where(better[:, None], fx, best), torch.where(better, residual, best_residual))
+
+
+class Guard(NamedTuple):
+    """Keeps an accelerated iteration near the best it has seen, each sample on its own.
+
+    A jump whose residual is over four times the smallest so far is taken back: the Picard step
+    of the point before it follows instead.
+
+    Attributes
+    ----------
+    jumped : Tensor of bool, shape (m,)
+        Whether the point at hand is a jump, not a Picard step.
+    fallback : Tensor, shape (m, n)
+        Image of the last accepted point.
+    reference : Tensor, shape (m,)
+        The smallest residual so far.
+    """
+
+    jumped: Tensor
+    fallback: Tensor
+    reference: Tensor
+
+    @classmethod
+    def at(cls, x: Tensor) -> Guard:
+        """The guard of a start x (m, n)."""
+        m = len(x)
+        return cls(x.new_zeros(m, dtype=torch.bool), x, x.new_full((m,), math.inf))
+
+    def rejects(self, residual: Tensor) -> Tensor:
+        """Which jumps are to be taken back, (m,)."""
+        return self.jumped & ~(residual <= _SLACK * self.reference)
+
+    def follow(self, jump: Tensor, usable: Tensor, image: Tensor, residual: Tensor,
+               rejected: Tensor) -> tuple[Tensor, Guard]:
+        """The next point and its guard.
+
+        Parameters
+        ----------
+        jump, image : Tensor, shape (m, n)
+            The accelerated point and the Picard step.
+        usable : Tensor of bool, shape (m,)
+            Where there is an accelerated point.
+        residual, rejected : Tensor, shape (m,)
+            Of the point at hand.
+        """
+        jumps = usable & ~rejected
+        following = torch.where(jumps[:, None], jump, image)
+        following = torch.where(rejected[:, None], self.fallback, following)
+        return following, Guard(jumps, torch.where(rejected[:, None], self.fallback, image),
+                                torch.fmin(self.reference, residual))

@@ -1,0 +1,244 @@
+"""The matrix A of the state equation in three forms, and the map X ↦ φ(X Aᵀ + b) made of it.
+
+A is a dense tensor, a sparse tensor in CSR layout (a network read off), or a `LowRank` product
+L Rᵀ that is never formed. Whatever solves the equation, forward or adjoint, sees only these
+functions.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from idl_lab.activations import Activation
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """The matrix A = L Rᵀ (n, n) by its factors; one product costs O(n r) a sample.
+
+    Attributes
+    ----------
+    L, R : Tensor, shape (n, r)
+    """
+
+    L: Tensor
+    R: Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        """(n, n), the shape of the product."""
+        return torch.Size((len(self.L), len(self.R)))
+
+    def to_dense(self) -> Tensor:
+        """The product L Rᵀ, formed."""
+        return self.L @ self.R.mT
+
+
+Operator = Tensor | LowRank
+
+
+def dense(A: Operator) -> Tensor:
+    """A as an ordinary matrix (n, n), formed where it is not one."""
+    return A if isinstance(A, Tensor) and A.layout == torch.strided else A.to_dense()
+
+
+def leaves(A: Operator) -> tuple[Tensor, ...]:
+    """The tensors that A is made of, for autograd."""
+    return (A.L, A.R) if isinstance(A, LowRank) else (A,)
+
+
+def from_leaves(tensors: tuple[Tensor, ...]) -> Operator:
+    """The operator of these `leaves`."""
+    return LowRank(*tensors) if len(tensors) == 2 else tensors[0]
+
+
+def detach(A: Operator) -> Operator:
+    """The same operator without its history."""
+    return from_leaves(tuple(T.detach() for T in leaves(A)))
+
+
+def transpose(A: Operator) -> Operator:
+    """Aᵀ in the form of A."""
+    if isinstance(A, LowRank):
+        return LowRank(A.R, A.L)
+    return A.mT if A.layout == torch.strided else A.mT.to_sparse_csr()
+
+
+def inf_norm(A: LowRank, chunk: int = 64) -> Tensor:
+    """‖L Rᵀ‖∞ without forming the product; differentiable.
+
+    A row's sum is at most √n ‖R l‖₂, which is cheap for all rows at once (a QR of R makes it
+    an r-vector's norm). So rows are summed in the order of that bound, until it falls below the
+    largest sum found: a few in a hundred, for factors that are not contrived.
+    """
+    L, R = A.L.detach(), A.R.detach()
+    T = torch.linalg.qr(R.to(torch.promote_types(R.dtype, torch.float32)), mode="r").R.to(R.dtype)
+    rounding = 8 * torch.finfo(R.dtype).eps * torch.linalg.vector_norm(T)
+    bound = len(R) ** 0.5 * (torch.linalg.vector_norm(L @ T.mT, dim=1)
+                             + rounding * torch.linalg.vector_norm(L, dim=1))
+    order = bound.argsort(descending=True)
+    best, at = bound.new_full((), -1.0), order[0]
+    for rows in order.split(chunk):
+        if bound[rows[0]] <= best:
+            break
+        sums = (L[rows] @ R.mT).abs().sum(dim=1)
+        at = torch.where(sums.amax() > best, rows[sums.argmax()], at)
+        best = torch.maximum(best, sums.amax())
+    return (A.R @ A.L[at]).abs().sum()
+
+
+class _RowSums(torch.autograd.Function):
+    """Σ_j |L Rᵀ|_ij for every row i, (n,), a block of rows at a time."""
+
+    @staticmethod
+    def forward(L: Tensor, R: Tensor) -> Tensor:
+        return torch.cat([(part @ R.mT).abs().sum(dim=1) for part in L.split(256)])
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
+        L, R = ctx.saved_tensors
+        dL, dR = [], torch.zeros_like(R)
+        for part, g in zip(L.split(256), grad.split(256), strict=True):
+            S = (part @ R.mT).sign() * g[:, None]
+            dL.append(S @ R)
+            dR = dR + S.mT @ part
+        return torch.cat(dL), dR
+
+
+def row_sums(A: LowRank) -> Tensor:
+    """Absolute row sums of L Rᵀ, shape (n,), without forming it; differentiable."""
+    return _RowSums.apply(A.L, A.R)
+
+
+def affine(A: Operator) -> Callable[[Tensor, Tensor], Tensor]:
+    """The function (b, X) ↦ X Aᵀ + b on (m, n), set up once for many calls."""
+    if isinstance(A, LowRank):
+        R, Lt = A.R, A.L.mT.contiguous()
+        return lambda b, X: torch.addmm(b, X @ R, Lt)
+    # (A Xᵀ + bᵀ)ᵀ or X Aᵀ + b: whichever reads A in the order in which it lies in memory.
+    if A.layout != torch.strided or A.is_contiguous():
+        return lambda b, X: torch.addmm(b.mT, A, X.mT).mT
+    return lambda b, X: torch.addmm(b, X, A.mT)
+
+
+def csr(crow: Tensor, col: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    """A sparse matrix in CSR layout; gradients flow to its values.
+
+    Parameters
+    ----------
+    crow, col : Tensor of int64, shapes (n + 1,) and (entries,)
+    values : Tensor, shape (entries,)
+    shape : tuple of int
+        (n, p).
+    """
+    with warnings.catch_warnings():  # torch announces once a process that the layout is young
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.sparse_csr_tensor(crow, col, values, shape, check_invariants=False)
+
+
+def gradients(A: Operator, V: Tensor, X: Tensor) -> tuple[Tensor, ...]:
+    """Gradients of Σ V ∘ (X Aᵀ) with respect to the `leaves` of A.
+
+    Parameters
+    ----------
+    A : Tensor, shape (n, n), or LowRank
+    V, X : Tensor, shape (m, n)
+    """
+    if isinstance(A, LowRank):
+        return V.mT @ (X @ A.R), X.mT @ (V @ A.L)
+    if A.layout == torch.strided:
+        return (V.mT @ X,)
+    crow, col = A.crow_indices(), A.col_indices()
+    row = torch.repeat_interleave(torch.arange(len(A), device=A.device), crow.diff())
+    values = X.new_zeros(len(col))
+    for v, x in zip(V, X, strict=True):  # nnz numbers at a time, not m · nnz
+        values.addcmul_(v[row], x[col])
+    return (csr(crow, col, values, A.shape),)
+
+
+class _Linear(torch.autograd.Function):
+    """X Mᵀ for a sparse M, with the gradient on M's pattern only."""
+
+    @staticmethod
+    def forward(X: Tensor, M: Tensor) -> Tensor:
+        return (M @ X.mT).mT
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        X, M = ctx.saved_tensors
+        wants_X, wants_M = ctx.needs_input_grad
+        return ((M.mT @ grad.mT).mT if wants_X else None,
+                gradients(M, grad, X)[0] if wants_M else None)
+
+
+def linear(U: Tensor, M: Tensor, bias: Tensor | None = None) -> Tensor:
+    """U Mᵀ (+ bias), (..., n); differentiable.
+
+    Parameters
+    ----------
+    U : Tensor, shape (..., p)
+    M : Tensor, shape (n, p), dense or sparse (CSR)
+    bias : Tensor, shape (n,), optional
+    """
+    if M.layout == torch.strided:
+        return nn.functional.linear(U, M, bias)
+    Y = _Linear.apply(U.reshape(-1, U.shape[-1]), M).reshape(*U.shape[:-1], len(M))
+    return Y if bias is None else Y + bias
+
+
+class StateMap:
+    """f(X) = φ(X Aᵀ + b) on batches (m, n): what a solver iterates.
+
+    Parameters
+    ----------
+    A : Tensor, shape (n, n), or LowRank
+    b : Tensor, shape (m, n)
+    phi : Activation
+    """
+
+    def __init__(self, A: Operator, b: Tensor, phi: Activation) -> None:
+        self.A, self.phi = A, phi
+        columns = isinstance(A, Tensor) and A.is_contiguous()
+        self.b = b.mT.contiguous().mT if columns else b.contiguous()  # as `affine` reads it
+        self._affine, self._act = affine(A), phi.in_place or phi.fn
+        self._zero: Tensor | None = None
+
+    def zero(self) -> Tensor:
+        """The start X = 0; its image φ(b) then costs no product."""
+        self._zero = torch.zeros_like(self.b)
+        return self._zero
+
+    def pre(self, X: Tensor) -> Tensor:
+        """X Aᵀ + b, shape (m, n)."""
+        return self._affine(self.b, X)
+
+    def __call__(self, X: Tensor) -> Tensor:
+        if X is self._zero:
+            return self.phi.fn(self.b)
+        return self._act(self._affine(self.b, X))
+
+    def slope(self, X: Tensor, fX: Tensor) -> Tensor:
+        """φ′ at X Aᵀ + b, shape (m, n), where f(X) = ``fX`` is known."""
+        if self.phi.slope_of_value is not None:
+            return self.phi.slope_of_value(fX)
+        return self.phi.derivative(self.pre(X))
+
+    def adjoint(self, slope: Tensor, g: Tensor) -> StateMap:
+        """V ↦ φ′ ∘ (V A + g), whose fixed point is the gradient with respect to b."""
+        return StateMap(transpose(self.A), g, Activation(
+            "slope", functools.partial(torch.mul, slope), 1.0, True, self.phi.increasing,
+            lambda S: S.mul_(slope)))
