@@ -117,8 +117,7 @@ def blockwise(parts: Sequence[tuple[Activation, int]]) -> Activation:
         activation, that one.
     """
     merged: list[tuple[Activation, int]] = []
-    for phi, size in parts:
-        phi, size = activation(phi), validation.integer("size", size, at_least=0)
+    for phi, size in _flat(parts):
         if merged and merged[-1][0] == phi:
             size += merged.pop()[1]
         if size:
@@ -136,6 +135,20 @@ def blockwise(parts: Sequence[tuple[Activation, int]]) -> Activation:
         in_place=functools.partial(_overwrite_blocks, merged),
         slope_of_value=functools.partial(_slope_of_blocks, merged)
         if all(phi.slope_of_value for phi in phis) else None)
+
+
+def _flat(parts: Sequence[tuple[Activation, int]]) -> Iterator[tuple[Activation, int]]:
+    """The parts, blocks of blocks taken apart: two of those alike are not one twice as long."""
+    for phi, size in parts:
+        phi, size = activation(phi), validation.integer("size", size, at_least=0)
+        if getattr(phi.fn, "func", None) is _apply_blocks and size:
+            inner = phi.fn.args[0]
+            if sum(n for _, n in inner) != size:
+                raise ValueError(f"blockwise: {phi.name} acts on {sum(n for _, n in inner)} "
+                                 f"components, but was given {size}.")
+            yield from inner
+        else:
+            yield phi, size
 
 
 def _split(blocks: list[tuple[Activation, int]], S: Tensor) -> Iterator[tuple[Activation, Tensor]]:

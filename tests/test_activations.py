@@ -159,8 +159,18 @@ def test_blockwise_acts_on_each_run_of_components():
     assert leaky.slope == 0.5 and leaky.slope_of_value is None
 
 
+def test_blocks_of_blocks_are_taken_apart():
+    two = blockwise([(ACTIVATIONS["relu"], 2), (ACTIVATIONS["tanh"], 3)])
+    S = draw(0, 4, 10)
+    wanted = torch.cat([S[:, :2].relu(), S[:, 2:5].tanh(), S[:, 5:7].relu(), S[:, 7:].tanh()], 1)
+    assert torch.equal(blockwise([(two, 5), (two, 5)])(S), wanted)
+    assert torch.equal(blockwise([(two, 0), (ACTIVATIONS["relu"], 10)])(S), S.relu())
+    assert blockwise([(two, 5), (ACTIVATIONS["tanh"], 1)]).name == "relu ×2, tanh ×4"
+
+
 @pytest.mark.parametrize(("call", "fragments"), [
     (lambda: blockwise([]), ["at least one component"]),
+    (lambda: blockwise([(blockwise([("relu", 2), ("tanh", 3)]), 4)]), ["acts on 5", "given 4"]),
     (lambda: blockwise([(ACTIVATIONS["relu"], -1)]), ["size", "-1"]),
     (lambda: blockwise([(ACTIVATIONS["relu"], 2), (ACTIVATIONS["tanh"], 3)])(draw(0, 4, 4)),
      ["2, 3", "5 in all", "(4, 4)"]),
