@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +32,21 @@ class ConvergenceWarning(UserWarning):
 
 class ConvergenceError(RuntimeError):
     """A solve stopped before it reached its tolerance and the caller asked for an error."""
+
+
+@contextlib.contextmanager
+def one_warning(of: str) -> Iterator[None]:
+    """Merge the ConvergenceWarnings of many solves into one; ``of`` says whose they are."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvergenceWarning)
+        yield
+    early = [w for w in caught if issubclass(w.category, ConvergenceWarning)]
+    for other in caught:
+        if other not in early:
+            warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
+    if early:
+        warnings.warn(f"{len(early)} solves of {of} stopped early, the last of them so: "
+                      f"{early[-1].message}", ConvergenceWarning, stacklevel=3)
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 
 import pandas as pd
@@ -15,7 +13,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from idl_lab import validation
-from idl_lab.solution import ConvergenceWarning
+from idl_lab.solution import one_warning
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -144,7 +142,7 @@ def _epoch(model: nn.Module, loader: Batches, loss: Loss, optimizer: torch.optim
            device: torch.device) -> float:
     model.train()
     total, count = 0.0, 0
-    with _one_warning():
+    with one_warning("an epoch"):  # a log is not to have a line a batch
         for U, target in _batches("train_loader", loader):
             U, target = U.to(device), target.to(device)
             value = loss(model(U), target)
@@ -159,21 +157,6 @@ def _epoch(model: nn.Module, loader: Batches, loss: Loss, optimizer: torch.optim
             total += len(U) * number
             count += len(U)
     return total / count
-
-
-@contextlib.contextmanager
-def _one_warning() -> Iterator[None]:
-    """Merge an epoch's ConvergenceWarnings into one: a log is not to have a line a batch."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", ConvergenceWarning)
-        yield
-    early = [w for w in caught if issubclass(w.category, ConvergenceWarning)]
-    for other in caught:
-        if other not in early:
-            warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
-    if early:
-        warnings.warn(f"{len(early)} solves of an epoch stopped early, the last of them so: "
-                      f"{early[-1].message}", ConvergenceWarning, stacklevel=2)
 
 
 def _bar(total: int, progress: bool) -> tqdm:
