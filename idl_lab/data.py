@@ -2,60 +2,168 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from ssl import SSLError
+from urllib.error import URLError
+
+import numpy as np
 import torch
-from sklearn.datasets import load_digits
+from sklearn.datasets import fetch_openml, get_data_home, load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from idl_lab import validation
 
-DATASETS = ("digits",)
+
+@dataclass(frozen=True)
+class _OpenML:
+    """A data set of openml.org: its name there, how its rows split, roughly what it weighs."""
+
+    name: str
+    train: int
+    test: int
+    megabytes: int
+
+
+_OPENML = {
+    "fashion_mnist": _OpenML("Fashion-MNIST", 60_000, 10_000, 40),
+    "mnist_784": _OpenML("mnist_784", 60_000, 10_000, 20),
+    "cifar_10": _OpenML("CIFAR_10", 50_000, 10_000, 200),
+}
+# What a flat input is a picture of: U.unflatten(1, SHAPES[name]). Colours come first, as in torch.
+SHAPES = {"digits": (8, 8), "fashion_mnist": (28, 28), "mnist_784": (28, 28),
+          "cifar_10": (3, 32, 32)}
+DATASETS = tuple(SHAPES)
 _SPLIT_SEED = 0  # the split never changes: numbers of different runs stay comparable
 
 
-def load(name: str = "digits", *, batch_size: int = 64, test_size: float = 0.25, seed: int = 0,
-         dtype: torch.dtype = torch.float32) -> tuple[DataLoader, DataLoader]:
-    """A dataset's training and test parts.
+def load(name: str = "digits", *, batch_size: int = 64, test_size: float | None = None,
+         samples: int | None = None, seed: int = 0, dtype: torch.dtype = torch.float32,
+         data_home: str | os.PathLike | None = None, cache: bool = True
+         ) -> tuple[DataLoader, DataLoader]:
+    """A dataset's training and test parts, pixels in [0, 1] and ten classes.
 
-    ``"digits"``: 1,797 handwritten digits of 8 × 8 pixels in [0, 1] (p = 64, ten classes), which
-    ship inside scikit-learn. The split is stratified and always the same; ``seed`` decides the
-    order of the training batches.
+    ``"digits"``: 1,797 handwritten digits of 8 × 8 pixels, which ship inside scikit-learn. The
+    split is stratified and always the same. The others are fetched from openml.org at their first
+    use and come with a split of their own: ``"fashion_mnist"`` and ``"mnist_784"`` (28 × 28 pixels,
+    60,000 and 10,000 images), ``"cifar_10"`` (3 × 32 × 32, 50,000 and 10,000). Reading takes
+    some 15 seconds and 1.5 GB of memory, CIFAR-10 several times as much.
 
     Parameters
     ----------
-    name : {"digits"}
+    name : {"digits", "fashion_mnist", "mnist_784", "cifar_10"}
     batch_size : int
-    test_size : float
-        Share of the test part, in (0, 1).
+    test_size : float, optional
+        Share of the digits' test part, in (0, 1); 0.25 by default.
+    samples : int, optional
+        Keep only so many of the training part, chosen by ``seed``; the test part stays whole.
     seed : int
+        Decides the order of the training batches.
     dtype : torch.dtype
         Of the inputs; labels are int64. Both are on the CPU.
+    data_home : path, optional
+        Folder that downloads are kept in, under ``openml``: scikit-learn's, which is
+        ``$SCIKIT_LEARN_DATA`` or else ``~/scikit_learn_data``. For a machine without a network,
+        copy that folder from one that has it.
+    cache : bool
+        Whether downloads are kept at all.
 
     Returns
     -------
     train, test : DataLoader
-        Batches U (m, p) and labels (m,); only the training part is shuffled.
+        Batches U (m, p) and labels (m,); only the training part is shuffled. `SHAPES` names the
+        shape of one picture.
+
+    Raises
+    ------
+    ConnectionError
+        If a dataset is not there and cannot be fetched.
 
     References
     ----------
     E. Alpaydin and C. Kaynak 1998, Optical Recognition of Handwritten Digits, UCI Machine
-    Learning Repository.
+    Learning Repository. H. Xiao, K. Rasul and R. Vollgraf 2017, Fashion-MNIST, arXiv 1708.07747.
     """
     validation.choice("name", name, DATASETS)
     validation.integer("batch_size", batch_size)
-    validation.real("test_size", test_size, above=0.0, below=1.0)
+    test_size is None or validation.real("test_size", test_size, above=0.0, below=1.0)
+    samples is None or validation.integer("samples", samples)
     validation.integer("seed", seed, at_least=0)
     validation.floating(dtype)
-    pixels, labels = load_digits(return_X_y=True)
-    split = train_test_split(pixels / 16.0, labels, test_size=test_size, stratify=labels,
-                             random_state=_SPLIT_SEED)
-    U_train, U_test = (torch.as_tensor(part, dtype=dtype, device="cpu") for part in split[:2])
-    y_train, y_test = (torch.as_tensor(part, dtype=torch.int64, device="cpu") for part in split[2:])
+    if name == "digits":
+        U, labels = load_digits(return_X_y=True)
+        rows = train_test_split(np.arange(len(U)), test_size=test_size or 0.25, stratify=labels,
+                                random_state=_SPLIT_SEED)
+        U = torch.as_tensor(U / 16.0, dtype=dtype, device="cpu")
+    else:
+        known = _OPENML[name]
+        if test_size is not None:
+            raise ValueError(f"{name} has a split of its own ({known.train:,} and {known.test:,} "
+                             f"images), so leave test_size={test_size} out.")
+        U, labels = _fetch(name, data_home, cache)
+        rows = np.arange(known.train), np.arange(known.train, known.train + known.test)
+        U = torch.as_tensor(U, dtype=dtype, device="cpu").div_(255)
+    y = torch.as_tensor(labels, dtype=torch.int64, device="cpu")
+    (U_train, y_train), (U_test, y_test) = ((U[part], y[part]) for part in rows)
+    if samples is not None:
+        U_train, y_train = _choose(U_train, y_train, samples, seed)
     generator = torch.Generator("cpu").manual_seed(seed)
     train = DataLoader(TensorDataset(U_train, y_train), batch_size, shuffle=True,
                        generator=generator)
     return train, DataLoader(TensorDataset(U_test, y_test), batch_size)
+
+
+def _choose(U: Tensor, y: Tensor, samples: int, seed: int) -> tuple[Tensor, Tensor]:
+    if samples > len(U):
+        raise ValueError(f"samples must be at most the training part's {len(U):,}, got {samples}.")
+    chosen = np.random.default_rng(seed).permutation(len(U))[:samples]
+    return U[chosen], y[chosen]
+
+
+def _fetch(name: str, data_home: str | os.PathLike | None, cache: bool
+           ) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels 0..255, (m, p), and labels, (m,), of all rows in OpenML's order."""
+    known = _OPENML[name]
+    home = Path(get_data_home(data_home)) / "openml"
+    kept = f"kept in {home}" if cache else "not kept (cache=False)"
+    print(f"{known.name}: reading {known.train + known.test:,} images; the first time they are "
+          f"downloaded, about {known.megabytes} MB from openml.org, {kept}.", file=sys.stderr,
+          flush=True)
+    try:
+        with _a_dead_network_ends():
+            # dtype None: pandas finds out for itself that the labels are numbers. Told that they
+            # are categories, as scikit-learn does, pandas 3 breaks off; liac-arff is pure Python.
+            U, labels = fetch_openml(known.name, version=1, as_frame=False, return_X_y=True,
+                                     parser="pandas", read_csv_kwargs={"dtype": None},
+                                     data_home=data_home, cache=cache, n_retries=1)
+    except (URLError, ConnectionError, TimeoutError, SSLError, HTTPException) as error:
+        raise ConnectionError(
+            f"{name} is not in {home} and could not be downloaded from openml.org ({error}): copy "
+            f"that folder from a machine that has loaded {name!r} once, or use 'digits', which "
+            f"needs no download.") from error
+    wanted = (known.train + known.test, int(np.prod(SHAPES[name])))
+    if U.shape != wanted:
+        raise ValueError(f"{known.name} from openml.org must have shape {wanted}, got {U.shape}.")
+    return U, np.char.strip(labels.astype(str), "'").astype(np.int64)  # ARFF may quote a label
+
+
+@contextlib.contextmanager
+def _a_dead_network_ends(seconds: float = 30.0) -> Iterator[None]:
+    """Without a time-out, a network that swallows packets would keep a lab waiting for minutes."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds if before is None else before)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def spiky_series(level: int = 7, *, points: int = 10_000, seed: int = 0) -> tuple[Tensor, Tensor]:
