@@ -15,9 +15,10 @@ from idl_lab.plots.fixed_points import (
     draw_state,
 )
 from idl_lab.plots.models import draw_balls, draw_digit, draw_history, draw_model
+from idl_lab.plots.training import draw_sweep, draw_tolerance
 
 __all__ = [
     "draw_balls", "draw_convergence", "draw_digit", "draw_history", "draw_model",
     "draw_norm_bound", "draw_paths", "draw_residuals", "draw_row_sums", "draw_spectrum",
-    "draw_state",
+    "draw_state", "draw_sweep", "draw_tolerance",
 ]
