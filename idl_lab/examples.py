@@ -106,7 +106,8 @@ def tolerance_study(model: ImplicitModel, U: Tensor, labels: Tensor, tols: Seque
     b = model.injection(U)
 
     def predict(solver: Solver) -> tuple[Tensor, int]:
-        solution = equilibrium(model.A, b, model.activation, solver=solver)
+        # With its states kept, a solve is tested at every step and ends at the first that will do.
+        solution = equilibrium(model.A, b, model.activation, solver=solver, keep_states=True)
         return model.output(solution.value, U), solution.stats.steps
 
     exact, _ = predict(Anderson(tol=0.0))

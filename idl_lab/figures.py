@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -17,10 +18,10 @@ from idl_lab import plots
 from idl_lab.constraints import Project, Row, Scale
 from idl_lab.data import load
 from idl_lab.equilibrium import equilibrium
-from idl_lab.examples import random_matrix, several_starts, solve_quietly
+from idl_lab.examples import random_matrix, several_starts, solve_quietly, tolerance_study
 from idl_lab.fixed_point import Anderson, Picard
 from idl_lab.model import ImplicitModel
-from idl_lab.training import fit
+from idl_lab.training import evaluate, fit
 
 FOLDER = Path(__file__).parent.parent / "figures"
 
@@ -136,10 +137,38 @@ def history() -> Figure:
     return plots.draw_history(_trained()[3])
 
 
+def sweep() -> Figure:
+    """κ on the digits, three runs each: what it costs, and that it buys nothing there."""
+    rows = []
+    for kappa in (0.0, 0.5, 0.9, 0.99):
+        for run in range(3):
+            draws = torch.Generator("cpu").manual_seed(run)
+            train, test = load("digits", seed=run, batch_size=128)
+            digits = ImplicitModel(64, 10, 40, kappa=kappa, generator=draws, device="cpu")
+            fit(digits, train, epochs=8, lr=0.01, progress=False)
+            U = test.dataset.tensors[0]
+            with torch.no_grad():
+                steps = digits.equilibrium(U, keep_states=True).stats.steps
+            rows.append({"kappa": kappa, "accuracy": evaluate(digits, test), "steps": steps})
+    return plots.draw_sweep(pd.DataFrame(rows), "kappa", {"accuracy": "accuracy",
+                                                          "steps": "steps of the solver"})
+
+
+def tolerance() -> Figure:
+    """A trained model solved to tol = 0.1: the bound promises nothing, the margins hold."""
+    digits, _, _, _ = _trained()
+    U, labels = load("digits")[1].dataset.tensors
+    table, scores, exact = tolerance_study(digits, U, labels, [10.0 ** k for k in range(-5, 3)])
+    best = exact.topk(2, dim=1).values
+    margins = best[:, 0] - best[:, 1]
+    doubtful = int(margins.argmin())
+    return plots.draw_tolerance(table, margins, 0.1, scores[4, doubtful], exact[doubtful])
+
+
 GALLERY: dict[str, Callable[[], Figure]] = {
     f"draw_{make.__name__}": make
     for make in (model, digit, history, residuals, convergence, state, norm_bound, spectrum,
-                 row_sums, paths, balls)
+                 row_sums, paths, balls, sweep, tolerance)
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,8 @@ from idl_lab.plots.numbers import array
 
 
 @styled
-def draw_sweep(table: pd.DataFrame, knob: str, columns: Mapping[str, str]) -> Figure:
+def draw_sweep(table: pd.DataFrame, knob: str, columns: Mapping[str, str],
+               close_up: Collection[str] = ("accuracy",)) -> Figure:
     """Measured columns against a knob: the median over repeated runs, every run a dot.
 
     Parameters
@@ -28,6 +29,8 @@ def draw_sweep(table: pd.DataFrame, knob: str, columns: Mapping[str, str]) -> Fi
         which they come.
     columns : mapping of str to str
         Which columns to draw, and the title of each.
+    close_up : collection of str
+        Columns whose axis does not start at zero: their spread is the point.
     """
     if not isinstance(table, pd.DataFrame):
         raise TypeError(f"table must be a pandas.DataFrame with a row a run, got "
@@ -39,23 +42,31 @@ def draw_sweep(table: pd.DataFrame, knob: str, columns: Mapping[str, str]) -> Fi
         validation.choice("column", name, table.columns)
     values = list(dict.fromkeys(table[knob]))
     at = table[knob].map(values.index)
-    axes = canvas.row(None, len(columns), 2.6 * len(columns), 2.6, bottom=0.19, top=0.86,
-                      left=0.2 / len(columns), right=1 - 0.04 / len(columns), wspace=0.33)
+    named = all(isinstance(value, str) for value in values)  # between names there is no way
+    axes = canvas.row(None, len(columns), 2.4 * len(columns), 2.3, bottom=0.21, top=0.86,
+                      left=0.22 / len(columns), right=1 - 0.04 / len(columns), wspace=0.36)
     for ax, colour, (name, heading) in zip(axes, COLOURS, columns.items(), strict=False):
         groups = table[name].groupby(at)
-        ax.fill_between(range(len(values)), groups.min(), groups.max(), color=colour, alpha=0.15,
-                        linewidth=0)
+        if not named:
+            ax.fill_between(range(len(values)), groups.min(), groups.max(), color=colour,
+                            alpha=0.15, linewidth=0)
         ax.plot(at, table[name], "o", color=colour, markersize=3, alpha=0.5)
-        ax.plot(groups.median(), color=colour, marker="o", markersize=4)
+        ax.plot(groups.median(), " " if named else "-", color=colour, marker="o", markersize=5)
         low, high = table[name].min(), table[name].max()
         margin = 0.12 * (high - low) or 0.05 * abs(high) or 1.0
-        # A column that stays far from zero is shown close up: its spread is the point.
         ax.set(title=heading, xlabel=knob, xlim=(-0.4, len(values) - 0.6),
-               ylim=(low - margin if low > 0.5 * high else min(0, low), high + margin))
-        ax.set_xticks(range(len(values)), [f"{v:g}" if isinstance(v, (int, float)) else str(v)
-                                           for v in values])
-        ax.yaxis.set_major_locator(MaxNLocator(5))
+               ylim=(low - margin if name in close_up else min(0, low), high + margin))
+        ax.set_xticks(range(len(values)), [_short(value) for value in values],
+                      fontsize=7 if named else None)
+        ax.yaxis.set_major_locator(MaxNLocator(4))
     return axes[0].figure
+
+
+def _short(value: object) -> str:
+    small = isinstance(value, float) and 0 < abs(value) < 0.01
+    if small:
+        return f"{value:.0e}".replace("e-0", "e-")
+    return str(value) if isinstance(value, str) else f"{value:g}"
 
 
 @styled
@@ -82,7 +93,7 @@ def draw_tolerance(table: pd.DataFrame, margins: Tensor, tol: float, scores: Ten
     gaps, given, goal = (array(name, v, 1) for name, v in (
         ("margins", margins), ("scores", scores), ("exact", exact)))
     row = table.loc[tol]
-    axes = canvas.row(figure, 3, 10.4, 3.3, left=0.065, right=0.99, bottom=0.15, top=0.76,
+    axes = canvas.row(figure, 3, 9.4, 3.0, left=0.07, right=0.99, bottom=0.15, top=0.76,
                       wspace=0.22)
     tols, error, bound = table.index.to_numpy(), table["error"], table["bound"]
     powers = np.arange(np.floor(np.log10(max(min(error.min(), tols.min()), 1e-12))),
@@ -120,8 +131,8 @@ def draw_tolerance(table: pd.DataFrame, margins: Tensor, tol: float, scores: Ten
          solid_capstyle="butt")
     line(axes[2], "exact", classes, goal / size, "o", color=INK, markerfacecolor="none",
          markersize=7)
-    title(axes[2], f"One image: says {given.argmax()}, at the equilibrium {goal.argmax()}")
-    words(axes[0], "verdict", -0.15, 1.22,
+    title(axes[2], f"One image: says {given.argmax()}, exactly {goal.argmax()}")
+    words(axes[0], "verdict", -0.17, 1.22,
           f"tol {tol:.0e}: steps {int(row['steps'])}, accuracy {row['accuracy']:.3f}; "
           f"{int(row['changed'])} of {len(gaps)} predictions differ from the equilibrium's",
           fontsize=10, weight="bold")
