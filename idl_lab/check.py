@@ -148,3 +148,43 @@ def target_practice(answer: Mapping[str, object], measure: Callable[..., Mapping
     if got["accuracy"] < accuracy:
         return _hint(f"{said}, at least {accuracy:.3f} is wanted: you have cut where it hurts.")
     return _right(f"{said}.")
+
+
+def adjoint_vector(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Verdict:
+    """Lab 04: ``answer(A, d, g)`` is v = (I − (DA)ᵀ)⁻¹ g with D = diag(d), one sample."""
+    generator = torch.Generator("cpu").manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator, dtype=torch.float64, device="cpu")
+
+    A, d, g = draw(4, 4) / 4, draw(4), draw(4)
+    eye, D = torch.eye(4, dtype=A.dtype, device=A.device), torch.diag(d)
+    try:
+        given = answer(A, d, g)
+    except Exception as error:  # the reader's own code: say what it said
+        return _hint(f"Your function raised {type(error).__name__}: {error}")
+    if given is ... or given is None:
+        return _not_attempted("v")
+    if not isinstance(given, Tensor) or given.shape != g.shape or given.is_complex():
+        return _hint(f"v is a tensor of shape (4,), yours is "
+                     f"{tuple(given.shape) if isinstance(given, Tensor) else given!r}.")
+
+    def is_solution(M: Tensor) -> bool:
+        return torch.allclose(given.double(), torch.linalg.solve(M, g), rtol=1e-5)
+
+    if is_solution(eye - (D @ A).T):
+        return _right("One linear solve, whatever way the equilibrium was found.")
+    slips = {
+        "The transpose is missing: (DA)ᵀ = AᵀD passes the gradient backwards.": eye - D @ A,
+        "D is forgotten: the slopes φ′ scale the rows of A, d[:, None] * A.": eye - A.T,
+        "D and the transpose are missing: the matrix is I − (DA)ᵀ.": eye - A,
+        "D is on the wrong side: it scales the rows of A, d[:, None] * A.": eye - (A @ D).T,
+        "The sign is wrong: v = g + (DA)ᵀ v, so (I − (DA)ᵀ) v = g.": eye + (D @ A).T,
+    }
+    for sentence, M in slips.items():
+        if is_solution(M):
+            return _hint(sentence)
+    if torch.allclose(given.double(), d * torch.linalg.solve(eye - (D @ A).T, g)):
+        return _hint("That is Dv, the gradient of b; v itself is wanted.")
+    return _hint("Form DA = d[:, None] * A, transpose it, and solve (I − (DA)ᵀ) v = g with "
+                 "torch.linalg.solve.")

@@ -14,11 +14,22 @@ from idl_lab.plots.fixed_points import (
     draw_spectrum,
     draw_state,
 )
+from idl_lab.plots.gradients import (
+    draw_gradient_cosines,
+    draw_gradient_costs,
+    draw_gradient_directions,
+    draw_gradient_errors,
+    draw_gradient_memory,
+    draw_gradients,
+    draw_tangents,
+)
 from idl_lab.plots.models import draw_balls, draw_digit, draw_history, draw_model
 from idl_lab.plots.training import draw_sweep, draw_tolerance
 
 __all__ = [
-    "draw_balls", "draw_convergence", "draw_digit", "draw_history", "draw_model",
-    "draw_norm_bound", "draw_paths", "draw_residuals", "draw_row_sums", "draw_spectrum",
-    "draw_state", "draw_sweep", "draw_tolerance",
+    "draw_balls", "draw_convergence", "draw_digit", "draw_gradient_cosines",
+    "draw_gradient_costs", "draw_gradient_directions", "draw_gradient_errors",
+    "draw_gradient_memory", "draw_gradients", "draw_history", "draw_model", "draw_norm_bound",
+    "draw_paths", "draw_residuals", "draw_row_sums", "draw_spectrum", "draw_state",
+    "draw_sweep", "draw_tangents", "draw_tolerance",
 ]

@@ -1,0 +1,24 @@
+"""Small seeded problems that labs, panels and the gallery share."""
+
+from idl_lab.examples.fixed_points import (
+    KINDS,
+    random_matrix,
+    several_starts,
+    solve_quietly,
+    spread,
+)
+from idl_lab.examples.gradients import (
+    ADJOINTS,
+    LISTENERS,
+    Gradient,
+    exact_gradient,
+    gradient_problem,
+    gradients_after,
+    measure_gradient,
+    relative_error,
+)
+from idl_lab.examples.training import tolerance_study
+
+__all__ = ["ADJOINTS", "KINDS", "LISTENERS", "Gradient", "exact_gradient", "gradient_problem",
+           "gradients_after", "measure_gradient", "random_matrix", "relative_error",
+           "several_starts", "solve_quietly", "spread", "tolerance_study"]
