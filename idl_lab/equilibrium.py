@@ -146,9 +146,11 @@ def solve(A: Operator, injection: Tensor, phi: Activation, X0: Tensor | None, so
     wanted = torch.is_grad_enabled() and any(T.requires_grad for T in (*leaves(A), b))
     unrolled = isinstance(adjoint, Unrolled) and wanted
     f = StateMap(A, b, phi) if unrolled else StateMap(detach(A), b.detach(), phi)
+    if X0 is None:
+        X0 = torch.zeros_like(b) if unrolled else f.zero()
     with torch.set_grad_enabled(unrolled):
-        solution = fixed_point(f, f.zero() if X0 is None else X0, solver, keep_states=keep_states,
-                               lean=not keep_states, throw=throw)
+        solution = fixed_point(f, X0, solver, keep_states=keep_states, lean=not keep_states,
+                               throw=throw)
     if wanted and not unrolled:
         how = None if isinstance(adjoint, OneStep) else adjoint.solver or solver
         value = _Attach.apply(f, how, solution.value, b, *leaves(A))

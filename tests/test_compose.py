@@ -310,7 +310,8 @@ def test_a_users_own_activation_in_the_middle():
 
 
 def test_where_slopes_differ_the_certificate_takes_the_steepest():
-    """sigmoid (slope 1/4) and a norm of 3 is certified alone, but not beside a ReLU."""
+    """sigmoid (slope 1/4) and a norm of 3 is certified by it alone, but not beside a ReLU."""
     steep, flat = make(0, 3, 2, 4, norm=0.5), make(10, 3, 2, 4, "sigmoid", norm=3.0)
     assert steep.certificate().well_posed and flat.certificate().well_posed
-    assert not add(steep, flat).certificate().well_posed
+    by_size = (Condition.NORM, Condition.PERRON)
+    assert add(steep, flat).certificate().condition not in by_size

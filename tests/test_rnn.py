@@ -159,7 +159,8 @@ def test_one_step_gradients_differ():
 def test_dtypes(dtype, tolerance):
     exact, u = rnn_with(), draw(10, 3, 6, 2)
     model = copy.deepcopy(exact).to(dtype)
-    model.recurrent.layer.solver = Picard(1e-12)  # rounding ends the solve
+    # Rounding ends the solve; 16 bits say that they cannot do better, so they are not asked to.
+    model.recurrent.layer.solver = Picard(0.04 if dtype == torch.bfloat16 else 1e-12)
     prediction = model(u.to(dtype))
     assert prediction.dtype == dtype
     assert torch.allclose(prediction.double(), exact(u), rtol=0, atol=tolerance)
