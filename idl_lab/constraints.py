@@ -209,7 +209,9 @@ class Pattern(nn.Module):
         return csr(self.crow, self.col, values, self.shape)
 
     def right_inverse(self, M: Tensor) -> Tensor:
-        """The values of M, which must have this pattern."""
+        """The values of M, which must have this pattern (or is the vector of values itself)."""
+        if M.dim() == 1 and M.shape == self.col.shape:
+            return M
         M = M if M.layout == torch.sparse_csr else M.to_sparse_csr()
         if not (tuple(M.shape) == self.shape and torch.equal(M.crow_indices(), self.crow)
                 and torch.equal(M.col_indices(), self.col)):

@@ -173,16 +173,33 @@ class _Attach(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
+        X, b, *tensors = ctx.saved_tensors
+        with torch.no_grad():
+            A = from_leaves(tuple(tensors))
+            f = StateMap(A, b, ctx.phi)
+            slope = f.slope(X, X)
+            V = slope * g if ctx.solver is None else _solve_adjoint(f, slope, g, ctx.solver)
+            dA = gradients(A, V, X) if any(ctx.needs_input_grad[4:]) else [None] * len(tensors)
         if torch.is_grad_enabled():  # V depends on A, which a second derivative would not see
-            raise RuntimeError("Implicit() has no second derivatives (create_graph=True): "
-                               "use adjoint=Unrolled() for them.")
-        X, b, *A = ctx.saved_tensors
-        A = from_leaves(tuple(A))
-        f = StateMap(A, b, ctx.phi)
-        slope = f.slope(X, X)
-        V = slope * g if ctx.solver is None else _solve_adjoint(f, slope, g, ctx.solver)
-        wanted = any(ctx.needs_input_grad[4:])
-        return None, None, None, V, *(gradients(A, V, X) if wanted else [None] * len(leaves(A)))
+            V, *dA = (T if T is None else _Once.apply(T, g, b, *tensors) for T in (V, *dA))
+        return None, None, None, V, *dA
+
+
+class _Once(torch.autograd.Function):
+    """The first argument, which depends on the others in ways that are not followed."""
+
+    @staticmethod
+    def forward(T: Tensor, *causes: Tensor) -> Tensor:
+        return T.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> None:
+        raise RuntimeError("Implicit() and OneStep() have no second derivatives: use "
+                           "adjoint=Unrolled() for them.")
 
 
 # torch asks for the signature at every call, which costs more than a step.

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
+from scipy.sparse import csr_array, dia_array
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from idl_lab import constraints, validation
+from idl_lab import constraints, networks, operators, validation
 from idl_lab.activations import Activation, activation
 from idl_lab.equilibrium import Adjoint, Implicit, check_adjoint, solve
 from idl_lab.fixed_point import PeacemanRachford, Picard, Solver, check_solver
 from idl_lab.operators import Operator, leaves, linear
 from idl_lab.solution import Solution
-from idl_lab.well_posedness import Certificate, certificate
+from idl_lab.well_posedness import Certificate, certificate, units
 
 
 class ImplicitModel(nn.Module):
@@ -60,6 +62,8 @@ class ImplicitModel(nn.Module):
     C : Tensor, shape (q, n)
     D : Tensor, shape (q, p), or None
     state_bias, output_bias : Tensor, shapes (n,) and (q,), or None
+    blocks : tuple of networks.Block
+        The layers that the states belong to, of a network read off; else empty.
 
     Raises
     ------
@@ -113,6 +117,7 @@ class ImplicitModel(nn.Module):
         self.adjoint = check_adjoint(adjoint)
         constraints.register(self, "A", constraint, kappa, rank)
         self.constraint, self.rank = constraint, rank
+        self.blocks: tuple[networks.Block, ...] = ()
         self._has_ball = rank is not None or constraint not in (None, "triangular")
         self.kappa = kappa
 
@@ -177,9 +182,10 @@ class ImplicitModel(nn.Module):
             validation.tensor("state_bias", state_bias, "n", like=C, n=n)
             validation.tensor("output_bias", output_bias, "q", like=C, q=q)
         # With a sparse matrix, parameters of these sizes are never made.
-        model = cls(p, q, n, activation=activation, kappa=kappa, constraint=constraint,
-                    bias=state_bias is not None, feedthrough=D is not None, solver=solver,
-                    adjoint=adjoint, device="meta" if sparse else A.device, dtype=C.dtype)
+        with torch.device("meta" if sparse else A.device):
+            model = cls(p, q, n, activation=activation, kappa=kappa, constraint=constraint,
+                        bias=state_bias is not None, feedthrough=D is not None, solver=solver,
+                        adjoint=adjoint, dtype=C.dtype)
         given = {"A": A, "parametrizations.A.original": A, "B": B, "C": C, "D": D,
                  "state_bias": state_bias, "output_bias": output_bias}
         with torch.no_grad():
@@ -192,6 +198,70 @@ class ImplicitModel(nn.Module):
                     setattr(model, name, nn.Parameter(given[name].clone()))
                 else:
                     M.copy_(given[name])
+        return model
+
+    @classmethod
+    def from_network(cls, net: nn.Module, input_shape: Sequence[int] | None = None, *,
+                     rescale: bool = False, kappa: float = 0.99, solver: Solver | None = None,
+                     adjoint: Adjoint = Implicit()) -> ImplicitModel:
+        """The model that computes what an explicit network computes in eval mode.
+
+        Each activation's output becomes a block of the state, the last layer first, so that A is
+        strictly upper block-triangular; ``model.blocks`` names them. Inputs are flattened,
+        (..., p). A and B are sparse (CSR) where fewer than a tenth of their entries are not zero.
+
+        Parameters
+        ----------
+        net : torch.nn.Module
+            Of Linear, Conv2d, BatchNorm, average pooling, Flatten, Dropout, additions and
+            elementwise activations; left as it is.
+        input_shape : sequence of int, optional
+            Without the batch dimension, such as ``(1, 28, 28)``; a net that starts with Linear
+            needs none.
+        rescale : bool
+            Change the units of the states so that ‖A‖∞ ≤ κ, with the same predictions; for
+            positively homogeneous activations such as ReLU.
+        kappa, solver, adjoint
+            As for `ImplicitModel`; the constraint is None.
+
+        Raises
+        ------
+        ValueError
+            For an operation that has no place in the two equations, named with its place in the
+            net; for ``rescale`` where an activation is not homogeneous.
+        """
+        read = networks.read(net, input_shape)
+        phi, v = read.activation, np.ones(len(read.state_bias))
+        if rescale:
+            if not phi.homogeneous:
+                names = sorted({b.activation.name for b in read.blocks
+                                if not b.activation.homogeneous})
+                raise ValueError(f"rescale=True needs positively homogeneous activations, φ(t s) = "
+                                 f"t φ(s), such as ReLU: {', '.join(names)} would give other "
+                                 f"predictions.")
+            # Rounding to the net's dtype must not carry a row's sum over κ.
+            room = 1 - (8 + len(read.state_bias).bit_length()) * torch.finfo(read.dtype).eps
+            v = units(operators.from_scipy(read.A, torch.float64), kappa * room).numpy()
+        D = read.D if read.D.nnz else None
+        device = next(net.parameters(), torch.empty(0, device="cpu")).device
+
+        def tensor(M: np.ndarray | csr_array) -> Tensor:
+            return torch.as_tensor(M if isinstance(M, np.ndarray) else M.toarray(),
+                                   dtype=read.dtype, device=device)
+
+        def matrix(M: csr_array) -> Tensor:
+            if M.nnz >= 0.1 * M.shape[0] * M.shape[1]:
+                return tensor(M)
+            return operators.from_scipy(M, read.dtype, device)
+
+        units_ = dia_array((v[None], [0]), shape=(len(v), len(v)))
+        inverse = dia_array((1 / v[None], [0]), shape=(len(v), len(v)))
+        model = cls.from_matrices(
+            matrix(csr_array(inverse @ read.A @ units_)), matrix(csr_array(inverse @ read.B)),
+            tensor(csr_array(read.C @ units_)), D if D is None else tensor(D), activation=phi,
+            kappa=kappa, state_bias=tensor(read.state_bias / v),
+            output_bias=tensor(read.output_bias), solver=solver, adjoint=adjoint)
+        model.blocks = read.blocks
         return model
 
     @torch.no_grad()

@@ -12,7 +12,9 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor, nn
 
 from idl_lab.activations import Activation
@@ -120,13 +122,17 @@ def row_sums(A: LowRank) -> Tensor:
     return _RowSums.apply(A.L, A.R)
 
 
+def _by_rows(A: Operator) -> bool:
+    return isinstance(A, Tensor) and (A.layout != torch.strided or A.is_contiguous())
+
+
 def affine(A: Operator) -> Callable[[Tensor, Tensor], Tensor]:
     """The function (b, X) ↦ X Aᵀ + b on (m, n), set up once for many calls."""
     if isinstance(A, LowRank):
         R, Lt = A.R, A.L.mT.contiguous()
         return lambda b, X: torch.addmm(b, X @ R, Lt)
     # (A Xᵀ + bᵀ)ᵀ or X Aᵀ + b: whichever reads A in the order in which it lies in memory.
-    if A.layout != torch.strided or A.is_contiguous():
+    if _by_rows(A):
         return lambda b, X: torch.addmm(b.mT, A, X.mT).mT
     return lambda b, X: torch.addmm(b, X, A.mT)
 
@@ -144,6 +150,21 @@ def csr(crow: Tensor, col: Tensor, values: Tensor, shape: tuple[int, int]) -> Te
     with warnings.catch_warnings():  # torch announces once a process that the layout is young
         warnings.simplefilter("ignore", UserWarning)
         return torch.sparse_csr_tensor(crow, col, values, shape, check_invariants=False)
+
+
+def from_scipy(M: sparse.csr_array, dtype: torch.dtype, device: torch.device | str = "cpu"
+               ) -> Tensor:
+    """A scipy matrix as a CSR tensor.
+
+    Parameters
+    ----------
+    M : csr_array, shape (n, p)
+    dtype, device
+        Of the tensor.
+    """
+    M.sort_indices()
+    crow, col = (torch.as_tensor(i.astype(np.int64), device=device) for i in (M.indptr, M.indices))
+    return csr(crow, col, torch.as_tensor(M.data, dtype=dtype, device=device), M.shape)
 
 
 def gradients(A: Operator, V: Tensor, X: Tensor) -> tuple[Tensor, ...]:
@@ -212,8 +233,7 @@ class StateMap:
 
     def __init__(self, A: Operator, b: Tensor, phi: Activation) -> None:
         self.A, self.phi = A, phi
-        columns = isinstance(A, Tensor) and A.is_contiguous()
-        self.b = b.mT.contiguous().mT if columns else b.contiguous()  # as `affine` reads it
+        self.b = b.mT.contiguous().mT if _by_rows(A) else b.contiguous()  # as `affine` reads it
         self._affine, self._act = affine(A), phi.in_place or phi.fn
         self._zero: Tensor | None = None
 

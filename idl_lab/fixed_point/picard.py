@@ -36,10 +36,13 @@ class Picard(Solver):
         return fx if self.damping == 1 else torch.lerp(x, fx, self.damping)
 
     def untested(self, state: State) -> int:
-        """How many steps the residuals so far say are needed, less one."""
+        """How many steps the residuals so far say are needed, less one.
+
+        At most as many as were taken, since early rates mislead: no solve is twice too long.
+        """
         if not 0 < state.rate < 1:
             wanted = 2
         else:
             wanted = math.log(max(self.tol, 1e-300) / state.worst) / math.log(state.rate)
         left = self.max_steps - state.steps
-        return max(min(math.ceil(wanted) - 1, 15, left - 1), 0)
+        return max(min(math.ceil(wanted) - 1, state.steps, 15, left - 1), 0)
