@@ -9,17 +9,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from idl_lab import networks
 from idl_lab.activations import ACTIVATIONS
-from idl_lab.networks import read
+
+DEFAULT = []  # the device that this run of the tests makes the default
 
 
 @pytest.fixture(autouse=True)
-def _on_the_cpu():
-    """The networks of these tests are made by torch.nn, which asks for the default device."""
-    before = torch.get_default_device()
+def _nets_on_the_cpu():
+    """Layers are made without a device, so on the CPU; only reading meets the default one."""
+    DEFAULT[:] = [torch.get_default_device()]
     torch.set_default_device("cpu")
     yield
-    torch.set_default_device(before)
+    torch.set_default_device(DEFAULT.pop())
+
+
+def read(net, input_shape=None):
+    with DEFAULT[0]:
+        return networks.read(net, input_shape)
 
 
 def run(network, U):
@@ -329,6 +336,8 @@ IMAGE, CONV = (1, 8, 8), nn.Conv2d(1, 2, 3)
      ["max_pool2d in 1 (Net)"]),
     (Net(lambda net, x: x.relu().exp()), (3,), ValueError, ["exp in the network (Net)"]),
     (Net(lambda net, x: 1 / x.relu()), (3,), ValueError, ["truediv", "divides by"]),
+    (Net(lambda net, x: net.a.weight @ x.relu(), a=nn.Linear(3, 3)), (3,), ValueError,
+     ["matmul", "only x @ W"]),
     (Net(lambda net, x: x.relu() / 0), (3,), ValueError, ["truediv", "divide by zero"]),
     (Net(branching), (3,), ValueError, ["must not depend on the data", "x.sum() > 0"]),
     (Net(lambda net, x: (x.relu(), x)), (3,), ValueError, ["one tensor", "tuple"]),

@@ -267,8 +267,8 @@ class _Reader:
                     raise ValueError("its numbers overflow or divide by zero")
             except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError,
                     ValueError) as error:  # also what torch or numpy say of odd arguments
-                raise ValueError(f"from_network cannot read {place}: {error}. {READABLE}"
-                                 ) from error
+                raise ValueError(f"from_network cannot read {place}: {str(error).rstrip('.')}. "
+                                 f"{READABLE}") from error
         raise AssertionError("a graph ends with its output")
 
     def _place(self, node: fx.Node) -> str:

@@ -74,7 +74,7 @@ class Value:
                                                 zip(shape, self.shape, strict=True)):
             wanted = ", ".join("any" if a is None else str(a) for a in shape)
             raise ValueError(f"it takes (batch, {wanted}), got (batch, "
-                             f"{', '.join(map(str, self.shape))}); is input_shape right?")
+                             f"{', '.join(map(str, self.shape))}); check input_shape")
 
 
 def _array(numbers: Any) -> np.ndarray:
@@ -102,13 +102,17 @@ def _select(x: Value, pick: Callable[[Tensor], Tensor], view: bool = False) -> V
 
 def _linear(x: Value, weight: Tensor, bias: Tensor | None = None) -> Value:
     W = _array(weight)
-    if W.ndim != 2:
-        raise ValueError(f"its weight must be a matrix, got shape {W.shape}")
     x.expect((*[None] * (len(x.shape) - 1), W.shape[1]))
     copies = math.prod(x.shape[:-1])
     shift = 0.0 if bias is None else np.tile(_array(bias), copies)
     return x.map(sparse.kron(sparse.eye_array(copies), sparse.csr_array(W), format="csr"),
                  (*x.shape[:-1], W.shape[0]), shift)
+
+
+def _matmul(x: Value, weight: Tensor) -> Value:
+    if not (isinstance(x, Value) and isinstance(weight, Tensor) and weight.dim() == 2):
+        raise ValueError("of products with matrices only x @ W is read, W a constant matrix")
+    return _linear(x, weight.T)
 
 
 def _conv2d(x: Value, weight: Tensor, bias: Tensor | None = None, stride: Any = 1,
@@ -238,8 +242,7 @@ def _view(x: Value, *shape: Any) -> Value:
     size, known = math.prod(x.shape), math.prod(n for n in rest if n != -1)
     rest = [size // known if n == -1 else n for n in rest]
     if math.prod(rest) != size:
-        raise ValueError(f"(batch, *{x.shape}) does not fit into (batch, *{tuple(rest)}); is "
-                         f"input_shape right?")
+        raise ValueError(f"{x.shape} does not fit into {tuple(rest)}; check input_shape")
     return Value(tuple(rest), x.store)
 
 
@@ -336,11 +339,10 @@ ACTIVATION_CALLS: dict[str, Callable[..., Activation]] = {
     "sigmoid": lambda: ACTIVATIONS["sigmoid"],
     "leaky_relu": _leaky_relu, "elu": _elu, "softplus": _softplus, "hardtanh": _hardtanh,
 }
-_OVERWRITING = {"add": _add, "sub": lambda x, y, alpha=1.0: _add(x, _mul(y, -1.0), alpha)
-                if isinstance(y, Value) else _add(x, -_array(y), alpha),
+_OVERWRITING = {"add": _add, "sub": lambda x, y, alpha=1.0: _add(x, y, -alpha),
                 "mul": _mul, "div": _div, "truediv": _div, "neg": lambda x: _mul(x, -1.0)}
 OPERATIONS: dict[str, Callable[..., Any]] = {
-    "linear": _linear, "matmul": lambda x, weight: _linear(x, weight.T), "conv2d": _conv2d,
+    "linear": _linear, "matmul": _matmul, "conv2d": _conv2d,
     "batch_norm": _batch_norm, "avg_pool2d": _avg_pool2d,
     "adaptive_avg_pool2d": _adaptive_avg_pool2d, "mean": _mean, **_OVERWRITING, "cat": _cat,
     "view": _view, "reshape": _view, "flatten": _flatten, "squeeze": _squeeze,
