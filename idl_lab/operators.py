@@ -149,7 +149,8 @@ def csr(crow: Tensor, col: Tensor, values: Tensor, shape: tuple[int, int]) -> Te
     """
     with warnings.catch_warnings():  # torch announces once a process that the layout is young
         warnings.simplefilter("ignore", UserWarning)
-        return torch.sparse_csr_tensor(crow, col, values, shape, check_invariants=False)
+        return torch.sparse_csr_tensor(crow, col, values, shape, device=values.device,
+                                       check_invariants=False)
 
 
 def from_scipy(M: sparse.csr_array, dtype: torch.dtype, device: torch.device | str = "cpu"

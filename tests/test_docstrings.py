@@ -17,7 +17,7 @@ FOLDERS = [f"fixed_point.{p.stem}" for p in sorted((ROOT / "fixed_point").glob("
 CORE = [name for name in ("validation", "activations", "solution", "operators", "well_posedness",
                           "constraints", *FOLDERS, "equilibrium", "networks", "model", "rnn",
                           "compose", "training", "data", "robustness")
-        if (ROOT / f"{name.replace('.', '/')}.py").exists()]
+        if (ROOT / f"{name.replace('.', '/')}.py").exists() or (ROOT / name).is_dir()]
 
 
 def public_objects():
