@@ -1,12 +1,14 @@
 # Needs make and Python >= 3.11; every target makes or refreshes .venv first where it must.
 # `make run ARGS="02 -p kappa 0.5"` passes arguments on, `make run PYTHON=...` names a Python.
-.PHONY: help venv run test lab figures clean
+.PHONY: help venv run test lab figures bench clean
 .DEFAULT_GOAL := help
 
 BIN     := .venv/bin
 READY   := .venv/.complete
 PIP     := $(BIN)/python -m pip --disable-pip-version-check
 PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
+# Only make bench installs them, without the commercial solver and the CUDA that one of them asks for.
+PEERS   := torchidl==0.0.4 torchdeq==0.1.0
 PROBE   := $(shell grep -m1 '^[a-z].*==' requirements.txt)
 
 help:
@@ -14,6 +16,7 @@ help:
 	@echo "make test     everything CI runs: ruff, unit suite twice, notebooks, panels in a browser"
 	@echo "make lab      JupyterLab on this machine, opened in notebooks/"
 	@echo "make figures  redraw the committed gallery figures/"
+	@echo "make bench    time this project beside torchidl and torchdeq (some minutes)"
 	@echo "make venv     make the environment .venv alone"
 	@echo "make clean    remove .venv and caches; runs/ stays"
 
@@ -58,6 +61,10 @@ lab: $(READY)
 
 figures: $(READY)
 	@$(BIN)/python -m idl_lab.figures $(ARGS)
+
+bench: $(READY)
+	@$(PIP) install --quiet --no-deps $(PEERS)
+	@$(BIN)/python -m idl_lab.bench $(ARGS)
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis

@@ -217,7 +217,7 @@ def test_a_mixed_point_that_does_not_help_is_thrown_away():
     state = solver.init(x)
     for _ in range(200):
         following, fx, state = solver.step(f, x, state)
-        counts, mixed, fallback, _ = state.memory[3:]
+        counts, mixed, fallback = state.memory[3:6]
         if not mixed.any() and not torch.equal(following, fx):
             rejected += 1
             assert torch.equal(following, fallback) and not counts.any()  # all forgotten

@@ -47,13 +47,15 @@ class Anderson(Solver):
     def init(self, x: Tensor) -> State:
         """The state before the first step: an empty history.
 
-        The memory is R and G, the residuals and (damped) images of the window, (m, w, n); their
-        products S = R Rᵀ, (m, w, w), and which entries count, (m, w); and a `Guard`'s tensors.
+        The memory is R and G, the residuals and (damped) images of the window, (w, m, n); the
+        products of residuals S, (m, w, w); which entries count, (m, w); and a `Guard`'s tensors.
         """
         m, w = len(x), self.window
-        return State(memory=(x.new_zeros(m, w, x.shape[1]), x.new_zeros(m, w, x.shape[1]),
-                             x.new_zeros(m, w, w), x.new_zeros(m, w, dtype=torch.bool),
-                             *Guard.at(x)))
+        R = x.new_zeros(w, *x.shape)
+        if not x.is_contiguous():  # laid out as x is: copies that turn are slow
+            R = x.mT.new_zeros(w, *x.mT.shape).mT
+        return State(memory=(R, R.clone(), x.new_zeros(m, w, w),
+                             x.new_zeros(m, w, dtype=torch.bool), *Guard.at(x)))
 
     def step(self, f: Map, x: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
         """One evaluation of f: the next iterate, f(x) and the next state."""
@@ -66,13 +68,13 @@ class Anderson(Solver):
         at = state.steps % self.window  # the oldest entry makes room
         if torch.is_grad_enabled():  # gradients through the steps need every version
             R, G, S, counts = R.clone(), G.clone(), S.clone(), counts.clone()
-        R[:, at], G[:, at] = r, image
-        products = (R @ r[:, :, None])[:, :, 0]
+        R[at], G[at] = r, image
+        products = (R * r).sum(dim=2).mT
         S[:, at], S[:, :, at] = products, products
         counts[:, at] = True
         counts &= ~rejected[:, None]
         weights, solved = self._weights(S, counts)
-        candidate = (weights[:, None] @ G)[:, 0]
+        candidate = (weights.mT[:, :, None] * G).sum(dim=0)
         following, guard = guard.follow(candidate, solved, image, measured.residual, rejected)
         return following, fx, replace(measured, memory=(R, G, S, counts, *guard))
 

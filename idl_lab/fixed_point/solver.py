@@ -147,7 +147,9 @@ class Guard(NamedTuple):
     """Keeps an accelerated iteration near the best it has seen, each sample on its own.
 
     A jump whose residual is over four times the smallest so far is taken back: the Picard step
-    of the point before it follows instead.
+    of the point before it follows instead, and the next jumps are shorter, half as long after
+    each that failed and twice as long after each that did not. (The kink of a ReLU makes a long
+    jump fail at the same place again and again.)
 
     Attributes
     ----------
@@ -157,17 +159,21 @@ class Guard(NamedTuple):
         Image of the last accepted point.
     reference : Tensor, shape (m,)
         The smallest residual so far.
+    reach : Tensor, shape (m,)
+        How much of the next jump is taken, in (0, 1].
     """
 
     jumped: Tensor
     fallback: Tensor
     reference: Tensor
+    reach: Tensor
 
     @classmethod
     def at(cls, x: Tensor) -> Guard:
         """The guard of a start x (m, n)."""
         m = len(x)
-        return cls(x.new_zeros(m, dtype=torch.bool), x, x.new_full((m,), math.inf))
+        return cls(x.new_zeros(m, dtype=torch.bool), x, x.new_full((m,), math.inf),
+                   x.new_ones(m))
 
     def rejects(self, residual: Tensor) -> Tensor:
         """Which jumps are to be taken back, (m,)."""
@@ -186,8 +192,13 @@ class Guard(NamedTuple):
         residual, rejected : Tensor, shape (m,)
             Of the point at hand.
         """
+        factor = torch.where(rejected, 0.5, torch.where(self.jumped, 2.0, 1.0)).to(image.dtype)
+        reach = (self.reach * factor).clamp(min=1 / 64, max=1)
         jumps = usable & ~rejected
-        following = torch.where(jumps[:, None], jump, image)
-        following = torch.where(rejected[:, None], self.fallback, following)
-        return following, Guard(jumps, torch.where(rejected[:, None], self.fallback, image),
-                                torch.fmin(self.reference, residual))
+        following = torch.lerp(image, jump, reach[:, None])
+        fallback = image
+        if rejected.any():
+            fallback = torch.where(rejected[:, None], self.fallback, image)
+        if not jumps.all():
+            following = torch.where(jumps[:, None], following, fallback)
+        return following, Guard(jumps, fallback, torch.fmin(self.reference, residual), reach)

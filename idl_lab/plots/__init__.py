@@ -5,6 +5,7 @@ The functions only draw what they are given, need no kernel and no window, and r
 given the ``ax`` (one axes) or ``figure`` (several) of an earlier call.
 """
 
+from idl_lab.plots.bench import draw_bench
 from idl_lab.plots.fixed_points import (
     draw_convergence,
     draw_norm_bound,
@@ -27,7 +28,7 @@ from idl_lab.plots.models import draw_balls, draw_digit, draw_history, draw_mode
 from idl_lab.plots.training import draw_sweep, draw_tolerance
 
 __all__ = [
-    "draw_balls", "draw_convergence", "draw_digit", "draw_gradient_cosines",
+    "draw_balls", "draw_bench", "draw_convergence", "draw_digit", "draw_gradient_cosines",
     "draw_gradient_costs", "draw_gradient_directions", "draw_gradient_errors",
     "draw_gradient_memory", "draw_gradients", "draw_history", "draw_model", "draw_norm_bound",
     "draw_paths", "draw_residuals", "draw_row_sums", "draw_spectrum", "draw_state",
