@@ -181,7 +181,7 @@ class ImplicitRNNCell(nn.Module):
         if feedthrough and bias is not None:
             bias = torch.cat([bias, layer.output_bias])
         fed = nn.functional.linear(u, W[:, :self.input_dim], bias)
-        back, A = W[:, self.input_dim:].mT, layer.A
+        back, A = W[:, self.input_dim:].mT, layer.operator()
         warm = not isinstance(layer.adjoint, Unrolled)
         x, outputs, ended = None, [], []
         with one_warning("the time steps of a sequence"):

@@ -16,7 +16,7 @@ ROOT = Path(idl_lab.__file__).parent
 FOLDERS = [f"fixed_point.{p.stem}" for p in sorted((ROOT / "fixed_point").glob("[a-z]*.py"))]
 CORE = [name for name in ("validation", "activations", "solution", "operators", "well_posedness",
                           "constraints", *FOLDERS, "equilibrium", "networks", "model", "rnn",
-                          "compose", "training", "data", "robustness")
+                          "compose", "torchidl", "training", "data", "robustness")
         if (ROOT / f"{name.replace('.', '/')}.py").exists() or (ROOT / name).is_dir()]
 
 

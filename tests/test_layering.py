@@ -17,7 +17,8 @@ HOUSE = {
     "ground": ["validation"],
     "core": ["activations solution", "operators well_posedness", "constraints fixed_point",
              "equilibrium"],
-    "models": ["networks", "model", "rnn compose", "training data", "robustness", "sim"],
+    "models": ["networks", "model", "rnn compose", "torchidl", "training data",
+               "robustness", "sim"],
     "pictures": ["canvas examples record", "plots", "check", "widgets"],
     "runs": ["series progress", "runner", "report figures", "bench", "__main__"],
 }

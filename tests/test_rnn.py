@@ -168,6 +168,20 @@ def test_dtypes(dtype, tolerance):
     assert all(M.grad.dtype == dtype and M.grad.isfinite().all() for M in model.parameters())
 
 
+@pytest.mark.parametrize("constraint", ["scale", "row"])
+def test_a_low_rank_step_is_the_dense_one(constraint):
+    low = cell_with(rank=2, constraint=constraint)
+    full = cell_with(constraint=None)
+    layer = low.layer
+    with torch.no_grad():
+        for name in ("A", "B", "C", "D"):
+            getattr(full.layer, name).copy_(getattr(layer, name))
+    u = draw(7, 3, 5, low.input_dim)
+    assert torch.allclose(low(u)[0], full(u)[0], atol=1e-10)
+    low(u)[0].square().sum().backward()
+    assert all(p.grad.isfinite().all() for p in low.parameters())
+
+
 # ---- the warm start -------------------------------------------------------------------------
 
 

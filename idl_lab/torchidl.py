@@ -1,0 +1,130 @@
+"""torchidl's names and arguments on this project's models, so that its code runs unchanged.
+
+``from torchidl import ImplicitModel, ImplicitRNN`` becomes ``from idl_lab.torchidl import …``.
+What is kept is what a user writes; what is not is what was wrong: settings belong to a model and
+not to a class, the gradient sees the constraint, and a ``dphi`` is not trusted but derived.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from idl_lab import model, rnn
+from idl_lab.equilibrium import Implicit
+from idl_lab.fixed_point import Picard
+
+
+class ImplicitFunction:
+    """An activation and how A is kept well-posed; here, not at all.
+
+    A subclass sets ``phi``, and ``mitr``, ``grad_mitr``, ``tol`` and ``grad_tol`` if it likes.
+    Its ``dphi`` is not used: the derivative comes from autograd.
+    """
+
+    constraint: str | None = None
+
+    @staticmethod
+    def phi(X: Tensor) -> Tensor:
+        """The activation, ReLU."""
+        return torch.relu(X)
+
+
+class ImplicitFunctionInf(ImplicitFunction):
+    """‖A‖∞ ≤ κ, by one factor for the whole matrix."""
+
+    constraint = "scale"
+
+
+class ImplicitFunctionTriu(ImplicitFunction):
+    """A strictly upper triangular: a feed-forward net."""
+
+    constraint = "triangular"
+
+
+class ImplicitModel(model.ImplicitModel):
+    """`idl_lab.ImplicitModel` with torchidl's arguments.
+
+    Parameters
+    ----------
+    input_dim, output_dim, hidden_dim : int
+    f : type of ImplicitFunction
+        Activation and constraint.
+    no_D, bias : bool
+    mitr, grad_mitr : int
+        Steps at most, forward and backward.
+    tol, grad_tol : float
+        Tolerances; that of the gradient is relative here.
+    kappa : float
+    is_low_rank : bool
+    rank : int, optional
+        Needed where ``is_low_rank``.
+    """
+
+    def __init__(self, input_dim: int, output_dim: int, hidden_dim: int,
+                 f: type[ImplicitFunction] = ImplicitFunctionInf, no_D: bool = False,
+                 bias: bool = False, mitr: int = 300, grad_mitr: int = 300, tol: float = 3e-6,
+                 grad_tol: float = 3e-6, kappa: float = 0.99, is_low_rank: bool = False,
+                 rank: int | None = None) -> None:
+        if is_low_rank and rank is None:
+            raise ValueError("is_low_rank=True needs a rank, got None.")
+        if not (isinstance(f, type) and issubclass(f, ImplicitFunction)):
+            raise TypeError(f"f must be a subclass of ImplicitFunction, got {f!r}.")
+        super().__init__(
+            input_dim, output_dim, hidden_dim, kappa=kappa,
+            activation="relu" if f.phi is ImplicitFunction.phi else f.phi,
+            constraint=f.constraint, rank=rank if is_low_rank else None, bias=bias,
+            feedthrough=not no_D,
+            solver=Picard(getattr(f, "tol", tol), getattr(f, "mitr", mitr)),
+            adjoint=Implicit(Picard(getattr(f, "grad_tol", grad_tol),
+                                    getattr(f, "grad_mitr", grad_mitr))))
+
+    def forward(self, U: Tensor, X0: Tensor | None = None) -> Tensor:
+        """Predictions (m, q); an input of three dimensions is flattened to two.
+
+        Parameters
+        ----------
+        U : Tensor, shape (m, p) or (m, h, w) with h · w = p
+        X0 : Tensor, shape (m, n), optional
+        """
+        return super().forward(U.flatten(1) if U.dim() == 3 else U, X0)
+
+
+class ImplicitRNN(nn.Module):
+    """`idl_lab.ImplicitRNN` with torchidl's arguments.
+
+    Parameters
+    ----------
+    input_dim, output_dim, implicit_hidden_dim, hidden_dim : int
+    **kwargs
+        ``kappa``, ``bias``, and so on, as for `ImplicitModel`.
+    """
+
+    def __init__(self, input_dim: int, output_dim: int, implicit_hidden_dim: int,
+                 hidden_dim: int, **kwargs: Any) -> None:
+        super().__init__()
+        self.recurrent = ImplicitRNNCell(input_dim, implicit_hidden_dim, hidden_dim, **kwargs)
+        self.linear = nn.Linear(hidden_dim, output_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Predictions (batch, output_dim) from the last hidden state of x (batch, time, p)."""
+        return self.linear(self.recurrent(x)[1])
+
+
+class ImplicitRNNCell(rnn.ImplicitRNNCell):
+    """`idl_lab.ImplicitRNNCell` with torchidl's order of arguments.
+
+    Parameters
+    ----------
+    input_dim, implicit_hidden_dim, hidden_dim : int
+    **kwargs
+        As for `ImplicitModel`.
+    """
+
+    def __init__(self, input_dim: int, implicit_hidden_dim: int, hidden_dim: int,
+                 **kwargs: Any) -> None:
+        super().__init__(input_dim, hidden_dim, implicit_hidden_dim)
+        self.layer = ImplicitModel(input_dim + hidden_dim, hidden_dim, implicit_hidden_dim,
+                                   **kwargs)
