@@ -84,12 +84,13 @@ def _on_a_copy(phi: Callable[[Tensor], Tensor], S: Tensor) -> Tensor:
     return phi(S.clone())
 
 
+# Comparisons make tensors of bool, which cost eight times a sign: hence the slopes' forms.
 ACTIVATIONS = {
     a.name: a
     for a in (
-        Activation("relu", torch.relu, 1.0, True, True, torch.relu_, lambda X: (X > 0).to(X.dtype)),
+        Activation("relu", torch.relu, 1.0, True, True, torch.relu_, torch.sign),
         Activation("leaky_relu", F.leaky_relu, 1.0, True, True, F.leaky_relu_,
-                   lambda X: torch.where(X > 0, 1.0, 0.01).to(X.dtype)),
+                   lambda X: X.sign().clamp_(min=0.01)),
         Activation("tanh", torch.tanh, 1.0, False, True, torch.tanh_, lambda X: 1 - X * X),
         Activation("sigmoid", torch.sigmoid, 0.25, False, True, torch.sigmoid_,
                    lambda X: X - X * X),

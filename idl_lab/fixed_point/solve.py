@@ -85,26 +85,27 @@ def _checked(f: Map, x: Tensor) -> Map:
 
 def _solve(f: Map, x: Tensor, solver: Solver, keep_states: bool, lean: bool) -> Solution:
     state = solver.init(x)
-    states, residuals, steps = [x.detach()], [], []
+    states, steps = [x.detach()], []
+    log = x.new_empty(16, len(x))  # one block: small tensors kept between large ones waste memory
     status = Status.CONVERGED if len(x) == 0 else None
     fx = x
     while status is None:
         skip = solver.untested(state) if lean and state.steps and not keep_states else 0
         x, fx, state = solver.step(f, x, state, skip) if skip else solver.step(f, x, state)
         status = solver.terminate(fx, state)
-        residuals.append(state.residual)
+        if len(steps) == len(log):
+            log = torch.cat([log, torch.empty_like(log)])
+        log[len(steps)] = state.residual
         steps.append(state.steps)
         if keep_states:
             states.append((fx if status else x).detach())
     value = fx if status.ok else state.best
-    residual = residuals[-1] if residuals else x.new_zeros(0)
-    if not status.ok:
-        residual = state.best_residual
+    residual = state.best_residual if not status.ok else log[len(steps) - 1] if steps else log[0]
     return Solution(
         value, status,
         Stats(state.steps, residual, value.detach(), solver.tol),
-        Trace(torch.stack(residuals) if residuals else x.new_zeros(0, len(x)),
-              tuple(steps) if lean else None, torch.stack(states) if keep_states else None))
+        Trace(log[:len(steps)], tuple(steps) if lean else None,
+              torch.stack(states) if keep_states else None))
 
 
 def reshape(solution: Solution, lead: torch.Size) -> Solution:
