@@ -188,3 +188,44 @@ def adjoint_vector(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Verdic
         return _hint("That is Dv, the gradient of b; v itself is wanted.")
     return _hint("Form DA = d[:, None] * A, transpose it, and solve (I − (DA)ᵀ) v = g with "
                  "torch.linalg.solve.")
+
+
+def memory_matrix(answer: Callable[..., Tensor]) -> Verdict:
+    """Lab 06: ``answer(A, B, C, D, slope)`` is ∂h_t/∂h_{t−1}, B and D the columns of h."""
+    generator = torch.Generator("cpu").manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu")
+
+    A, B, C, D = 0.2 * draw(4, 4), draw(4, 3), draw(3, 4), draw(3, 3)
+    slope = torch.rand(4, generator=generator, dtype=torch.float64, device="cpu")
+    try:
+        given = answer(A, B, C, D, slope)
+    except Exception as error:  # the reader's own code: say what it said
+        return _hint(f"Your function raised {type(error).__name__}: {error}")
+    if given is ... or given is None:
+        return _not_attempted("the matrix")
+    if not isinstance(given, Tensor) or given.shape != D.shape or given.is_complex():
+        return _hint(f"The derivative of three numbers by three is a (3, 3) tensor, yours is "
+                     f"{tuple(given.shape) if isinstance(given, Tensor) else given!r}.")
+    eye = torch.eye(4, dtype=A.dtype, device=A.device)
+
+    def through(slope: Tensor, M: Tensor) -> Tensor:
+        return C @ torch.linalg.solve(eye - slope[:, None] * M, slope[:, None] * B)
+
+    def same(wanted: Tensor) -> bool:
+        return torch.allclose(given.double(), wanted)
+
+    if same(D + through(slope, A)):
+        return _right("D is the direct way from h to h, the rest the way through the equilibrium.")
+    if same(through(slope, A)):
+        return _hint("That is the way through the equilibrium; h also passes through D directly.")
+    if same(D + through(torch.ones_like(slope), A)):
+        return _hint("φ is missing: its slope multiplies the rows of A and of B.")
+    if same(D + C @ (slope[:, None] * B)):
+        return _hint("That is one step from x = 0. At the equilibrium x moves on both sides: "
+                     "dx = slope · (A dx + B dh). Solve for dx.")
+    if same(D + C @ torch.linalg.solve(eye - slope[:, None] * A, B)):
+        return _hint("The slope multiplies B too, not only A.")
+    return _hint("Differentiate x = φ(Ax + Bh): dx = slope · (A dx + B dh), with slope on each "
+                 "row. Solve for dx, then dh_t = C dx + D dh.")

@@ -28,9 +28,10 @@ from idl_lab.plots.models import draw_balls, draw_digit, draw_history, draw_mode
 from idl_lab.plots.training import draw_sweep, draw_tolerance
 
 __all__ = [
-    "draw_balls", "draw_bench", "draw_convergence", "draw_digit", "draw_gradient_cosines",
-    "draw_gradient_costs", "draw_gradient_directions", "draw_gradient_errors",
-    "draw_gradient_memory", "draw_gradients", "draw_history", "draw_model", "draw_norm_bound",
-    "draw_paths", "draw_residuals", "draw_row_sums", "draw_spectrum", "draw_state",
+    "draw_balls", "draw_bench", "draw_convergence", "draw_digit", "draw_forecast",
+    "draw_gradient_cosines", "draw_gradient_costs", "draw_gradient_directions",
+    "draw_gradient_errors", "draw_gradient_memory", "draw_gradients", "draw_history",
+    "draw_memory", "draw_model", "draw_norm_bound", "draw_paths", "draw_reading",
+    "draw_residuals", "draw_row_sums", "draw_spectrum", "draw_state", "draw_steps",
     "draw_sweep", "draw_tangents", "draw_tolerance",
 ]

@@ -11,5 +11,7 @@ from idl_lab.widgets.norm_bound import norm_bound_panel
 from idl_lab.widgets.panel import Panel
 from idl_lab.widgets.tolerance import tolerance_panel
 
-__all__ = ["Panel", "convergence_panel", "digit_panel", "gradient_panel", "norm_bound_panel",
-           "tolerance_panel"]
+__all__ = [
+    "Panel", "convergence_panel", "digit_panel", "gradient_panel", "norm_bound_panel",
+    "reading_panel", "tolerance_panel",
+]

@@ -1,0 +1,44 @@
+"""Torch's own recurrent layers, to compare with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from idl_lab import validation
+
+
+class TorchRNN(nn.Module):
+    """One of torch's recurrent layers and a Linear of its last output, to compare with.
+
+    Parameters
+    ----------
+    kind : {"RNN", "GRU", "LSTM"}
+    input_dim, output_dim : int
+    parameters : int
+        The size allowed: it takes the most hidden units that have no more parameters.
+    device : torch.device or str
+    generator : torch.Generator, optional
+        Draws the parameters.
+    """
+
+    def __init__(self, kind: str, input_dim: int, output_dim: int, parameters: int, *,
+                 device: torch.device | str = "cpu", generator: torch.Generator | None = None
+                 ) -> None:
+        super().__init__()
+        gates = {"RNN": 1, "GRU": 3, "LSTM": 4}
+        g, k = gates[validation.choice("kind", kind, gates)], 0
+        while (g * (k + 1) * (k + 3 + input_dim) + output_dim * (k + 2)) <= parameters:
+            k += 1
+        if k == 0:
+            raise ValueError(f"parameters must allow one hidden unit, got {parameters}.")
+        self.recurrent = getattr(nn, kind)(input_dim, k, batch_first=True, device=device)
+        self.linear = nn.Linear(k, output_dim, device=device)
+        with torch.no_grad():
+            for M in self.parameters():  # torch's own law, from this generator
+                draw = torch.empty(M.shape, device="cpu", dtype=M.dtype)
+                M.copy_(draw.uniform_(-k**-0.5, k**-0.5, generator=generator))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Predictions (m, output) of sequences (m, time, input)."""
+        return self.linear(self.recurrent(x)[0][:, -1])
