@@ -25,6 +25,7 @@ from idl_lab.plots.gradients import (
     draw_tangents,
 )
 from idl_lab.plots.models import draw_balls, draw_digit, draw_history, draw_model
+from idl_lab.plots.sequences import draw_forecast, draw_memory, draw_reading, draw_steps
 from idl_lab.plots.training import draw_sweep, draw_tolerance
 
 __all__ = [

@@ -9,6 +9,7 @@ from idl_lab.widgets.digit import digit_panel
 from idl_lab.widgets.gradients import gradient_panel
 from idl_lab.widgets.norm_bound import norm_bound_panel
 from idl_lab.widgets.panel import Panel
+from idl_lab.widgets.reading import reading_panel
 from idl_lab.widgets.tolerance import tolerance_panel
 
 __all__ = [
