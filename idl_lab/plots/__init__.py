@@ -25,14 +25,15 @@ from idl_lab.plots.gradients import (
     draw_tangents,
 )
 from idl_lab.plots.models import draw_balls, draw_digit, draw_history, draw_model
+from idl_lab.plots.networks import draw_blocks, draw_rescaled_rows, draw_rescaling, draw_units
 from idl_lab.plots.sequences import draw_forecast, draw_memory, draw_reading, draw_steps
 from idl_lab.plots.training import draw_sweep, draw_tolerance
 
 __all__ = [
-    "draw_balls", "draw_bench", "draw_convergence", "draw_digit", "draw_forecast",
-    "draw_gradient_cosines", "draw_gradient_costs", "draw_gradient_directions",
+    "draw_balls", "draw_bench", "draw_blocks", "draw_convergence", "draw_digit",
+    "draw_forecast", "draw_gradient_cosines", "draw_gradient_costs", "draw_gradient_directions",
     "draw_gradient_errors", "draw_gradient_memory", "draw_gradients", "draw_history",
     "draw_memory", "draw_model", "draw_norm_bound", "draw_paths", "draw_reading",
-    "draw_residuals", "draw_row_sums", "draw_spectrum", "draw_state", "draw_steps",
-    "draw_sweep", "draw_tangents", "draw_tolerance",
+    "draw_rescaled_rows", "draw_rescaling", "draw_residuals", "draw_row_sums", "draw_spectrum",
+    "draw_state", "draw_steps", "draw_sweep", "draw_tangents", "draw_tolerance", "draw_units",
 ]
