@@ -101,7 +101,7 @@ def run(teacher: nn.Module, loader: Batches, *, skip_layers: int | None = None,
                   torch.device("cpu"))
     plan: tuple[Layer, ...] = ()
     kept: list[str] = []
-    for k, U in enumerate(_inputs(loader, progress)):
+    for k, U in enumerate(inputs(loader, progress)):
         recorder = _Recorder(modules)
         watch = contextlib.nullcontext()
         if not plan and skip_layers is None and layers is None:
@@ -149,7 +149,15 @@ def _chosen(teacher: nn.Module, skip_layers: int | None, layers: Sequence[str] |
     return found
 
 
-def _inputs(loader: Batches, progress: bool) -> Iterator[Tensor]:
+def inputs(loader: Batches, progress: bool) -> Iterator[Tensor]:
+    """The inputs U of a loader's batches, checked; at least one.
+
+    Parameters
+    ----------
+    loader : iterable of U or (U, target)
+    progress : bool
+        Show a bar, in a notebook or on a terminal.
+    """
     in_notebook = any("notebook" in base.__module__ for base in tqdm.__mro__)
     quiet = (None if not in_notebook else False) if progress else True
     empty = True

@@ -208,12 +208,13 @@ def read(teacher: nn.Module, stats: Statistics) -> networks.Network | str:
 
 
 def rescale(stats: Statistics, network: networks.Network | str, kappa: float
-            ) -> tuple[Statistics, str]:
+            ) -> tuple[Statistics, str, bool]:
     """New units of the states in which the teacher's own A is in the ball: ‖V⁻¹AV‖∞ ≤ κ.
 
     A teacher's A is nilpotent, so there are such units for every κ > 0; for positively
     homogeneous φ the states X V⁻¹ and Z V⁻¹ obey X V⁻¹ = φ(Z V⁻¹) still. The teacher is then one
-    of the points that state matching chooses from, and the bound on ‖A‖∞ costs nothing.
+    of the points that state matching chooses from, and the bound on ‖A‖∞ costs nothing. (λ_z and
+    λ_y weigh the matrices in these units, where later layers' states are smaller numbers.)
 
     Parameters
     ----------
@@ -225,36 +226,41 @@ def rescale(stats: Statistics, network: networks.Network | str, kappa: float
     Returns
     -------
     Statistics
-        Rescaled, or as given where that cannot be done.
+        Rescaled, or as given where that is not needed or cannot be done.
     note : str
         What was done, or why it could not be and what that costs.
+    free : bool
+        Whether the bound on A costs nothing.
 
     References
     ----------
     El Ghaoui et al. 2021, Implicit Deep Learning, section 2.5.
     """
-    lost = (f"The states keep the teacher's units. There its ‖A‖∞ may exceed κ = {kappa:g}, and "
-            f"what A cannot hold is lost from the fit.")
+    if isinstance(network, str):
+        return stats, (f"Not rescaled: {network}. In the teacher's own units its ‖A‖∞ may exceed "
+                       f"κ = {kappa:g}, and what A cannot hold is lost from the fit."), False
+    norm = float(abs(network.A).sum(axis=1).max())
+    whole = len(stats.layers) == len(network.blocks)
+    skipped = "" if whole else (f" Only {len(stats.layers)} of its {len(network.blocks)} layers "
+                                f"are kept, so it is not itself one of the models that are fitted.")
+    if norm <= kappa:
+        return stats, (f"Not rescaled, as the teacher's own ‖A‖∞ = {norm:.3g} is at most κ = "
+                       f"{kappa:g}: the bound on A costs nothing.{skipped}"), whole
+    lost = (f"In the teacher's own units ‖A‖∞ = {norm:.3g} exceeds κ = {kappa:g}, and what A "
+            f"cannot hold is lost from the fit.")
     phis = {layer.activation for layer in stats.layers}
     if names := sorted(phi.name for phi in phis if not phi.homogeneous):
         return stats, (f"Not rescaled: {', '.join(names)} is not positively homogeneous, so "
-                       f"φ(z/v) is not φ(z)/v. {lost}")
-    if isinstance(network, str):
-        return stats, f"Not rescaled: {network}. {lost}"
+                       f"φ(z/v) is not φ(z)/v. {lost}{skipped}"), False
     try:
         # A little room, so that V⁻¹AV formed in float64 is inside too.
         v = units(from_scipy(network.A, torch.float64), kappa * (1 - 1e-12))
     except ValueError as error:
-        return stats, f"Not rescaled: {error} {lost}"
+        return stats, f"Not rescaled: {error} {lost}{skipped}", False
     size = dict(zip([block.name for block in network.blocks],
                     v.split([block.size for block in network.blocks]), strict=True))
     v = torch.cat([size[layer.name] for layer in stats.layers])
-    note = (f"Rescaled: the states are measured in units from {float(v.min()):.3g} to "
-            f"{float(v.max()):.3g}, in which ")
-    if len(stats.layers) < len(network.blocks):
-        return stats.rescaled(v), (
-            f"{note}the whole teacher has ‖A‖∞ ≤ κ = {kappa:g}; with only "
-            f"{len(stats.layers)} of its {len(network.blocks)} layers kept, it is not itself one "
-            f"of the models that are fitted.")
-    return stats.rescaled(v), (f"{note}the teacher has ‖A‖∞ ≤ κ = {kappa:g}: the bound on A costs "
-                               f"nothing.")
+    return stats.rescaled(v), (
+        f"Rescaled: the states are measured in units from {float(v.min()):.3g} to "
+        f"{float(v.max()):.3g}, in which the teacher has ‖A‖∞ ≤ κ = {kappa:g} instead of "
+        f"{norm:.3g}.{skipped}"), whole
