@@ -98,13 +98,6 @@ class SIM:
     progress : bool
         Show bars.
 
-    Attributes
-    ----------
-    model : ImplicitModel
-        After `train`.
-    result : SimResult
-        After `train`.
-
     References
     ----------
     Tsai, Decugis, El Ghaoui, Atamturk 2022, State-driven Implicit Modeling, arXiv 2209.09389.
