@@ -1,0 +1,1 @@
+"""State-driven implicit modeling: a teacher's states turned into an implicit model, convexly."""
