@@ -10,7 +10,7 @@ from torch import nn
 
 from idl_lab.activations import Activation
 from idl_lab.sim import SIM, sim
-from idl_lab.sim.solvers import BaseSolver
+from idl_lab.sim.solvers import ADMMSolver, BaseSolver
 from idl_lab.training import accuracy
 from idl_lab.well_posedness import inf_norm
 
@@ -146,13 +146,13 @@ def teachers_accuracy(teacher, loader):
 @pytest.mark.parametrize("name", ["bias-free", "biases", "conv"])
 def test_sim_reaches_its_teacher_with_a_certificate(taught, name):
     teacher, data, test = taught[name]
-    found = train(teacher, data)
+    found = train(teacher, data, solver=solver(1e-2, 1e-2, kind=ADMMSolver))
     result, model = found.result, found.model
     with DEFAULT[0]:
         reached = found.evaluate(test)
     assert teachers_accuracy(teacher, test) > 0.85
-    # Five of the 397 images either way: the solver here stops well before the optimum.
-    assert abs(reached - teachers_accuracy(teacher, test)) <= 0.0125
+    # Half a point is two of the 397 images.
+    assert abs(round(397 * (reached - teachers_accuracy(teacher, test)))) <= 2
     assert model.certificate().condition.name == "NORM"
     assert inf_norm(model.A) <= 0.99 and inf_norm(model.A.double()) <= 0.99
     assert inf_norm(result.A) <= 0.99 and model.A.dtype == torch.float32
@@ -161,6 +161,19 @@ def test_sim_reaches_its_teacher_with_a_certificate(taught, name):
     assert min(result.stats["fit"].values()) > 0.99
     assert result.stats["samples"] == 1400 and result.stats["nonzeros"]["D"] <= 640
     assert torch.allclose(model.A.double(), result.A, atol=1e-5)
+
+
+def test_a_solver_of_ones_own_comes_close(taught):
+    teacher, data, test = taught["biases"]
+    found = train(teacher, data)
+    with DEFAULT[0]:
+        assert found.evaluate(test) == pytest.approx(teachers_accuracy(teacher, test), abs=0.0125)
+
+
+def test_some_layers_alone_make_a_smaller_model(taught):
+    teacher, data, _ = taught["biases"]
+    found = train(teacher, data, layers=["3"])
+    assert found.model.A.shape == (16, 16) and "Only 1 of its 2 layers" in found.result.notes[0]
 
 
 def test_rescaling_is_worth_its_name(taught):

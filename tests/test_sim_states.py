@@ -1,6 +1,7 @@
 """A teacher's states: against its own layers called by hand, and against it read as matrices."""
 
 import copy
+import weakref
 
 import numpy as np
 import pytest
@@ -128,6 +129,20 @@ def test_statistics_are_the_products_whatever_the_batches(sizes, ones):
     assert stats.input_shape == (3,)
     if ones:
         assert torch.equal(stats.without_ones().gram, stats.gram[:-1, :-1])
+
+
+def test_batches_are_let_go():
+    alive = []
+
+    def loader():
+        for k in range(20):
+            U = draw(k, 8, 3)
+            alive.append(weakref.ref(U))
+            yield U
+            del U
+            assert sum(ref() is not None for ref in alive) <= 2
+
+    assert statistics(mlp(3, 4, 2), loader()).samples == 160
 
 
 def test_rescaled_statistics_are_those_of_the_rescaled_states():
