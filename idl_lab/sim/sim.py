@@ -26,8 +26,9 @@ from idl_lab.model import ImplicitModel
 from idl_lab.sim.hooks import Batches, Layer, States, run
 from idl_lab.sim.problem import Problem
 from idl_lab.sim.score import score
-from idl_lab.sim.solvers import BaseSolver
+from idl_lab.sim.solvers import BaseSolver, Rows, SolveStatus
 from idl_lab.sim.states import Statistics, accumulate, read, rescale, statistics
+from idl_lab.solution import ConvergenceWarning
 from idl_lab.well_posedness import inf_norm
 
 
@@ -155,6 +156,13 @@ class SIM:
         -------
         SIM
             This object.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If a solve ended before its gap was small.
+        UserWarning
+            If the bound on A may cost accuracy; `SimResult.notes` say the same.
         """
         if not isinstance(solver, BaseSolver):
             raise TypeError(f"solver must be a solver object, such as ADMMSolver(), got "
@@ -166,6 +174,7 @@ class SIM:
         stats, notes = self._prepared(model, stats)
         state = solver.solve(_problem(stats, stats.cross_Z, stats.norms_Z, solver.lambda_z,
                                       solver.ridge, self.kappa))
+        _warn_if_early("state", solver, state)
         A, B, state_bias = _split(state.W, stats)
         A_model = self._in_ball(A, solver)
         source = stats
@@ -173,6 +182,7 @@ class SIM:
             source = self._regenerated(A_model, B, state_bias, stats, model, dataloader)
         output = solver.solve(_problem(source, source.cross_Y, source.norms_Y, solver.lambda_y,
                                        solver.ridge))
+        _warn_if_early("output", solver, output)
         C, D, output_bias = _split(output.W, stats)
         fit = _fits(stats, state.W) | {"output": _fit(
             source.gram, source.cross_Y, source.norms_Y, output.W)}
@@ -353,6 +363,15 @@ def _problem(stats: Statistics, cross: Tensor, norms: Tensor, lam: float, ridge:
     penalised[stats.n + stats.p:] = False  # the biases
     return Problem(stats.gram, cross, norms, lam=lam, ridge=ridge, kappa=kappa,
                    ball=0 if kappa is None else stats.n, penalised=penalised)
+
+
+def _warn_if_early(name: str, solver: BaseSolver, found: Rows) -> None:
+    # One that leaves κ out solves another problem; whoever cancels knows.
+    if solver.honours_kappa and found.status in (SolveStatus.MAX_STEPS, SolveStatus.SECONDS):
+        warnings.warn(f"{name} matching stopped early: {found.status.value}. Its objective is at "
+                      f"most {found.stats.relative_gap:.1e} of itself above the optimum; give "
+                      f"{solver.name} more max_steps or seconds, or a larger tol.",
+                      ConvergenceWarning, stacklevel=3)
 
 
 def _split(W: Tensor, stats: Statistics) -> tuple[Tensor, Tensor, Tensor | None]:
