@@ -198,7 +198,8 @@ def read(teacher: nn.Module, stats: Statistics) -> networks.Network | str:
     try:
         network = networks.read(teacher, stats.input_shape)
     except ValueError as error:
-        return f"the teacher cannot be read as matrices: {error}"
+        reason = str(error).removesuffix(networks.READABLE).strip().rstrip(".")
+        return f"the teacher cannot be read as matrices: {reason}"
     blocks = {(block.name, block.size) for block in network.blocks}
     strangers = [la.name for la in stats.layers if (la.name, la.size) not in blocks]
     if strangers:
