@@ -1,0 +1,278 @@
+"""The convex problem of state-driven implicit modeling, on Gram statistics alone.
+
+One matrix W (k, d), row by row: the least squares that reads target t off the features Φ, an ℓ₁
+weight, and a ball that keeps the part of W that becomes A well-posed. Rows share nothing but Φ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from idl_lab import validation
+from idl_lab.well_posedness import project_rows
+
+
+@dataclass(frozen=True)
+class Problem:
+    """For each row w: min ½‖Φw − t‖² + λ Σ_{j penalised} |w_j| + ½ρ‖w‖², Σ_{j < ball} |w_j| ≤ κ.
+
+    Attributes
+    ----------
+    gram : Tensor, shape (d, d)
+        ΦᵀΦ of the features Φ (m, d).
+    cross : Tensor, shape (k, d)
+        TᵀΦ of the targets T (m, k).
+    norms : Tensor, shape (k,)
+        ‖t‖² of each target.
+    lam : float
+        λ ≥ 0.
+    ridge : float
+        ρ ≥ 0; with λ an elastic net.
+    kappa : float, optional
+        Radius κ ≥ 0 of the ball; None for none.
+    ball : int
+        How many of the first columns the ball holds; 0 for none.
+    penalised : Tensor of bool, shape (d,), optional
+        Columns that λ weighs; all where it is None. A column of ones is best left out.
+
+    Notes
+    -----
+    The ridge is least squares too, on features [Φ; √ρ I] and targets [t; 0], so that everything
+    below knows only Q = ΦᵀΦ + ρI.
+    """
+
+    gram: Tensor
+    cross: Tensor
+    norms: Tensor
+    lam: float = 0.0
+    ridge: float = 0.0
+    kappa: float | None = None
+    ball: int = 0
+    penalised: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        validation.square("gram", self.gram)
+        validation.tensor("cross", self.cross, "k d", like=self.gram, d=len(self.gram))
+        validation.tensor("norms", self.norms, "k", like=self.gram, k=len(self.cross))
+        validation.real("lam", self.lam, at_least=0.0)
+        validation.real("ridge", self.ridge, at_least=0.0)
+        validation.integer("ball", self.ball, at_least=0)
+        if self.ball > len(self.gram):
+            raise ValueError(f"ball must be at most d={len(self.gram)}, the number of columns, got "
+                             f"{self.ball}.")
+        if self.ball and self.kappa is None:
+            raise ValueError(f"ball={self.ball} columns need a radius kappa, got None.")
+        if self.kappa is not None:
+            validation.real("kappa", self.kappa, at_least=0.0)
+        if self.penalised is not None and (
+                self.penalised.dtype != torch.bool or self.penalised.shape != self.gram.shape[:1]):
+            raise ValueError(f"penalised must be a mask (bool) of shape ({len(self.gram)},), got "
+                             f"{self.penalised.dtype} of shape {tuple(self.penalised.shape)}.")
+        asymmetry = (self.gram - self.gram.mT).abs().amax()
+        if asymmetry > 1e-6 * self.gram.abs().amax() or (self.gram.diagonal() < 0).any():
+            raise ValueError(f"gram must be ΦᵀΦ, symmetric with a non-negative diagonal, got an "
+                             f"asymmetry of {float(asymmetry):.3g}.")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(k, d), the shape of W."""
+        return tuple(self.cross.shape)
+
+    def to(self, device: torch.device | str) -> Problem:
+        """The same problem on another device."""
+        moved = {f.name: value.to(device) for f in fields(self)
+                 if isinstance(value := getattr(self, f.name), Tensor)}
+        return replace(self, **moved)
+
+    def rows(self, index: Tensor | slice) -> Problem:
+        """The problem of some rows alone."""
+        return replace(self, cross=self.cross[index], norms=self.norms[index])
+
+    @cached_property
+    def Q(self) -> Tensor:
+        """ΦᵀΦ + ρI, the curvature of the smooth part, (d, d)."""
+        Q = 0.5 * (self.gram + self.gram.mT)
+        Q.diagonal().add_(self.ridge)
+        return Q
+
+    @cached_property
+    def spectrum(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues (d,), none negative, and eigenvectors (d, d) of Q."""
+        values, vectors = torch.linalg.eigh(self.Q)
+        return values.clamp(min=0), vectors
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """The ℓ₁ weight of each column, λ or 0, (d,)."""
+        if self.penalised is None:
+            return torch.full_like(self.gram[0], self.lam)
+        return self.lam * self.penalised.to(self.gram.dtype)
+
+    def zeros(self) -> Tensor:
+        """W = 0, which is always feasible."""
+        return torch.zeros_like(self.cross)
+
+    def fit(self, W: Tensor) -> Tensor:
+        """½‖Φw − t‖² + ½ρ‖w‖² of each row, (k,)."""
+        return 0.5 * ((W @ self.Q - 2 * self.cross) * W).sum(dim=1).add(self.norms).clamp(min=0)
+
+    def objective(self, W: Tensor) -> Tensor:
+        """What each row minimises, whether it is feasible or not, (k,)."""
+        return self.fit(W) + W.abs() @ self.weights
+
+    def gradient(self, W: Tensor) -> Tensor:
+        """Gradient of `fit`, (k, d)."""
+        return W @ self.Q - self.cross
+
+    def prox(self, W: Tensor, step: float | Tensor) -> Tensor:
+        """argmin_V  step · (λ-weighted |V| + indicator of the ball) + ½‖V − W‖², row by row.
+
+        With θ the ball's multiplier both terms are thresholds, and thresholds add up: first the
+        one of λ, then the projection.
+
+        Parameters
+        ----------
+        W : Tensor, shape (k, d)
+        step : float, or Tensor of shape (k, 1)
+        """
+        W = W.sign() * (W.abs() - step * self.weights).clamp(min=0)
+        return self._in_ball(W)
+
+    def project(self, W: Tensor) -> Tensor:
+        """Nearest feasible matrix; the absolute sums in it are at most κ in any order of adding."""
+        W = self._in_ball(W)
+        if self.ball:  # the rounding of the sum itself, and of rows that came from far outside
+            eps = torch.finfo(W.dtype).eps
+            kappa = self.kappa * (1 - (8 + self.ball.bit_length()) * eps)
+            size = W[:, :self.ball].abs().sum(dim=1, keepdim=True)
+            over = size > kappa
+            factor = torch.where(over, kappa / torch.where(over, size, 1), 1)
+            W = torch.cat([W[:, :self.ball] * factor, W[:, self.ball:]], dim=1)
+        return W
+
+    def _in_ball(self, W: Tensor) -> Tensor:
+        if not self.ball:
+            return W
+        return torch.cat([project_rows(W[:, :self.ball], self.kappa), W[:, self.ball:]], dim=1)
+
+    def violation(self, W: Tensor) -> Tensor:
+        """By how much each row leaves its ball, (k,); 0 inside."""
+        if not self.ball:
+            return torch.zeros_like(self.norms)
+        return (W[:, :self.ball].abs().sum(dim=1) - self.kappa).clamp(min=0)
+
+    def dual(self, W: Tensor) -> Tensor:
+        """A lower bound on each row's optimum, from the residual at W, (k,).
+
+        By Fenchel, for every residual ν the optimum is at least −½‖ν‖² − νᵀt − h*(−Φᵀν), where
+        h* is κ max_j (|s_j| − λ_j)₊ over the ball's columns and asks |s_j| ≤ λ_j of the others.
+        Here ν = θ(Φu − t): u is W moved in the columns that are free (neither weighed nor in the
+        ball) so that s = 0 in them, and θ is the best multiple, found in closed form.
+
+        Parameters
+        ----------
+        W : Tensor, shape (k, d)
+            Any matrix; the bound is tight where it is optimal.
+
+        Notes
+        -----
+        It holds up to the rounding of s = 0 in the free columns.
+        """
+        s = -self.gradient(W)
+        free = self._free
+        if len(free):
+            shift = s[:, free] @ self._free_inverse
+            W = W.index_add(1, free, shift)
+            s = (s - shift @ self.Q[free]).index_fill(1, free, 0.0)
+        square = 2 * self.fit(W)  # ‖ν‖² at θ = 1
+        slope = self.norms - (W * self.cross).sum(dim=1)  # −νᵀt at θ = 1
+        # θ is at most `far`; up to `near` the ball costs nothing, beyond it h* grows with θ.
+        far = _ratio(self.weights[self.ball:], s[:, self.ball:])
+        inside = s[:, :self.ball].abs()
+        candidates = [_clamped_ratio(slope, square, far)]
+        if self.ball:
+            near = torch.minimum(_ratio(self.weights[:self.ball], inside), far)
+            candidates = [near, torch.minimum(candidates[0], near), far.clamp(max=1e300)]
+            # h* is a maximum of lines: its best θ lies between kinks, found by a few halvings.
+            candidates += self._kinks(slope, square, inside, far)
+        value = torch.zeros_like(slope)  # θ = 0
+        for theta in candidates:
+            h = torch.zeros_like(slope)
+            if self.ball and self.kappa:
+                excess = theta[:, None] * inside - self.weights[:self.ball]
+                h = self.kappa * excess.clamp(min=0).amax(dim=1)
+            bound = theta * slope - 0.5 * theta**2 * square - h
+            value = torch.maximum(value, torch.nan_to_num(bound, nan=0.0, neginf=0.0))
+        return value
+
+    def _kinks(self, slope: Tensor, square: Tensor, inside: Tensor, far: Tensor) -> list[Tensor]:
+        """Best θ for the lines of h* that are the largest at θ = 1 and at that best θ."""
+        found, theta = [], torch.ones_like(slope).minimum(far)
+        for _ in range(3):
+            top = (theta[:, None] * inside - self.weights[:self.ball]).argmax(dim=1, keepdim=True)
+            steep = self.kappa * inside.gather(1, top)[:, 0]
+            theta = _clamped_ratio(slope - steep, square, far)
+            found.append(theta)
+        return found
+
+    @cached_property
+    def _free(self) -> Tensor:
+        """Columns that nothing holds: outside the ball, not weighed."""
+        outside = torch.arange(len(self.gram), device=self.gram.device) >= self.ball
+        return torch.nonzero(outside & (self.weights == 0))[:, 0]
+
+    @cached_property
+    def _free_inverse(self) -> Tensor:
+        return pseudo_inverse(self.Q[self._free][:, self._free])
+
+    def gap(self, W: Tensor) -> Tensor:
+        """Duality gap of each row: how far above its optimum a feasible W is at most, (k,)."""
+        return (self.objective(W) - self.dual(W)).clamp(min=0)
+
+    @property
+    def scale(self) -> Tensor:
+        """What makes a gap relative where a row's optimum is next to nothing, (k,).
+
+        A millionth of the objective at W = 0: below it an objective made from squares of sums
+        has few digits of its own.
+        """
+        return 0.5e-6 * self.norms
+
+
+def pseudo_inverse(M: Tensor) -> Tensor:
+    """Of a positive semi-definite M, whatever the units of its columns.
+
+    Parameters
+    ----------
+    M : Tensor, shape (d, d)
+
+    Returns
+    -------
+    Tensor, shape (d, d)
+        Eigenvalues of M with a unit diagonal that are rounding are left out.
+    """
+    unit = M.diagonal().clamp(min=0).sqrt()
+    unit = torch.where(unit > 0, 1 / torch.where(unit > 0, unit, 1), 0)
+    values, vectors = torch.linalg.eigh(unit[:, None] * M * unit)
+    keep = values > len(M) * torch.finfo(M.dtype).eps * values.amax(dim=0, keepdim=True)
+    inverse = torch.where(keep, 1 / torch.where(keep, values, 1), 0)
+    return unit[:, None] * ((vectors * inverse) @ vectors.mT) * unit
+
+
+def _ratio(weights: Tensor, s: Tensor) -> Tensor:
+    """The largest θ with θ|s_j| ≤ λ_j for all j, (k,); infinite where nothing bounds it."""
+    if s.shape[1] == 0:
+        return torch.full_like(s[:, :1].sum(dim=1), torch.inf)
+    size = s.abs()
+    bound = torch.where(size > 0, weights / torch.where(size > 0, size, 1), torch.inf)
+    return bound.amin(dim=1)
+
+
+def _clamped_ratio(a: Tensor, b: Tensor, top: Tensor) -> Tensor:
+    """argmax over 0 ≤ θ ≤ top of θa − ½θ²b; b = 0 only where a = 0."""
+    best = torch.where(b > 0, a / torch.where(b > 0, b, 1), 0)
+    return torch.minimum(best.clamp(min=0), top)

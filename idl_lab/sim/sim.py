@@ -1,0 +1,397 @@
+"""SIM: an implicit model from a teacher's states, by two convex problems and no back-propagation.
+
+    min ½‖X Aᵀ + U Bᵀ − Z‖²_F + λ_z ‖[A B]‖₁   s.t. ‖A‖∞ ≤ κ        (state matching)
+    min ½‖X Cᵀ + U Dᵀ − Y‖²_F + λ_y ‖[C D]‖₁                         (output matching)
+
+(Tsai, Decugis, El Ghaoui, Atamturk 2022, State-driven Implicit Modeling, arXiv 2209.09389; with
+biases, Φ = [X U 1].)
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from idl_lab import validation
+from idl_lab.activations import ACTIVATIONS, Activation, activation, blockwise
+from idl_lab.fixed_point import Picard
+from idl_lab.model import ImplicitModel
+from idl_lab.sim.hooks import Batches, Layer, States, run
+from idl_lab.sim.problem import Problem
+from idl_lab.sim.score import score
+from idl_lab.sim.solvers import BaseSolver, Rows, SolveStatus
+from idl_lab.sim.states import Statistics, accumulate, read, rescale, statistics
+from idl_lab.solution import ConvergenceWarning
+from idl_lab.well_posedness import inf_norm
+
+
+@dataclass(frozen=True)
+class SimResult:
+    """What SIM found, float64 on the CPU, in the units of the rescaled states.
+
+    Attributes
+    ----------
+    A, B, C, D : Tensor, shapes (n, n), (n, p), (q, n) and (q, p)
+    state_bias, output_bias : Tensor, shapes (n,) and (q,), or None
+        The weights of the input of ones; None where the teacher has no bias.
+    status : dict
+        How the solver ended, for "state" and for "output" matching.
+    stats : dict
+        The solver's own under "state" and "output"; samples, seconds, inf_norm (‖A‖∞), nonzeros
+        of each matrix, fit: for each layer and for "output" the share of its sum of squares that
+        the matching explains, 1 where it is exact.
+    trace : dict
+        The solver's history for "state" and for "output".
+    layers : tuple of Layer
+        Whose states they are, in order.
+    units : Tensor, shape (n,)
+        The teacher's state is the model's times these.
+    notes : tuple of str
+        What was done about the units, and what the model cannot hold.
+    """
+
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor
+    state_bias: Tensor | None
+    output_bias: Tensor | None
+    status: dict[str, Any]
+    stats: dict[str, Any]
+    trace: dict[str, Any]
+    layers: tuple[Layer, ...]
+    units: Tensor
+    notes: tuple[str, ...]
+
+
+@dataclass(eq=False)
+class SIM:
+    """State-driven implicit modeling: match a teacher's states and outputs.
+
+    Parameters
+    ----------
+    activation_fn : str, Activation or callable, optional
+        φ of the model, which must be that of every layer. None, the default, is each layer's own,
+        for teachers that mix them.
+    kappa : float
+        Radius κ of the ball ‖A‖∞ ≤ κ.
+    rescale : bool
+        Measure the states in units in which the teacher's own A is inside the ball.
+    skip_layers : int, optional
+        In a module with more than so many children, keep only the activation that each child
+        calls last.
+    regenerate_states : bool
+        Fit C and D to the states that the fitted A and B give, not to the teacher's.
+    device : str or torch.device
+        Of the model; "auto" is cuda, else mps, else cpu. The solver has a device of its own, the
+        teacher keeps its.
+    dtype : torch.dtype
+        Of the model; ‖A‖∞ ≤ κ holds after rounding to it too.
+    layers : sequence of str, optional
+        Names of the modules that make the states, instead of ``skip_layers``.
+    progress : bool
+        Show bars.
+
+    References
+    ----------
+    Tsai, Decugis, El Ghaoui, Atamturk 2022, State-driven Implicit Modeling, arXiv 2209.09389.
+    """
+
+    activation_fn: str | Activation | Callable | None = None
+    kappa: float = 0.99
+    rescale: bool = True
+    skip_layers: int | None = None
+    regenerate_states: bool = False
+    device: str | torch.device = "auto"
+    dtype: torch.dtype = torch.float32
+    layers: Sequence[str] | None = None
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        if self.activation_fn is not None:
+            self.activation_fn = activation(self.activation_fn)
+        validation.kappa(self.kappa)
+        validation.floating(self.dtype)
+        self.device = validation.resolve_device(self.device)
+        self._model: ImplicitModel | None = None
+        self._result: SimResult | None = None
+
+    @property
+    def model(self) -> ImplicitModel:
+        """The fitted model, in ``dtype`` on ``device``."""
+        return self._trained(self._model)
+
+    @property
+    def result(self) -> SimResult:
+        """The fitted matrices and how they were found."""
+        return self._trained(self._result)
+
+    @staticmethod
+    def _trained(value: Any) -> Any:
+        if value is None:
+            raise RuntimeError("this SIM has no model yet: call train(solver=, model=, "
+                               "dataloader=) first.")
+        return value
+
+    def train(self, solver: BaseSolver, model: nn.Module, dataloader: Batches) -> SIM:
+        """Fit an implicit model to a teacher.
+
+        Parameters
+        ----------
+        solver : BaseSolver
+            Solves both convex problems; its ``lambda_z`` and ``lambda_y`` weigh them.
+        model : torch.nn.Module
+            The teacher; left as it was found.
+        dataloader : iterable of U or (U, target)
+            Targets are not looked at. Passed over once, twice with ``regenerate_states``.
+
+        Returns
+        -------
+        SIM
+            This object.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If a solve ended before its gap was small.
+        UserWarning
+            If the bound on A may cost accuracy; `SimResult.notes` say the same.
+        """
+        if not isinstance(solver, BaseSolver):
+            raise TypeError(f"solver must be a solver object, such as ADMMSolver(), got "
+                            f"{solver!r}.")
+        start = time.perf_counter()
+        stats = statistics(model, dataloader, skip_layers=self.skip_layers, layers=self.layers,
+                           progress=self.progress)
+        self._check_activation(stats)
+        stats, notes = self._prepared(model, stats)
+        state = solver.solve(_problem(stats, stats.cross_Z, stats.norms_Z, solver.lambda_z,
+                                      solver.ridge, self.kappa))
+        _warn_if_early("state", solver, state)
+        A, B, state_bias = _split(state.W, stats)
+        A_model = self._in_ball(A, solver)
+        source = stats
+        if self.regenerate_states:
+            source = self._regenerated(A_model, B, state_bias, stats, model, dataloader)
+        output = solver.solve(_problem(source, source.cross_Y, source.norms_Y, solver.lambda_y,
+                                       solver.ridge))
+        _warn_if_early("output", solver, output)
+        C, D, output_bias = _split(output.W, stats)
+        fit = _fits(stats, state.W) | {"output": _fit(
+            source.gram, source.cross_Y, source.norms_Y, output.W)}
+        figures = {
+            "state": state.stats, "output": output.stats, "samples": stats.samples,
+            "seconds": time.perf_counter() - start, "inf_norm": float(inf_norm(A)),
+            "nonzeros": {name: int(M.count_nonzero()) for name, M in zip("ABCD", (A, B, C, D),
+                                                                         strict=True)},
+            "fit": fit}
+        self._result = SimResult(
+            A, B, C, D, state_bias, output_bias,
+            {"state": state.status, "output": output.status}, figures,
+            {"state": state.history, "output": output.history}, stats.layers, stats.units, notes)
+        self._model = self._built(A_model, B, C, D, state_bias, output_bias, stats.activation)
+        return self
+
+    def evaluate(self, dataloader: Batches) -> float:
+        """Quality of the model on a loader's own batches, transforms included.
+
+        Parameters
+        ----------
+        dataloader : iterable of (U, target)
+
+        Returns
+        -------
+        float
+            With class labels (m,) the accuracy, in [0, 1]; with float targets
+            R² = 1 − Σ(ŷ − y)²/Σ(y − ȳ)² over all outputs, ȳ each output's mean.
+
+        Warns
+        -----
+        UserWarning
+            If no certificate says that the state equation has one solution.
+        """
+        model = self.model
+        certificate = model.certificate()
+        if not certificate.well_posed:
+            warnings.warn(f"the model is not certified to be well-posed, so what it predicts may "
+                          f"depend on where the solve starts, or not be a solution at all: "
+                          f"{certificate.sentence}", UserWarning, stacklevel=2)
+        return score(model, dataloader)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the model, its matrices and their figures to a file that `load` reads.
+
+        Parameters
+        ----------
+        path : path
+        """
+        result = vars(self.result) | {
+            "layers": [[layer.name, layer.size, layer.activation.name]
+                       for layer in self.result.layers],
+            "stats": {key: value for key, value in self.result.stats.items()
+                      if key not in ("state", "output")},
+            "status": {key: str(getattr(value, "value", value))
+                       for key, value in self.result.status.items()},
+            "trace": {}}
+        torch.save({"state_dict": self.model.state_dict(), "result": result,
+                    "options": {"kappa": self.kappa, "rescale": self.rescale,
+                                "skip_layers": self.skip_layers,
+                                "layers": self.layers and list(self.layers),
+                                "regenerate_states": self.regenerate_states,
+                                "dtype": self.dtype}}, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, *, device: str | torch.device = "auto",
+             activation_fn: str | Activation | Callable | None = None) -> SIM:
+        """Read what `save` wrote; nothing is unpickled.
+
+        Parameters
+        ----------
+        path : path
+        device : str or torch.device
+            Of the model.
+        activation_fn : str, Activation or callable, optional
+            φ of the layers whose activation is not one of the named ones.
+
+        Returns
+        -------
+        SIM
+            With `model` and `result`; the solver's trace is not kept.
+        """
+        read_ = torch.load(path, map_location="cpu", weights_only=True)
+        sim = cls(activation_fn, device=device, **read_["options"])
+        kept = read_["result"]
+        unknown = sorted({phi for _, _, phi in kept["layers"]} - set(ACTIVATIONS))
+        if unknown and activation_fn is None:
+            raise ValueError(f"the saved model's activation {', '.join(unknown)} has no name that "
+                             f"could be looked up: give it as activation_fn=.")
+        layers = tuple(Layer(name, size, ACTIVATIONS.get(phi) or sim.activation_fn)
+                       for name, size, phi in kept["layers"])
+        sim._result = result = SimResult(**{**kept, "layers": layers})
+        phi = blockwise([(layer.activation, layer.size) for layer in layers])
+        sim._model = sim._built(result.A, result.B, result.C, result.D, result.state_bias,
+                                result.output_bias, phi)
+        sim._model.load_state_dict(read_["state_dict"])
+        return sim
+
+    # --- the steps of train -------------------------------------------------------------------
+
+    def _check_activation(self, stats: Statistics) -> None:
+        for layer in stats.layers:
+            if self.activation_fn is not None and layer.activation != self.activation_fn:
+                raise ValueError(f"activation_fn is {self.activation_fn.name}, but the teacher's "
+                                 f"{layer.name} is {layer.activation.name}: activation_fn=None "
+                                 f"takes each layer's own.")
+
+    def _prepared(self, teacher: nn.Module, stats: Statistics
+                  ) -> tuple[Statistics, tuple[str, ...]]:
+        """The statistics that are fitted: in which units, with which biases."""
+        network = read(teacher, stats)
+        notes = []
+        if not isinstance(network, str) and not (network.state_bias.any()
+                                                 or network.output_bias.any()):
+            stats = stats.without_ones()
+        if self.rescale:
+            stats, note, free = rescale(stats, network, self.kappa)
+            notes.append(note)
+            if not free and self.skip_layers is self.layers is None:
+                warnings.warn(note, UserWarning, stacklevel=3)
+        else:
+            notes.append("Not rescaled, as rescale=False asks: where the teacher's own ‖A‖∞ "
+                         "exceeds κ, the bound costs accuracy.")
+        if isinstance(network, str) and network not in notes[0]:
+            notes.append(f"SIM matches what it can of it: {network}")
+        return stats, tuple(notes)
+
+    def _in_ball(self, A: Tensor, solver: BaseSolver) -> Tensor:
+        """A in the model's dtype: a solver that promises ‖A‖∞ ≤ κ has it kept after rounding."""
+        rounded = A.to(self.dtype)
+        if not solver.honours_kappa:
+            return rounded
+        if (norm := float(inf_norm(A))) > self.kappa + 1e-6:
+            raise RuntimeError(f"{type(solver).__name__} returned ‖A‖∞ = {norm:.6g} > κ = "
+                               f"{self.kappa:g}; a solver that cannot keep the bound must say "
+                               f"honours_kappa = False.")
+        # Any order of summing in this dtype must find at most κ.
+        eps = torch.finfo(self.dtype).eps
+        room = self.kappa * (1 - (8 + len(A).bit_length()) * eps)
+        size = A.abs().sum(dim=1, keepdim=True)
+        factor = torch.where(size > room, room / torch.where(size > 0, size, 1), 1)
+        return (A * factor).to(self.dtype)
+
+    def _built(self, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state_bias: Tensor | None,
+               output_bias: Tensor | None, phi: Activation) -> ImplicitModel:
+        A, B, C, D, *biases = (None if M is None else M.to(self.device, self.dtype)
+                               for M in (A, B, C, D, state_bias, output_bias))
+        return ImplicitModel.from_matrices(A, B, C, D, activation=phi, kappa=self.kappa,
+                                           state_bias=biases[0], output_bias=biases[1])
+
+    def _regenerated(self, A: Tensor, B: Tensor, bias: Tensor | None, stats: Statistics,
+                     teacher: nn.Module, loader: Batches) -> Statistics:
+        """Statistics of the states that A and B give; outputs are the teacher's."""
+        A, B = A.double(), B.to(self.dtype).double()
+        zero = A.new_zeros(stats.q)
+        student = ImplicitModel.from_matrices(
+            A, B, A.new_zeros(stats.q, stats.n), activation=stats.activation, kappa=self.kappa,
+            state_bias=None if bias is None else bias.to(self.dtype).double(),
+            output_bias=None if bias is None else zero, solver=Picard(tol=1e-9, max_steps=10_000))
+        if not (found := student.certificate()).well_posed:
+            raise ValueError(f"regenerate_states=True needs a well-posed model: {found.sentence}")
+
+        def batches() -> Iterator[tuple[tuple[Layer, ...], States]]:
+            for layers, batch in run(teacher, loader, skip_layers=self.skip_layers,
+                                     layers=self.layers, progress=self.progress):
+                U = batch.U.flatten(1).cpu().double()
+                with torch.no_grad():
+                    X = student.equilibrium(U, throw=True).value
+                yield layers, States(U, X, X, batch.Y.cpu())
+
+        return accumulate(batches(), ones=stats.ones)
+
+
+def _problem(stats: Statistics, cross: Tensor, norms: Tensor, lam: float, ridge: float,
+             kappa: float | None = None) -> Problem:
+    """Match targets with Φ; the first n columns are A and in the ball where there is a κ."""
+    penalised = torch.ones_like(stats.gram[0], dtype=torch.bool)
+    penalised[stats.n + stats.p:] = False  # the biases
+    return Problem(stats.gram, cross, norms, lam=lam, ridge=ridge, kappa=kappa,
+                   ball=0 if kappa is None else stats.n, penalised=penalised)
+
+
+def _warn_if_early(name: str, solver: BaseSolver, found: Rows) -> None:
+    # One that leaves κ out solves another problem; whoever cancels knows.
+    if solver.honours_kappa and found.status in (SolveStatus.MAX_STEPS, SolveStatus.SECONDS):
+        warnings.warn(f"{name} matching stopped early: {found.status.value}. Its objective is at "
+                      f"most {found.stats.relative_gap:.1e} of itself above the optimum; give "
+                      f"{solver.name} more max_steps or seconds, or a larger tol.",
+                      ConvergenceWarning, stacklevel=3)
+
+
+def _split(W: Tensor, stats: Statistics) -> tuple[Tensor, Tensor, Tensor | None]:
+    """[A B b] or [C D d] apart, float64 on the CPU."""
+    parts = W.detach().cpu().double().split([stats.n, stats.p, int(stats.ones)], dim=1)
+    left, right, bias = (part.contiguous() for part in parts)
+    return left, right, bias[:, 0].contiguous() if stats.ones else None
+
+
+def _fit(gram: Tensor, cross: Tensor, norms: Tensor, W: Tensor) -> float:
+    """1 − ‖ΦWᵀ − T‖²/‖T‖², from the products alone; 1 where T = 0 is matched."""
+    W = W.detach().cpu().double()
+    residual = float((((W @ gram - 2 * cross) * W).sum() + norms.sum()).clamp(min=0))
+    total = float(norms.sum())
+    return 1 - residual / total if total > 0 else float(residual == 0)
+
+
+def _fits(stats: Statistics, W: Tensor) -> dict[str, float]:
+    sizes = [layer.size for layer in stats.layers]
+    parts = zip(stats.cross_Z.split(sizes), stats.norms_Z.split(sizes),
+                W.detach().cpu().split(sizes), strict=True)
+    return {layer.name: _fit(stats.gram, *part)
+            for layer, part in zip(stats.layers, parts, strict=True)}

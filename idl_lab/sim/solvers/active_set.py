@@ -1,0 +1,163 @@
+"""The exact finish: which entries are zero is guessed, solved for, and corrected.
+
+On a face (support S, signs σ) a row is a linear system and one multiplier θ ≥ 0 for the ball.
+Every move lowers the objective, all rows move at once, and only the support is ever factored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from idl_lab.sim.problem import Problem
+
+
+class ActiveSet:
+    """Rows on their faces, in columns of unit length.
+
+    Parameters
+    ----------
+    problem : Problem
+    W : Tensor, shape (k, d)
+        Where to start; its non-zeros are the first support.
+    """
+
+    def __init__(self, problem: Problem, W: Tensor) -> None:
+        diagonal = problem.Q.diagonal()
+        used = diagonal > 0
+        self.unit = torch.where(used, 1 / torch.where(used, diagonal, 1).sqrt(), 0)
+        self.Q = self.unit[:, None] * problem.Q * self.unit
+        self.cross = problem.cross * self.unit
+        self.weights = problem.weights * self.unit
+        held = torch.arange(len(diagonal), device=W.device) < problem.ball
+        self.pull = self.unit * held  # what a unit of each column takes up of the ball
+        self.kappa = problem.kappa or 0.0
+        self.free = used & ~held & (problem.weights == 0)
+        self.used = used & ~(held & (self.kappa == 0))
+        self.problem = problem
+        V = torch.where(self.used, problem.project(W) / torch.where(used, self.unit, 1), 0)
+        self.V = V
+        self.sign = V.sign()
+        self.theta = torch.zeros_like(problem.norms)
+        self.damping = torch.full_like(problem.norms, 1e-11)
+        self.careful = torch.zeros_like(problem.norms, dtype=torch.bool)
+
+    @property
+    def W(self) -> Tensor:
+        """The point, in the problem's own units."""
+        return self.V * self.unit
+
+    def objective(self, V: Tensor, cross: Tensor, norms: Tensor) -> Tensor:
+        return (0.5 * ((V @ self.Q - 2 * cross) * V).sum(dim=-1) + V.abs() @ self.weights
+                + 0.5 * norms)
+
+    def step(self, rows: Tensor) -> None:
+        """Solve on the face, move as far as it pays, drop what reached zero, add what pulls.
+
+        Parameters
+        ----------
+        rows : Tensor of int, shape (r,)
+            The rows to move.
+        """
+        V, cross, norms = self.V[rows], self.cross[rows], self.problem.norms[rows]
+        sign = self.sign[rows]
+        inside = (sign != 0) | self.free
+        slope = cross - V @ self.Q - self.weights * sign
+        pull = self.pull * sign
+        P, R, failed = self._directions(rows, inside, slope, pull)
+        # The one multiplier in closed form: what brings the full step back to the ball.
+        room = self.kappa - (pull * V).sum(dim=1)
+        bend = (pull * R).sum(dim=1)
+        theta = ((pull * P).sum(dim=1) - room).clamp(min=0)
+        theta = torch.where(bend > 0, theta / torch.where(bend > 0, bend, 1), 0)
+        D = P - theta[:, None] * R
+        V_new, full = self._search(V, D, sign, cross, norms)
+        before, after = self.objective(V, cross, norms), self.objective(V_new, cross, norms)
+        worse = (after >= before) | failed
+        V_new = torch.where(worse[:, None], V, V_new)
+        # Entries that were put in and would leave at once, or that the move brought to zero.
+        leaves = (V_new == 0) & ~self.free & (sign != 0) & ((D * sign < 0) | (V != 0))
+        sign = torch.where(leaves, 0, sign)
+        moved = leaves.any(dim=1)
+        # What pulls, against the multiplier of this face.
+        s = cross - V_new @ self.Q
+        excess = s.abs() - self.weights - theta[:, None] * self.pull
+        excess = torch.where((sign == 0) & ~self.free & self.used, excess, 0)
+        excess = torch.where(leaves, 0, excess)
+        top = excess.amax(dim=1, keepdim=True)
+        share = torch.where(self.careful[rows], 1.0, 0.3)[:, None]
+        enters = (excess >= share * top) & (excess > 0) & (full | worse)[:, None]
+        enters &= ~moved[:, None]
+        self.careful[rows] = worse & ~moved
+        sign = torch.where(enters, s.sign(), sign)
+        self.V[rows], self.sign[rows], self.theta[rows] = V_new, sign, theta
+
+    def _directions(self, rows: Tensor, inside: Tensor, slope: Tensor, pull: Tensor
+                    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(Q_SS + εI)⁻¹ of slope and pull on each row's support S, and which rows failed."""
+        width = max(int(inside.sum(dim=1).amax()), 1)
+        at = inside.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :width]
+        real = inside.gather(1, at)
+        M = self.Q[at[:, :, None], at[:, None, :]]
+        M = M * (real[:, :, None] & real[:, None, :])
+        M.diagonal(dim1=1, dim2=2).add_(torch.where(real, self.damping[rows, None], 1.0))
+        right = torch.stack([slope, pull], dim=2).gather(1, at[:, :, None].expand(-1, -1, 2))
+        right = right * real[:, :, None]
+        root, info = torch.linalg.cholesky_ex(M)
+        failed = info > 0
+        self.damping[rows] = torch.where(failed, self.damping[rows] * 100, self.damping[rows])
+        safe = torch.where(failed[:, None, None], torch.eye(width).to(M), root)
+        found = torch.cholesky_solve(right, safe)
+        out = torch.zeros(*slope.shape, 2).to(slope)
+        out.scatter_(1, at[:, :, None].expand(-1, -1, 2), found * real[:, :, None])
+        return out[:, :, 0], out[:, :, 1], failed
+
+    def _search(self, V: Tensor, D: Tensor, sign: Tensor, cross: Tensor, norms: Tensor
+                ) -> tuple[Tensor, Tensor]:
+        """The best of a few points along V + αD, cut off where signs change; was it the end?"""
+        toward = (D * sign < 0) & (V != 0)
+        hit = torch.where(toward, -V / torch.where(toward, D, 1), torch.inf)
+        first = hit.amin(dim=1).clamp(max=1.0)
+        best_V, best = V, self.objective(V, cross, norms)
+        full = torch.zeros_like(best, dtype=torch.bool)
+        held = self.pull > 0
+        for k in range(8):
+            alpha = first if k == 0 else torch.full_like(first, 0.5 ** (k - 1)).maximum(first)
+            X = V + alpha[:, None] * D
+            X = torch.where((X * sign > 0) | self.free, X, 0)
+            X = torch.where(hit <= alpha[:, None], 0, X)
+            size = X.abs() @ self.pull
+            over = size > self.kappa
+            if held.any():
+                X = torch.where(over[:, None] & held,
+                                X * (self.kappa / torch.where(over, size, 1))[:, None], X)
+            value = self.objective(X, cross, norms)
+            better = value < best
+            best_V = torch.where(better[:, None], X, best_V)
+            best = torch.where(better, value, best)
+            full = torch.where(better, (alpha >= 1) & (first >= 1), full)
+        return best_V, full
+
+
+def finish(problem: Problem, W: Tensor, tol: float) -> Iterator[Tensor]:
+    """Iterates of the active-set method; rows that reached tol are left alone.
+
+    Parameters
+    ----------
+    problem : Problem
+    W : Tensor, shape (k, d)
+        The start.
+    tol : float
+        Relative gap of a row below which it is done.
+    """
+    state = ActiveSet(problem, W)
+    open_ = torch.arange(len(W), device=W.device)
+    while len(open_):
+        state.step(open_)
+        yield state.W
+        part = problem.rows(open_)
+        W = part.project(state.W[open_])
+        size = torch.maximum(part.objective(W), part.scale)
+        open_ = open_[part.gap(W) > tol * size]

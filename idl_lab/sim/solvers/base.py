@@ -1,0 +1,252 @@
+"""What every solver of the SIM problem is: settings, one generator of iterates, one result."""
+
+from __future__ import annotations
+
+import abc
+import enum
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from idl_lab import validation
+from idl_lab.sim.problem import Problem
+
+
+class SolveStatus(enum.Enum):
+    """How the solve of a `Problem` ended; the value is the sentence for the reader."""
+
+    SOLVED = "the duality gap is at most tol, relative to the objective"
+    MAX_STEPS = "the solver's steps ran out before the duality gap came down to tol"
+    SECONDS = "the time allowed ran out before the duality gap came down to tol"
+    CANCELLED = "cancelled: this is the best feasible point so far"
+    IGNORES_KAPPA = "this solver does not keep the bound κ, and the answer breaks it"
+
+    @property
+    def ok(self) -> bool:
+        """Whether the answer solves the problem."""
+        return self is SolveStatus.SOLVED
+
+
+@dataclass(frozen=True)
+class RowStats:
+    """Figures of a solve.
+
+    Attributes
+    ----------
+    objective, gap : Tensor, shape (k,)
+        Of each row: its objective, and how far above the optimum that is at most.
+    relative_gap : float
+        Sum of the gaps over the sum of the objectives.
+    inf_norm : float
+        ‖·‖∞ of the columns in the ball, A; 0 without a ball.
+    nonzeros : int
+    steps : int
+    seconds : float
+    solver : str
+        Its name and, where others do its work, theirs.
+    """
+
+    objective: Tensor
+    gap: Tensor
+    relative_gap: float
+    inf_norm: float
+    nonzeros: int
+    steps: int
+    seconds: float
+    solver: str
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The matrix that solves a `Problem`, and how it was found.
+
+    Attributes
+    ----------
+    W : Tensor, shape (k, d)
+        On the problem's device.
+    status : SolveStatus
+    stats : RowStats
+    history : pandas.DataFrame
+        A row for each test: step, seconds, objective, gap (sums over the rows of W).
+    """
+
+    W: Tensor
+    status: SolveStatus
+    stats: RowStats
+    history: pd.DataFrame
+
+    def __repr__(self) -> str:
+        return (f"Rows({self.status.name}: {self.status.value}; W {tuple(self.W.shape)}, objective "
+                f"{float(self.stats.objective.sum()):.6g}, relative gap "
+                f"{self.stats.relative_gap:.1e}, {self.stats.solver})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseSolver(abc.ABC):
+    """Settings of a solver; a solver of your own is one generator, `iterates`.
+
+    Parameters
+    ----------
+    lambda_z, lambda_y : float
+        ℓ₁ weights λ of state and output matching, which SIM hands to the `Problem`.
+    ridge : float
+        Weight of the squares beside them, for an elastic net.
+    tol : float
+        Relative duality gap at which to stop.
+    max_steps : int
+        Iterates to draw at most.
+    check_every : int
+        Iterates from one test of the gap to the next.
+    seconds : float
+        Time after which to stop at the next iterate.
+    device : str
+        Where to compute, in float64: "auto" is cuda, else cpu.
+    progress : bool
+        Show a bar, in a notebook or on a terminal; a log file gets none.
+    """
+
+    lambda_z: float = 1e-2
+    lambda_y: float = 1e-2
+    ridge: float = 0.0
+    tol: float = 1e-6
+    max_steps: int = 5000
+    check_every: int = 10
+    seconds: float = math.inf
+    device: str = "auto"
+    progress: bool = True
+
+    # Whether the answer keeps Σ_j |a_j| ≤ κ; a solver that cannot says so here.
+    honours_kappa: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for name in ("lambda_z", "lambda_y", "ridge"):
+            validation.real(name, getattr(self, name), at_least=0.0)
+        validation.real("tol", self.tol, above=0.0)
+        validation.integer("max_steps", self.max_steps)
+        validation.integer("check_every", self.check_every)
+        if not self.seconds > 0:
+            raise ValueError(f"seconds must be > 0, got {self.seconds}.")
+        validation.resolve_device(self.device)
+
+    @abc.abstractmethod
+    def iterates(self, problem: Problem) -> Iterator[Tensor]:
+        """Better and better W (k, d), as long as they are drawn; they need not be feasible."""
+
+    @property
+    def name(self) -> str:
+        """How the result calls the solver."""
+        return type(self).__name__
+
+    @torch.no_grad()
+    def solve(self, problem: Problem) -> Rows:
+        """Draw iterates until the duality gap is small; keep the best feasible point of each row.
+
+        KeyboardInterrupt ends the solve, not the program: the result says CANCELLED.
+
+        Parameters
+        ----------
+        problem : Problem
+            In float64.
+
+        Returns
+        -------
+        Rows
+        """
+        if not isinstance(problem, Problem):
+            raise TypeError(f"problem must be a Problem, got {type(problem).__name__}.")
+        if problem.gram.dtype != torch.float64:
+            raise TypeError(f"a Problem is solved in float64, got {problem.gram.dtype}: its "
+                            f"duality gap needs the digits.")
+        best = _Best(problem.to(self._device), self.honours_kappa)
+        status, step, start = SolveStatus.MAX_STEPS, 0, time.perf_counter()
+        with _bar(self.name, self.tol, self.progress) as bar:
+            try:
+                W = None
+                for step, W in enumerate(self.iterates(best.problem), start=1):
+                    late = time.perf_counter() - start > self.seconds
+                    if late or step % self.check_every == 0 or step == self.max_steps:
+                        best.see(W, step, start, bar)
+                        W = None
+                    if best.relative_gap <= self.tol or late or step == self.max_steps:
+                        status = SolveStatus.SECONDS if late else status
+                        break
+                if W is not None:  # the generator ended between two tests
+                    best.see(W, step, start, bar)
+            except KeyboardInterrupt:
+                status = SolveStatus.CANCELLED
+        if best.relative_gap <= self.tol and status is not SolveStatus.CANCELLED:
+            status = SolveStatus.SOLVED
+        return best.result(status, step, start, self.name, problem.gram.device)
+
+    @property
+    def _device(self) -> torch.device:
+        device = validation.resolve_device(self.device)
+        return torch.device("cpu") if device.type == "mps" else device  # which has no float64
+
+
+class _Best:
+    """The best feasible point and the best lower bound of each row so far."""
+
+    def __init__(self, problem: Problem, feasible: bool) -> None:
+        self.problem, self.feasible = problem, feasible
+        self.W = problem.zeros()
+        self.objective = problem.objective(self.W)
+        # Of a problem without values nothing is better than W = 0; else 0 is a first bound.
+        self.lower = torch.zeros_like(self.objective)
+        self.history: list[dict[str, float]] = []
+        self.seen = False
+
+    @property
+    def gap(self) -> Tensor:
+        return (self.objective - self.lower).clamp(min=0)
+
+    @property
+    def relative_gap(self) -> float:
+        if not self.seen:
+            return math.inf
+        size = torch.maximum(self.objective, self.problem.scale).sum()
+        return float(self.gap.sum() / size) if size > 0 else 0.0
+
+    def see(self, W: Tensor, step: int, start: float, bar: tqdm) -> None:
+        if self.feasible:
+            W = self.problem.project(W)
+        objective = self.problem.objective(W)
+        better = (objective < self.objective) | (not self.feasible)
+        self.W = torch.where(better[:, None], W, self.W)
+        self.objective = torch.where(better, objective, self.objective)
+        self.lower = torch.maximum(self.lower, self.problem.dual(W))
+        self.seen = True
+        self.history.append({"step": step, "seconds": time.perf_counter() - start,
+                             "objective": float(self.objective.sum()),
+                             "gap": float(self.gap.sum())})
+        bar.set_postfix(objective=f"{self.history[-1]['objective']:.6g}",
+                        gap=f"{self.relative_gap:.1e}")
+        done = -math.log10(max(self.relative_gap, 1e-300))
+        bar.update(min(max(round(done, 2), bar.n), bar.total) - bar.n)
+
+    def result(self, status: SolveStatus, step: int, start: float, name: str,
+               device: torch.device) -> Rows:
+        problem, ball = self.problem, self.problem.ball
+        norm = float(self.W[:, :ball].abs().sum(dim=1).amax()) if self.W[:, :ball].numel() else 0.0
+        if not self.feasible and (problem.violation(self.W) > 0).any():
+            status = SolveStatus.IGNORES_KAPPA
+        stats = RowStats(self.objective.to(device), self.gap.to(device), self.relative_gap, norm,
+                         int(torch.count_nonzero(self.W)), step, time.perf_counter() - start, name)
+        history = pd.DataFrame(self.history, columns=["step", "seconds", "objective", "gap"])
+        return Rows(self.W.to(device), status, stats, history)
+
+
+def _bar(name: str, tol: float, progress: bool) -> tqdm:
+    """A bar of the decimal digits of the relative gap."""
+    # In a notebook stdout is never a terminal, so tqdm's own test (disable=None) would hide it.
+    in_notebook = any("notebook" in base.__module__ for base in tqdm.__mro__)
+    quiet = (None if not in_notebook else False) if progress else True
+    return tqdm(total=round(-math.log10(min(tol, 0.1)), 2), desc=name, disable=quiet, leave=False,
+                bar_format="{desc}: {bar} {postfix} [{elapsed}]")

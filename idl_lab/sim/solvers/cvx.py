@@ -1,0 +1,200 @@
+"""The oracle: each row as a quadratic program for the solvers that cvxpy knows."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import cvxpy as cp
+import joblib
+import numpy as np
+import torch
+from torch import Tensor
+
+from idl_lab import validation
+from idl_lab.sim.problem import Problem
+from idl_lab.sim.solvers.base import BaseSolver
+
+# In the order in which they are tried.
+CHOICES = {"MOSEK": {},
+           "CLARABEL": {"tol_gap_abs": 1e-11, "tol_gap_rel": 1e-11, "tol_feas": 1e-10},
+           "OSQP": {"eps_abs": 1e-10, "eps_rel": 1e-10, "max_iter": 50_000},
+           "SCS": {"eps": 1e-10, "max_iters": 50_000}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CVXSolver(BaseSolver):
+    """A row at a time through cvxpy, as a quadratic program whose size is that of the Gram matrix.
+
+    The program is compiled once in each process: c = Φᵀt and λ are its parameters (DPP). A row
+    whose duality gap is not small then is solved again in the form ½‖Fw − y‖², FᵀF = Q, which
+    keeps twice the digits and leaves out directions that the data does not resolve; and after
+    that by the next solver. The result names the solvers that were used.
+
+    Parameters
+    ----------
+    lambda_z, lambda_y, ridge, tol, max_steps, check_every, seconds, device, progress
+        As for `BaseSolver`; an iterate is a handful of rows solved, on the CPU.
+    solver : str
+        "auto" is MOSEK where it is installed and licensed, else Clarabel; OSQP and SCS follow
+        where they fail.
+    n_jobs : int
+        Processes of joblib; -1 for one a core. They take seconds to start, so one is the default.
+
+    References
+    ----------
+    A. Agrawal et al., Differentiable Convex Optimization Layers, NeurIPS 2019, for DPP.
+    """
+
+    check_every: int = 1
+    device: str = "cpu"
+    solver: str = "auto"
+    n_jobs: int = 1
+    _used: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        validation.choice("solver", self.solver, ["auto", *CHOICES])
+        if isinstance(self.n_jobs, bool) or not isinstance(self.n_jobs, int) or self.n_jobs == 0:
+            raise ValueError(f"n_jobs must be a whole number other than 0 (-1: all cores), got "
+                             f"{self.n_jobs!r}.")
+        if self.device not in ("auto", "cpu"):
+            raise ValueError(f"device must be 'cpu', where cvxpy's solvers are, got "
+                             f"{self.device!r}.")
+        if self.solver not in ("auto", *_installed()):
+            raise ValueError(f"solver={self.solver!r} is not installed; there is "
+                             f"{', '.join(_installed())}.")
+
+    @property
+    def name(self) -> str:
+        """With the solvers that did the work, and on how many rows where there were several."""
+        rows = self._used.items()
+        said = [name if len(rows) == 1 else f"{name}: {count} rows" for name, count in rows]
+        return f"CVXSolver ({', '.join(said)})" if said else "CVXSolver"
+
+    @property
+    def _device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def iterates(self, problem: Problem) -> Iterator[Tensor]:
+        """W after each handful of rows, zero in those that it has not come to."""
+        self._used.clear()
+        names = _installed()
+        if self.solver != "auto":
+            names = [self.solver, *(n for n in names if n != self.solver)]
+        k = problem.shape[0]
+        jobs = joblib.effective_n_jobs(self.n_jobs)
+        parts = torch.arange(k, device="cpu").split(8 if jobs == 1 else max(-(-k // jobs // 2), 1))
+        programs = _Programs(problem)
+        # No memory-mapped arrays, which an interrupt would leave behind.
+        found = joblib.Parallel(jobs, return_as="generator", max_nbytes=None)(
+            joblib.delayed(_solve)(programs, problem.rows(part), names, self.tol)
+            for part in parts)
+        W = problem.zeros()
+        for part, (rows, used) in zip(parts, found, strict=True):
+            for name in used:
+                self._used[name] = self._used.get(name, 0) + 1
+            W = W.index_copy(0, part, rows)
+            yield W
+
+
+def _installed() -> list[str]:
+    there = cp.installed_solvers()
+    return [name for name in CHOICES if name in there]
+
+
+class _Programs:
+    """The compiled programs of one process; only the data travels to another."""
+
+    def __init__(self, problem: Problem) -> None:
+        diagonal = problem.Q.diagonal()
+        unit = torch.where(diagonal > 0, 1 / torch.where(diagonal > 0, diagonal, 1).sqrt(), 1)
+        Q = unit[:, None] * problem.Q * unit
+        values, vectors = torch.linalg.eigh(Q)
+        keep = values > len(Q) * torch.finfo(Q.dtype).eps * values.amax()
+        root = values[keep].sqrt()
+        self.unit = unit.numpy()  # the columns get unit length, whatever their units were
+        self.Q, self.factor = Q.numpy(), (vectors[:, keep] * root).mT.numpy()
+        self.lift = (vectors[:, keep] / root).mT.numpy()  # F⁻ᵀ: from c to y
+        self.weights, self.ball, self.kappa = problem.weights.numpy(), problem.ball, problem.kappa
+        self.compiled: dict[bool, tuple] = {}
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "compiled": {}}
+
+    def __call__(self, cross: np.ndarray, norm: float, name: str, factored: bool
+                 ) -> np.ndarray | None:
+        """The solution of one row, or None where the solver has none.
+
+        Parameters
+        ----------
+        cross, norm : ndarray of shape (d,), and float
+            c and ‖t‖² of the row.
+        name : str
+            The solver's, as cvxpy spells it.
+        factored : bool
+            ½‖Fv − y‖² in place of ½vᵀQv − cᵀv.
+        """
+        if factored not in self.compiled:
+            self.compiled[factored] = self._compile(factored)
+        program, v, data, price, room = self.compiled[factored]
+        size = max(np.sqrt(norm), 1e-150)  # v is counted in units of ‖t‖: all is near 1
+        data.value = (self.lift @ (cross * self.unit) if factored else cross * self.unit) / size
+        price.value, room.value = 1 / size, (self.kappa or 0.0) / size
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of inaccuracy, which the duality gap measures
+                program.solve(solver=name, **CHOICES[name])
+        except (cp.SolverError, ValueError):  # no licence, or no progress: the next may do
+            return None
+        if v.value is None or not np.isfinite(v.value).all():
+            return None
+        return v.value * size * self.unit
+
+    def _compile(self, factored: bool) -> tuple:
+        d, free = len(self.unit), self.ball == 0 and not self.weights.any()
+        v, size = cp.Variable(d), cp.Variable(d)
+        data = cp.Parameter(len(self.factor) if factored else d)
+        price, room = cp.Parameter(nonneg=True), cp.Parameter(nonneg=True)
+        limits = [] if free else [v <= size, -v <= size]
+        if factored:
+            residual = cp.Variable(len(self.factor))
+            limits.append(residual == self.factor @ v - data)
+            fit = 0.5 * cp.sum_squares(residual)
+        else:
+            fit = 0.5 * cp.quad_form(v, cp.psd_wrap(self.Q)) - data @ v
+        if self.weights.any():
+            fit = fit + price * ((self.weights * self.unit) @ size)
+        if self.ball:
+            limits.append(self.unit[:self.ball] @ size[:self.ball] <= room)
+        return cp.Problem(cp.Minimize(fit), limits), v, data, price, room
+
+
+def _solve(programs: _Programs, problem: Problem, names: list[str], tol: float
+           ) -> tuple[Tensor, list[str]]:
+    """The rows of a problem, each by the first attempt whose duality gap is small, or the best."""
+    W, used = problem.zeros(), []
+    for i in range(problem.shape[0]):
+        row = problem.rows(slice(i, i + 1))
+        value, by = float(row.objective(W[i:i + 1])), names[0]
+        FORMS = (True,)
+        for name in names:
+            tries = [programs(row.cross[0].numpy(), float(row.norms), name, f) for f in FORMS]
+            for found in tries:
+                if found is None: continue
+                found = _rounded(row, torch.from_numpy(found)[None])
+                objective = float(row.objective(found))
+                if objective <= value:
+                    W[i], value, by = found[0], objective, name
+            if found is not None: break
+        used.append(by)
+    return W, used
+
+
+def _rounded(row: Problem, W: Tensor) -> Tensor:
+    """Feasible, and without the specks that interior points leave where a zero belongs."""
+    W = row.project(W)
+    unit = row.Q.diagonal().clamp(min=0).sqrt()
+    sparse = torch.where(W.abs() * unit > 1e-7 * (W.abs() * unit).amax(), W, 0)
+    return sparse if row.objective(sparse) <= row.objective(W) * (1 + 1e-9) else W
