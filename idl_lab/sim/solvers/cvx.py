@@ -89,21 +89,21 @@ class CVXSolver(BaseSolver):
         if self.solver != "auto":
             names = [self.solver, *(n for n in names if n != self.solver)]
         programs, W, found = _Programs(problem), problem.zeros(), torch.zeros_like(problem.norms)
-        for name in names:
-            for factored in (False, True):
-                # Another solver is for rows without an answer, another form for rough ones too.
-                size = torch.maximum(problem.objective(W), problem.scale).mean()
-                U = _polished(problem, W, self.tol)
-                rough = problem.objective(W) - problem.dual(U) > self.tol * size
-                todo = (rough & ((found == 0) | (name == names[0]))).nonzero()[:, 0]
-                for rows, values in self._solved(programs, problem, todo, name, factored):
-                    part = problem.rows(rows)
-                    good = values.isfinite().all(dim=1) & (
-                        part.objective(values.nan_to_num()) <= part.objective(W[rows]))
-                    found[rows] += good
-                    W = W.index_copy(0, rows, torch.where(good[:, None], values, W[rows]))
-                    self._used[name] = self._used.get(name, 0) + int(good.sum())
-                    yield W
+        for name, factored in [(name, form) for name in names for form in (False, True)]:
+            U = _polished(problem, W, self.tol)
+            gap = (problem.objective(W) - problem.dual(U)).clamp(min=0)
+            enough = self.tol * torch.maximum(problem.objective(W), problem.scale).mean()
+            if gap.mean() <= enough:
+                break
+            # Another solver is for rows without an answer, another form for rough ones too.
+            todo = ((gap > enough) & ((found == 0) | (name == names[0]))).nonzero()[:, 0]
+            for rows, values in self._solved(programs, problem, todo, name, factored):
+                part = problem.rows(rows)
+                good = part.objective(values) <= part.objective(W[rows])  # False for NaN
+                found[rows] += good
+                W = W.index_copy(0, rows, torch.where(good[:, None], values, W[rows]))
+                self._used[name] = self._used.get(name, 0) + int(good.sum())
+                yield W
         yield W, _polished(problem, W, self.tol)
 
     def _solved(self, programs: _Programs, problem: Problem, todo: Tensor, name: str,
