@@ -13,6 +13,8 @@ from torch import Tensor
 
 from idl_lab.sim.problem import Problem
 
+PATIENCE = 100
+
 
 class ActiveSet:
     """Rows on their faces, in columns of unit length.
@@ -75,7 +77,7 @@ class ActiveSet:
         D = P - theta[:, None] * R
         V_new, full = self._search(V, D, sign, cross, norms)
         before, after = self.objective(V, cross, norms), self.objective(V_new, cross, norms)
-        worse = (after >= before) | failed
+        worse = ((after >= before) & ~full) | failed
         V_new = torch.where(worse[:, None], V, V_new)
         # Entries that were put in and would leave at once, or that the move brought to zero.
         leaves = (V_new == 0) & ~self.free & (sign != 0) & ((D * sign < 0) | (V != 0))
@@ -122,6 +124,7 @@ class ActiveSet:
         first = hit.amin(dim=1).clamp(max=1.0)
         best_V, best = V, self.objective(V, cross, norms)
         full = torch.zeros_like(best, dtype=torch.bool)
+        slack = 16 * torch.finfo(V.dtype).eps * norms
         held = self.pull > 0
         for k in range(8):
             alpha = first if k == 0 else torch.full_like(first, 0.5 ** (k - 1)).maximum(first)
@@ -134,10 +137,12 @@ class ActiveSet:
                 X = torch.where(over[:, None] & held,
                                 X * (self.kappa / torch.where(over, size, 1))[:, None], X)
             value = self.objective(X, cross, norms)
-            better = value < best
+            # At the end of a face the objective has no digits left that the gradient still has.
+            whole = (alpha >= 1) & (first >= 1)
+            better = torch.where(whole, value <= best + slack, value < best)
             best_V = torch.where(better[:, None], X, best_V)
             best = torch.where(better, value, best)
-            full = torch.where(better, (alpha >= 1) & (first >= 1), full)
+            full = torch.where(better, whole, full)
         return best_V, full
 
 
@@ -154,10 +159,15 @@ def finish(problem: Problem, W: Tensor, tol: float) -> Iterator[Tensor]:
     """
     state = ActiveSet(problem, W)
     open_ = torch.arange(len(W), device=W.device)
+    best, age = torch.full_like(problem.norms, torch.inf), torch.zeros_like(open_)
     while len(open_):
         state.step(open_)
         yield state.W
         part = problem.rows(open_)
         W = part.project(state.W[open_])
-        size = torch.maximum(part.objective(W), part.scale)
-        open_ = open_[part.gap(W) > tol * size]
+        gap = part.gap(W)
+        # Steps that change the support may leave the gap as it is for a while, not for long.
+        age[open_] = torch.where(gap < 0.99 * best[open_], 0, age[open_] + 1)
+        best[open_] = torch.minimum(gap, best[open_])
+        done = gap <= tol * torch.maximum(part.objective(W), part.scale)
+        open_ = open_[~done & (age[open_] < PATIENCE)]

@@ -53,7 +53,7 @@ class ADMMSolver(BaseSolver):
         Z = problem.zeros()
         for _, Z in zip(range(self.splitting_steps), self._splitting(problem), strict=False):
             yield Z
-        yield from finish(problem, Z, 0.5 * self.tol)
+        yield from finish(problem, Z, 0.01 * self.tol)
 
     def _splitting(self, problem: Problem) -> Iterator[Tensor]:
         values, vectors = problem.spectrum

@@ -24,6 +24,7 @@ class SolveStatus(enum.Enum):
 
     SOLVED = "the duality gap is at most tol, relative to the objective"
     MAX_STEPS = "the solver's steps ran out before the duality gap came down to tol"
+    ENDED = "the solver had no further step, and the duality gap is still above tol"
     SECONDS = "the time allowed ran out before the duality gap came down to tol"
     CANCELLED = "cancelled: this is the best feasible point so far"
     IGNORES_KAPPA = "this solver does not keep the bound κ, and the answer breaks it"
@@ -136,8 +137,11 @@ class BaseSolver(abc.ABC):
         validation.resolve_device(self.device)
 
     @abc.abstractmethod
-    def iterates(self, problem: Problem) -> Iterator[Tensor]:
-        """Better and better W (k, d), as long as they are drawn; they need not be feasible."""
+    def iterates(self, problem: Problem) -> Iterator[Tensor | tuple[Tensor, Tensor]]:
+        """Better and better W (k, d), as long as they are drawn; they need not be feasible.
+
+        A pair (W, U) asks for the lower bound `Problem.dual` at U in place of W.
+        """
 
     @property
     def name(self) -> str:
@@ -165,7 +169,7 @@ class BaseSolver(abc.ABC):
             raise TypeError(f"a Problem is solved in float64, got {problem.gram.dtype}: its "
                             f"duality gap needs the digits.")
         best = _Best(problem.to(self._device), self.honours_kappa)
-        status, step, start = SolveStatus.MAX_STEPS, 0, time.perf_counter()
+        status, step, start = SolveStatus.ENDED, 0, time.perf_counter()
         with _bar(self.name, self.tol, self.progress) as bar:
             try:
                 W = None
@@ -173,9 +177,9 @@ class BaseSolver(abc.ABC):
                     late = time.perf_counter() - start > self.seconds
                     if late or step % self.check_every == 0 or step == self.max_steps:
                         best.see(W, step, start, bar)
-                        W = None
+                        W = None  # seen
                     if best.relative_gap <= self.tol or late or step == self.max_steps:
-                        status = SolveStatus.SECONDS if late else status
+                        status = SolveStatus.SECONDS if late else SolveStatus.MAX_STEPS
                         break
                 if W is not None:  # the generator ended between two tests
                     best.see(W, step, start, bar)
@@ -214,14 +218,16 @@ class _Best:
         size = torch.maximum(self.objective, self.problem.scale).sum()
         return float(self.gap.sum() / size) if size > 0 else 0.0
 
-    def see(self, W: Tensor, step: int, start: float, bar: tqdm) -> None:
+    def see(self, iterate: Tensor | tuple[Tensor, Tensor], step: int, start: float,
+            bar: tqdm) -> None:
+        W, U = iterate if isinstance(iterate, tuple) else (iterate, None)
         if self.feasible:
             W = self.problem.project(W)
         objective = self.problem.objective(W)
         better = (objective < self.objective) | (not self.feasible)
         self.W = torch.where(better[:, None], W, self.W)
         self.objective = torch.where(better, objective, self.objective)
-        self.lower = torch.maximum(self.lower, self.problem.dual(W))
+        self.lower = torch.maximum(self.lower, self.problem.dual(W if U is None else U))
         self.seen = True
         self.history.append({"step": step, "seconds": time.perf_counter() - start,
                              "objective": float(self.objective.sum()),

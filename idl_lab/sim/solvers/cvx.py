@@ -14,6 +14,7 @@ from torch import Tensor
 
 from idl_lab import validation
 from idl_lab.sim.problem import Problem
+from idl_lab.sim.solvers.active_set import finish
 from idl_lab.sim.solvers.base import BaseSolver
 
 # In the order in which they are tried.
@@ -27,10 +28,10 @@ CHOICES = {"MOSEK": {},
 class CVXSolver(BaseSolver):
     """A row at a time through cvxpy, as a quadratic program whose size is that of the Gram matrix.
 
-    The program is compiled once in each process: c = Φᵀt and λ are its parameters (DPP). A row
-    whose duality gap is not small then is solved again in the form ½‖Fw − y‖², FᵀF = Q, which
-    keeps twice the digits and leaves out directions that the data does not resolve; and after
-    that by the next solver. The result names the solvers that were used.
+    The program is compiled once in each process: c = Φᵀt is its parameter (DPP). A row whose
+    duality gap is not small then is solved again in the form ½‖Fw − y‖², FᵀF = Q, which keeps
+    twice the digits and leaves out directions that the data does not resolve. The result names
+    the solvers that were used.
 
     Parameters
     ----------
@@ -77,26 +78,45 @@ class CVXSolver(BaseSolver):
     def _device(self) -> torch.device:
         return torch.device("cpu")
 
-    def iterates(self, problem: Problem) -> Iterator[Tensor]:
-        """W after each handful of rows, zero in those that it has not come to."""
+    def iterates(self, problem: Problem) -> Iterator[Tensor | tuple[Tensor, Tensor]]:
+        """W after each handful of rows, zero in those that it has not come to; then W with U.
+
+        An interior point's gradient has ten digits, too few for a bound where λ is small. So the
+        lower bound is taken at U, which is W after some steps of the active-set method.
+        """
         self._used.clear()
         names = _installed()
         if self.solver != "auto":
             names = [self.solver, *(n for n in names if n != self.solver)]
-        k = problem.shape[0]
-        jobs = joblib.effective_n_jobs(self.n_jobs)
-        parts = torch.arange(k, device="cpu").split(8 if jobs == 1 else max(-(-k // jobs // 2), 1))
-        programs = _Programs(problem)
+        programs, W, found = _Programs(problem), problem.zeros(), torch.zeros_like(problem.norms)
+        for name, factored in [(name, form) for name in names for form in (False, True)]:
+            U = _polished(problem, W, self.tol)
+            gap = (problem.objective(W) - problem.dual(U)).clamp(min=0)
+            enough = self.tol * torch.maximum(problem.objective(W), problem.scale).mean()
+            if gap.mean() <= enough:
+                break
+            # Another solver is for rows without an answer, another form for rough ones too.
+            todo = ((gap > enough) & ((found == 0) | (name == names[0]))).nonzero()[:, 0]
+            for rows, values in self._solved(programs, problem, todo, name, factored):
+                part = problem.rows(rows)
+                good = part.objective(values) <= part.objective(W[rows])  # False for NaN
+                found[rows] += good
+                W = W.index_copy(0, rows, torch.where(good[:, None], values, W[rows]))
+                self._used[name] = self._used.get(name, 0) + int(good.sum())
+                yield W
+        yield W, _polished(problem, W, self.tol)
+
+    def _solved(self, programs: _Programs, problem: Problem, todo: Tensor, name: str,
+                factored: bool) -> Iterator[tuple[Tensor, Tensor]]:
+        """Handfuls of rows and their solutions, NaN where there is none."""
+        jobs = min(joblib.effective_n_jobs(self.n_jobs), len(todo))
+        if not jobs:
+            return
+        parts = todo.split(8 if jobs == 1 else max(-(-len(todo) // jobs // 2), 1))
         # No memory-mapped arrays, which an interrupt would leave behind.
-        found = joblib.Parallel(jobs, return_as="generator", max_nbytes=None)(
-            joblib.delayed(_solve)(programs, problem.rows(part), names, self.tol)
-            for part in parts)
-        W = problem.zeros()
-        for part, (rows, used) in zip(parts, found, strict=True):
-            for name in used:
-                self._used[name] = self._used.get(name, 0) + 1
-            W = W.index_copy(0, part, rows)
-            yield W
+        yield from zip(parts, joblib.Parallel(jobs, return_as="generator", max_nbytes=None)(
+            joblib.delayed(_solve)(programs, problem.rows(part), name, factored)
+            for part in parts), strict=True)
 
 
 def _installed() -> list[str]:
@@ -171,30 +191,29 @@ class _Programs:
         return cp.Problem(cp.Minimize(fit), limits), v, data, price, room
 
 
-def _solve(programs: _Programs, problem: Problem, names: list[str], tol: float
-           ) -> tuple[Tensor, list[str]]:
-    """The rows of a problem, each by the first attempt whose duality gap is small, or the best."""
-    W, used = problem.zeros(), []
-    for i in range(problem.shape[0]):
+def _solve(programs: _Programs, problem: Problem, name: str, factored: bool) -> Tensor:
+    """The rows of a problem, feasible; NaN where the solver fails."""
+    W = torch.full_like(problem.cross, torch.nan)
+    for i in range(len(W)):
         row = problem.rows(slice(i, i + 1))
-        value, by = float(row.objective(W[i:i + 1])), names[0]
-        FORMS = (True,)
-        for name in names:
-            tries = [programs(row.cross[0].numpy(), float(row.norms), name, f) for f in FORMS]
-            for found in tries:
-                if found is None: continue
-                found = _rounded(row, torch.from_numpy(found)[None])
-                objective = float(row.objective(found))
-                if objective <= value:
-                    W[i], value, by = found[0], objective, name
-            if found is not None: break
-        used.append(by)
-    return W, used
+        found = programs(row.cross[0].numpy(), float(row.norms), name, factored)
+        if found is not None:
+            W[i] = _rounded(row, row.project(torch.from_numpy(found)[None]))[0]
+    return W
 
 
 def _rounded(row: Problem, W: Tensor) -> Tensor:
-    """Feasible, and without the specks that interior points leave where a zero belongs."""
-    W = row.project(W)
-    unit = row.Q.diagonal().clamp(min=0).sqrt()
-    sparse = torch.where(W.abs() * unit > 1e-7 * (W.abs() * unit).amax(), W, 0)
-    return sparse if row.objective(sparse) <= row.objective(W) * (1 + 1e-9) else W
+    """W without the specks that interior points leave where a zero belongs."""
+    size = W.abs() * row.Q.diagonal().clamp(min=0).sqrt()
+    limit = row.objective(W) * (1 + 1e-9)
+    for speck in (1e-5, 1e-6, 1e-7):
+        sparse = torch.where(size > speck * size.amax(), W, 0)
+        if row.objective(sparse) <= limit:
+            return sparse
+    return W
+
+
+def _polished(problem: Problem, W: Tensor, tol: float) -> Tensor:
+    for _, U in zip(range(40), finish(problem, W, 0.1 * tol), strict=False):
+        W = U
+    return W

@@ -1,0 +1,81 @@
+"""SIM problems for the tests, and an oracle that knows the samples instead of their Gram matrix."""
+
+from __future__ import annotations
+
+import cvxpy as cp
+import numpy as np
+from helpers import mat
+
+from idl_lab.sim.problem import Problem
+
+
+def problem(Phi: np.ndarray, T: np.ndarray, **options) -> Problem:
+    """The problem of features (m, d) and targets (m, k)."""
+    return Problem(mat(Phi.T @ Phi), mat(T.T @ Phi), mat((T**2).sum(axis=0)), **options)
+
+
+def values(Phi: np.ndarray, T: np.ndarray, W: np.ndarray, *, lam: float = 0.0, ridge: float = 0.0,
+           penalised: np.ndarray | None = None, **_) -> np.ndarray:
+    """Each row's objective, by loops over the samples."""
+    weight = np.full(Phi.shape[1], lam) * (1 if penalised is None else penalised)
+    return np.array([0.5 * sum((Phi[i] @ w - t[i])**2 for i in range(len(Phi)))
+                     + weight @ np.abs(w) + 0.5 * ridge * w @ w
+                     for w, t in zip(W, T.T, strict=True)])
+
+
+def optimum(Phi: np.ndarray, T: np.ndarray, *, lam: float = 0.0, ridge: float = 0.0,
+            kappa: float | None = None, ball: int = 0, penalised: np.ndarray | None = None
+            ) -> np.ndarray:
+    """Each row's smallest objective, by cvxpy on the samples."""
+    weight = np.full(Phi.shape[1], lam) * (1 if penalised is None else penalised)
+    found = []
+    for t in T.T:
+        w = cp.Variable(Phi.shape[1])
+        cost = (0.5 * cp.sum_squares(Phi @ w - t) + weight @ cp.abs(w)
+                + 0.5 * ridge * cp.sum_squares(w))
+        limits = [cp.norm1(w[:ball]) <= kappa] if ball else []
+        found.append(cp.Problem(cp.Minimize(cost), limits).solve(solver="CLARABEL"))
+    return np.array(found)
+
+
+def data(seed: int = 0, m: int = 40, d: int = 12, k: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """Features and targets that they explain in part."""
+    rng = np.random.default_rng(seed)
+    Phi = rng.standard_normal((m, d))
+    return Phi, 0.4 * Phi @ rng.standard_normal((d, k)) + 0.2 * rng.standard_normal((m, k))
+
+
+def _cases() -> dict[str, tuple[np.ndarray, np.ndarray, dict]]:
+    Phi, T = data()
+    low = Phi[:, :4] @ np.random.default_rng(1).standard_normal((4, 12))
+    zero, twice, ones = Phi.copy(), Phi.copy(), Phi.copy()
+    zero[:, [2, 9]] = 0
+    twice[:, 3], twice[:, 10], twice[:, 9] = Phi[:, 1], Phi[:, 8], -Phi[:, 0]
+    ones[:, -1] = 1
+    units = 10.0**np.array([6, -6, 0, 6, 0, -6, 0, -6, 6, 0, 0, 6])
+    usual = {"lam": 0.5, "kappa": 0.9, "ball": 7}
+    return {
+        "usual": (Phi, T, usual),
+        "no ball": (Phi, T, {"lam": 0.5}),
+        "ball of all": (Phi, T, {**usual, "ball": 12}),
+        "elastic net": (Phi, T, {**usual, "ridge": 2.0}),
+        "bias": (ones, T + 5, {**usual, "penalised": np.arange(12) < 11}),
+        "kappa = 0": (Phi, T, {**usual, "kappa": 0.0}),
+        "lambda = 0": (Phi, T, {**usual, "lam": 0.0}),
+        "lambda so large that all is zero": (Phi, T, {**usual, "lam": 1e4}),
+        "least squares": (Phi, T, {}),
+        "rank-deficient": (low, T, usual),
+        "rank-deficient, lambda = 0": (low, T, {**usual, "lam": 0.0}),
+        "zero features": (zero, T, usual),
+        "duplicates": (twice, T, usual),
+        "badly scaled": (Phi * units, T, usual),
+        "badly scaled, lambda = 0": (Phi * units, T, {**usual, "lam": 0.0}),
+        "badly scaled targets": (Phi, T * [1e-6, 1, 1e6, 1], usual),
+        "single sample": (Phi[:1], T[:1], usual),
+        "single sample, lambda = 0": (Phi[:1], T[:1], {**usual, "lam": 0.0}),
+        "zero targets": (Phi, 0 * T, usual),
+        "nothing at all": (0 * Phi, T, usual),
+    }
+
+
+CASES = _cases()
