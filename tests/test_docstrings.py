@@ -13,7 +13,8 @@ import idl_lab
 
 ROOT = Path(idl_lab.__file__).parent
 # All that is below the pictures, and whatever a later room adds there.
-FOLDERS = [f"fixed_point.{p.stem}" for p in sorted((ROOT / "fixed_point").glob("[a-z]*.py"))]
+FOLDERS = [".".join(p.relative_to(ROOT).with_suffix("").parts) for folder in ("fixed_point", "sim")
+           for p in sorted((ROOT / folder).rglob("[a-z]*.py"))]
 CORE = [name for name in ("validation", "activations", "solution", "operators", "well_posedness",
                           "constraints", *FOLDERS, "equilibrium", "networks", "model", "rnn",
                           "compose", "torchidl", "training", "data", "robustness")

@@ -110,9 +110,10 @@ class ActiveSet:
         root, info = torch.linalg.cholesky_ex(M)
         failed = info > 0
         self.damping[rows] = torch.where(failed, self.damping[rows] * 100, self.damping[rows])
-        safe = torch.where(failed[:, None, None], torch.eye(width).to(M), root)
+        safe = torch.where(failed[:, None, None], torch.eye(width, dtype=M.dtype, device=M.device),
+                           root)
         found = torch.cholesky_solve(right, safe)
-        out = torch.zeros(*slope.shape, 2).to(slope)
+        out = slope.new_zeros(*slope.shape, 2)
         out.scatter_(1, at[:, :, None].expand(-1, -1, 2), found * real[:, :, None])
         return out[:, :, 0], out[:, :, 1], failed
 

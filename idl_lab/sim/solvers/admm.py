@@ -20,7 +20,8 @@ class ADMMSolver(BaseSolver):
 
     With h the ℓ₁ weight and the ball, every row repeats, over-relaxed by α,
 
-        w ← (Q + ρI)⁻¹(c + ρ(z − u)),  z ← prox_{h/ρ}(αw + (1 − α)z + u),  u ← u + αw + (1 − α)z₋ − z
+        w ← (Q + ρI)⁻¹(c + ρ(z − u)),  z ← prox_{h/ρ}(αw + (1 − α)z + u),
+        u ← u + αw + (1 − α)z₋ − z
 
     One eigendecomposition of Q serves all rows, steps and ρ; each row balances its ρ by its own
     residuals. ADMM finds the zeros soon and the last digits late, so `splitting_steps` of it
