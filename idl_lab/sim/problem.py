@@ -89,8 +89,11 @@ class Problem:
         return replace(self, **moved)
 
     def rows(self, index: Tensor | slice) -> Problem:
-        """The problem of some rows alone."""
-        return replace(self, cross=self.cross[index], norms=self.norms[index])
+        """The problem of some rows alone; what was computed of the columns goes along."""
+        part = replace(self, cross=self.cross[index], norms=self.norms[index])
+        part.__dict__.update({name: getattr(self, name) for name in (
+            "Q", "weights", "_free", "_free_inverse")})
+        return part
 
     @cached_property
     def Q(self) -> Tensor:
@@ -221,9 +224,10 @@ class Problem:
 
     @cached_property
     def _free(self) -> Tensor:
-        """Columns that nothing holds: outside the ball, not weighed."""
+        """Columns that nothing holds: outside the ball, and weighed less than rounding does."""
         outside = torch.arange(len(self.gram), device=self.gram.device) >= self.ball
-        return torch.nonzero(outside & (self.weights == 0))[:, 0]
+        size = (self.Q.diagonal().clamp(min=0) * self.norms.amax()).sqrt()
+        return torch.nonzero(outside & (self.weights <= 1e-13 * size))[:, 0]
 
     @cached_property
     def _free_inverse(self) -> Tensor:
@@ -255,6 +259,8 @@ def pseudo_inverse(M: Tensor) -> Tensor:
     Tensor, shape (d, d)
         Eigenvalues of M with a unit diagonal that are rounding are left out.
     """
+    if not M.numel():
+        return M
     unit = M.diagonal().clamp(min=0).sqrt()
     unit = torch.where(unit > 0, 1 / torch.where(unit > 0, unit, 1), 0)
     values, vectors = torch.linalg.eigh(unit[:, None] * M * unit)

@@ -41,7 +41,7 @@ class ActiveSet:
         self.problem = problem
         V = torch.where(self.used, problem.project(W) / torch.where(used, self.unit, 1), 0)
         self.V = V
-        self.sign = V.sign()
+        self.sign = torch.where(self.free, 0, V.sign())  # free columns have no kink
         self.theta = torch.zeros_like(problem.norms)
         self.damping = torch.full_like(problem.norms, 1e-11)
         self.careful = torch.zeros_like(problem.norms, dtype=torch.bool)
@@ -51,7 +51,7 @@ class ActiveSet:
         """The point, in the problem's own units."""
         return self.V * self.unit
 
-    def objective(self, V: Tensor, cross: Tensor, norms: Tensor) -> Tensor:
+    def _objective(self, V: Tensor, cross: Tensor, norms: Tensor) -> Tensor:
         return (0.5 * ((V @ self.Q - 2 * cross) * V).sum(dim=-1) + V.abs() @ self.weights
                 + 0.5 * norms)
 
@@ -66,21 +66,26 @@ class ActiveSet:
         V, cross, norms = self.V[rows], self.cross[rows], self.problem.norms[rows]
         sign = self.sign[rows]
         inside = (sign != 0) | self.free
-        slope = cross - V @ self.Q - self.weights * sign
         pull = self.pull * sign
+        # Measured from the θ of the step before: near a singular face P and R are huge and
+        # nearly parallel, and only a small correction keeps its digits.
+        start = self.theta[rows]
+        slope = cross - V @ self.Q - self.weights * sign - start[:, None] * pull
         P, R, failed = self._directions(rows, inside, slope, pull)
-        # The one multiplier in closed form: what brings the full step back to the ball.
+        # The change of θ in closed form: what brings the full step to the ball, or θ to zero.
         room = self.kappa - (pull * V).sum(dim=1)
         bend = (pull * R).sum(dim=1)
-        theta = ((pull * P).sum(dim=1) - room).clamp(min=0)
-        theta = torch.where(bend > 0, theta / torch.where(bend > 0, bend, 1), 0)
-        D = P - theta[:, None] * R
+        change = (pull * P).sum(dim=1) - room
+        change = torch.where(bend > 0, change / torch.where(bend > 0, bend, 1), 0)
+        change = torch.maximum(change, -start)
+        theta = start + change
+        D = P - change[:, None] * R
         V_new, full = self._search(V, D, sign, cross, norms)
-        before, after = self.objective(V, cross, norms), self.objective(V_new, cross, norms)
+        before, after = self._objective(V, cross, norms), self._objective(V_new, cross, norms)
         worse = ((after >= before) & ~full) | failed
         V_new = torch.where(worse[:, None], V, V_new)
         # Entries that were put in and would leave at once, or that the move brought to zero.
-        leaves = (V_new == 0) & ~self.free & (sign != 0) & ((D * sign < 0) | (V != 0))
+        leaves = (V_new == 0) & (sign != 0) & ((D * sign < 0) | (V != 0))
         sign = torch.where(leaves, 0, sign)
         moved = leaves.any(dim=1)
         # What pulls, against the multiplier of this face.
@@ -123,7 +128,7 @@ class ActiveSet:
         toward = (D * sign < 0) & (V != 0)
         hit = torch.where(toward, -V / torch.where(toward, D, 1), torch.inf)
         first = hit.amin(dim=1).clamp(max=1.0)
-        best_V, best = V, self.objective(V, cross, norms)
+        best_V, best = V, self._objective(V, cross, norms)
         full = torch.zeros_like(best, dtype=torch.bool)
         slack = 16 * torch.finfo(V.dtype).eps * norms
         held = self.pull > 0
@@ -137,7 +142,7 @@ class ActiveSet:
             if held.any():
                 X = torch.where(over[:, None] & held,
                                 X * (self.kappa / torch.where(over, size, 1))[:, None], X)
-            value = self.objective(X, cross, norms)
+            value = self._objective(X, cross, norms)
             # At the end of a face the objective has no digits left that the gradient still has.
             whole = (alpha >= 1) & (first >= 1)
             better = torch.where(whole, value <= best + slack, value < best)

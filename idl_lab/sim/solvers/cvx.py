@@ -177,7 +177,8 @@ class _Programs:
         v, size = cp.Variable(d), cp.Variable(d)
         data = cp.Parameter(len(self.factor) if factored else d)
         price, room = cp.Parameter(nonneg=True), cp.Parameter(nonneg=True)
-        limits = [] if free else [v <= size, -v <= size]
+        u = cp.multiply(self.unit, v)
+        limits = [] if free else [u <= size, -u <= size]
         if factored:
             residual = cp.Variable(len(self.factor))
             limits.append(residual == self.factor @ v - data)
@@ -185,9 +186,9 @@ class _Programs:
         else:
             fit = 0.5 * cp.quad_form(v, cp.psd_wrap(self.Q)) - data @ v
         if self.weights.any():
-            fit = fit + price * ((self.weights * self.unit) @ size)
+            fit = fit + price * (self.weights @ size)
         if self.ball:
-            limits.append(self.unit[:self.ball] @ size[:self.ball] <= room)
+            limits.append(cp.sum(size[:self.ball]) <= room)
         return cp.Problem(cp.Minimize(fit), limits), v, data, price, room
 
 
