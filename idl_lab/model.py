@@ -222,7 +222,8 @@ class ImplicitModel(nn.Module):
             Change the units of the states so that ‖A‖∞ ≤ κ, with the same predictions; for
             positively homogeneous activations such as ReLU.
         kappa, solver, adjoint
-            As for `ImplicitModel`; the constraint is None.
+            As for `ImplicitModel`; the constraint is None. With ``rescale`` the default solver's
+            tolerance is divided by the largest unit, so that it means what it did before.
 
         Raises
         ------
@@ -242,7 +243,8 @@ class ImplicitModel(nn.Module):
             # Rounding to the net's dtype must not carry a row's sum over κ.
             room = 1 - (8 + len(read.state_bias).bit_length()) * torch.finfo(read.dtype).eps
             v = units(operators.from_scipy(read.A, torch.float64), kappa * room).numpy()
-        D = read.D if read.D.nnz else None
+            # A tolerance is a number in the new units, of which the largest counts most.
+            solver = solver or Picard(tol=Picard().tol / max(float(v.max()), 1.0))
         device = next(net.parameters(), torch.empty(0, device="cpu")).device
 
         def tensor(M: np.ndarray | csr_array) -> Tensor:
@@ -258,8 +260,8 @@ class ImplicitModel(nn.Module):
         inverse = dia_array((1 / v[None], [0]), shape=(len(v), len(v)))
         model = cls.from_matrices(
             matrix(csr_array(inverse @ read.A @ units_)), matrix(csr_array(inverse @ read.B)),
-            tensor(csr_array(read.C @ units_)), D if D is None else tensor(D), activation=phi,
-            kappa=kappa, state_bias=tensor(read.state_bias / v),
+            tensor(csr_array(read.C @ units_)), tensor(read.D) if read.D.nnz else None,
+            activation=phi, kappa=kappa, state_bias=tensor(read.state_bias / v),
             output_bias=tensor(read.output_bias), solver=solver, adjoint=adjoint)
         model.blocks = read.blocks
         return model

@@ -494,6 +494,18 @@ def test_from_network_predicts_what_the_network_predicts(name, rescale):
     assert torch.allclose(U.grad, V.grad.flatten(1), atol=1e-6)
 
 
+@pytest.mark.cpu_default
+def test_units_in_the_millions_do_not_loosen_the_solve():
+    sizes = [20, 24, 24, 24, 24, 24, 24]
+    layers = [m for i, o in zip(sizes, sizes[1:], strict=False)
+              for m in (nn.Linear(i, o), nn.ReLU())]
+    net, U = nn.Sequential(*layers, nn.Linear(24, 10)), draw(0, 50, 20).float()
+    wanted = net(U)
+    errors = [float((ImplicitModel.from_network(net, rescale=True, kappa=0.1, **options)(U)
+                     - wanted).detach().abs().max()) for options in ({}, {"solver": Picard(1e-6)})]
+    assert errors[0] <= 1e-5 < errors[1]
+
+
 @pytest.mark.parametrize(("call", "fragments"), [
     (lambda: ImplicitModel.from_network(nn.Sequential(
         nn.Linear(3, 4, device="cpu"), nn.Tanh(), nn.Linear(4, 2, device="cpu")), rescale=True),
