@@ -131,7 +131,7 @@ def test_a_redraw_gives_the_picture_of_a_fresh_one():
 
 
 def test_fast_picture_shows_what_a_saved_one_shows():
-    figure = figures.norm_bound()
+    figure = figures.fixed_points.norm_bound()
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     saved, fast = pixels(buffer.getvalue()), pixels(canvas.png(figure))

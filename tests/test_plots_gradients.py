@@ -157,10 +157,10 @@ def test_a_redraw_keeps_the_figure_and_its_parts():
 
 
 def test_the_gallery_says_what_its_docstrings_say():
-    errors = figures._gradients()[2]
+    errors = figures.gradients._gradients()[2]
     rate = (errors["implicit"][-1] / errors["implicit"][-2]) ** (1 / 32)
     assert rate == pytest.approx(0.7, abs=0.01) and errors["one-step"][-1] > 0.1
-    text = parts(figures.gradient_directions())["name 2"].get_text()
+    text = parts(figures.gradients.gradient_directions())["name 2"].get_text()
     assert text.startswith("one-step: cosine -")
 
 
