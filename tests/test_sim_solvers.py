@@ -185,6 +185,19 @@ def test_an_interrupt_keeps_the_best_feasible_point():
     assert "CANCELLED" in repr(found) and "relative gap" in repr(found)
 
 
+@pytest.mark.parametrize("solver", [Fista(**QUIET), CVXSolver(**QUIET)], ids=["FISTA", "CVX"])
+def test_who_watches_a_solve_sees_its_history_and_can_end_it(solver):
+    p, seen = problem(*data(k=12), lam=0.5, kappa=0.9, ball=7), []
+    found = solver.solve(p, watch=seen.append)
+    assert found.status is SolveStatus.SOLVED and len(seen) > 1
+    assert seen == found.history.to_dict("records")
+    torch.testing.assert_close(found.W, solver.solve(p).W)
+    ended = solver.solve(p, watch=lambda row: row["step"] >= seen[0]["step"])
+    assert ended.status is SolveStatus.CANCELLED and len(ended.history) == 1
+    assert (p.violation(ended.W) == 0).all()
+    assert float(ended.stats.objective.sum()) == seen[0]["objective"]
+
+
 def test_limits_end_a_solve_and_the_status_says_which():
     p = made("usual")
     steps = Fista(max_steps=7, **QUIET).solve(p)

@@ -6,7 +6,7 @@ import abc
 import enum
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -149,7 +149,8 @@ class BaseSolver(abc.ABC):
         return type(self).__name__
 
     @torch.no_grad()
-    def solve(self, problem: Problem) -> Rows:
+    def solve(self, problem: Problem,
+              watch: Callable[[dict[str, float]], bool | None] | None = None) -> Rows:
         """Draw iterates until the duality gap is small; keep the best feasible point of each row.
 
         KeyboardInterrupt ends the solve, not the program: the result says CANCELLED.
@@ -158,6 +159,9 @@ class BaseSolver(abc.ABC):
         ----------
         problem : Problem
             In float64.
+        watch : callable, optional
+            Called with each new row of `Rows.history`, as a dict. Where it returns true the solve
+            ends there, as CANCELLED: what an interrupt does, from any thread.
 
         Returns
         -------
@@ -168,7 +172,7 @@ class BaseSolver(abc.ABC):
         if problem.gram.dtype != torch.float64:
             raise TypeError(f"a Problem is solved in float64, got {problem.gram.dtype}: its "
                             f"duality gap needs the digits.")
-        best = _Best(problem.to(self._device), self.honours_kappa)
+        best = _Best(problem.to(self._device), self.honours_kappa, watch)
         status, step, start = SolveStatus.ENDED, 0, time.perf_counter()
         with _bar(self.name, self.tol, self.progress) as bar:
             try:
@@ -198,8 +202,9 @@ class BaseSolver(abc.ABC):
 class _Best:
     """The best feasible point and the best lower bound of each row so far."""
 
-    def __init__(self, problem: Problem, feasible: bool) -> None:
-        self.problem, self.feasible = problem, feasible
+    def __init__(self, problem: Problem, feasible: bool,
+                 watch: Callable[[dict[str, float]], bool | None] | None) -> None:
+        self.problem, self.feasible, self.watch = problem, feasible, watch
         self.W = problem.zeros()
         self.objective = problem.objective(self.W)
         # Of a problem without values nothing is better than W = 0; else 0 is a first bound.
@@ -236,6 +241,8 @@ class _Best:
                         gap=f"{self.relative_gap:.1e}")
         done = -math.log10(max(self.relative_gap, 1e-300))
         bar.update(min(max(round(done, 2), bar.n), bar.total) - bar.n)
+        if self.watch is not None and self.watch(dict(self.history[-1])):
+            raise KeyboardInterrupt
 
     def result(self, status: SolveStatus, step: int, start: float, name: str,
                device: torch.device) -> Rows:
