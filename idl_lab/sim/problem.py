@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from idl_lab import validation
+from idl_lab.sim.states import Statistics
 from idl_lab.well_posedness import project_rows
 
 
@@ -245,6 +246,37 @@ class Problem:
         has few digits of its own.
         """
         return 0.5e-6 * self.norms
+
+
+def state_matching(stats: Statistics, kappa: float, lam: float = 0.0, ridge: float = 0.0
+                   ) -> Problem:
+    """Z from [X U 1]: rows [A B b] with A in the ball ‖A‖∞ ≤ κ; biases b are not weighed.
+
+    Parameters
+    ----------
+    stats : Statistics
+    kappa, lam, ridge : float
+    """
+    return Problem(stats.gram, stats.cross_Z, stats.norms_Z, lam=lam, ridge=ridge, kappa=kappa,
+                   ball=stats.n, penalised=_weights_not_biases(stats))
+
+
+def output_matching(stats: Statistics, lam: float = 0.0, ridge: float = 0.0) -> Problem:
+    """Y from [X U 1]: rows [C D d], without a ball; biases d are not weighed.
+
+    Parameters
+    ----------
+    stats : Statistics
+    lam, ridge : float
+    """
+    return Problem(stats.gram, stats.cross_Y, stats.norms_Y, lam=lam, ridge=ridge,
+                   penalised=_weights_not_biases(stats))
+
+
+def _weights_not_biases(stats: Statistics) -> Tensor:
+    mask = torch.ones_like(stats.gram[0], dtype=torch.bool)
+    mask[stats.n + stats.p:] = False
+    return mask
 
 
 def pseudo_inverse(M: Tensor) -> Tensor:

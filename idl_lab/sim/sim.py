@@ -24,7 +24,7 @@ from idl_lab.activations import ACTIVATIONS, Activation, activation, blockwise
 from idl_lab.fixed_point import Picard
 from idl_lab.model import ImplicitModel
 from idl_lab.sim.hooks import Batches, Layer, States, run
-from idl_lab.sim.problem import Problem
+from idl_lab.sim.problem import output_matching, state_matching
 from idl_lab.sim.score import score
 from idl_lab.sim.solvers import BaseSolver, Rows, SolveStatus
 from idl_lab.sim.states import Statistics, accumulate, read, rescale, statistics
@@ -172,16 +172,14 @@ class SIM:
                            progress=self.progress)
         self._check_activation(stats)
         stats, notes = self._prepared(model, stats)
-        state = solver.solve(_problem(stats, stats.cross_Z, stats.norms_Z, solver.lambda_z,
-                                      solver.ridge, self.kappa))
+        state = solver.solve(state_matching(stats, self.kappa, solver.lambda_z, solver.ridge))
         _warn_if_early("state", solver, state)
         A, B, state_bias = _split(state.W, stats)
         A_model = self._in_ball(A, solver)
         source = stats
         if self.regenerate_states:
             source = self._regenerated(A_model, B, state_bias, stats, model, dataloader)
-        output = solver.solve(_problem(source, source.cross_Y, source.norms_Y, solver.lambda_y,
-                                       solver.ridge))
+        output = solver.solve(output_matching(source, solver.lambda_y, solver.ridge))
         _warn_if_early("output", solver, output)
         C, D, output_bias = _split(output.W, stats)
         fit = _fits(stats, state.W) | {"output": _fit(
@@ -354,15 +352,6 @@ class SIM:
                 yield layers, States(U, X, X, batch.Y.cpu())
 
         return accumulate(batches(), ones=stats.ones)
-
-
-def _problem(stats: Statistics, cross: Tensor, norms: Tensor, lam: float, ridge: float,
-             kappa: float | None = None) -> Problem:
-    """Match targets with Φ; the first n columns are A and in the ball where there is a κ."""
-    penalised = torch.ones_like(stats.gram[0], dtype=torch.bool)
-    penalised[stats.n + stats.p:] = False  # the biases
-    return Problem(stats.gram, cross, norms, lam=lam, ridge=ridge, kappa=kappa,
-                   ball=0 if kappa is None else stats.n, penalised=penalised)
 
 
 def _warn_if_early(name: str, solver: BaseSolver, found: Rows) -> None:
