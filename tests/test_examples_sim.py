@@ -43,6 +43,12 @@ def test_layers_are_what_was_asked_for():
     assert all(layer.bias is None for layer in digits_teacher(epochs=1)[0][::2])
 
 
+def test_a_convolutional_teacher_takes_images():
+    net, train, _ = digits_teacher(conv=True, biases=True, epochs=1)
+    assert next(iter(train))[0].shape == (100, 1, 8, 8)
+    assert [tuple(p.shape) for p in net.parameters()][::2] == [(4, 1, 3, 3), (8, 4, 3, 3), (10, 32)]
+
+
 @pytest.mark.parametrize(("options", "fragments"), [
     ({"seed": -1}, ["seed", "at least 0"]),
     ({"epochs": 0}, ["epochs", "at least 1"]),

@@ -13,7 +13,7 @@ from idl_lab import training, validation
 
 
 def digits_teacher(seed: int = 0, *, hidden: Sequence[int] = (64, 32, 16), biases: bool = False,
-                   epochs: int = 30, activation: type[nn.Module] = nn.ReLU
+                   conv: bool = False, epochs: int = 30, activation: type[nn.Module] = nn.ReLU
                    ) -> tuple[nn.Sequential, DataLoader, DataLoader]:
     """A network 64-64-32-16-10, trained on the first 1,400 of the digits within two seconds.
 
@@ -27,6 +27,9 @@ def digits_teacher(seed: int = 0, *, hidden: Sequence[int] = (64, 32, 16), biase
     hidden : sequence of int
         Sizes of the hidden layers.
     biases : bool
+    conv : bool
+        Two convolutions to 4 × 4 × 4 and 2 × 2 × 8 take the place of the hidden layers, and
+        batches are images (m, 1, 8, 8).
     epochs : int
         Of Adam at 5e-3, batches of 64.
     activation : type of nn.Module
@@ -42,9 +45,19 @@ def digits_teacher(seed: int = 0, *, hidden: Sequence[int] = (64, 32, 16), biase
     generator = torch.Generator("cpu").manual_seed(validation.integer("seed", seed, at_least=0))
     for size in hidden:
         validation.integer("a size in hidden", size)
-    teacher = _network((64, *hidden, 10), biases, activation, generator)
+    cpu = {"device": "cpu", "bias": biases}
+    parts: list[nn.Module] = []
+    for p, q in zip((64, *hidden), hidden, strict=False):
+        parts += [nn.Linear(p, q, **cpu), activation()]
+    parts.append(nn.Linear((64, *hidden)[-1], 10, **cpu))
+    if conv:
+        size = {"kernel_size": 3, "stride": 2, "padding": 1, **cpu}
+        parts = [nn.Conv2d(1, 4, **size), activation(), nn.Conv2d(4, 8, **size), activation(),
+                 nn.Flatten(), nn.Linear(32, 10, **cpu)]
+    teacher = _drawn(nn.Sequential(*parts), generator)
     pixels, labels = load_digits(return_X_y=True)
     U = torch.tensor(pixels / 16, dtype=torch.float32, device="cpu")
+    U = U.reshape(-1, 1, 8, 8) if conv else U
     y = torch.tensor(labels, dtype=torch.int64, device="cpu")
     first, last = TensorDataset(U[:1400], y[:1400]), TensorDataset(U[1400:], y[1400:])
     shuffled = DataLoader(first, 64, shuffle=True, generator=generator)
@@ -52,13 +65,11 @@ def digits_teacher(seed: int = 0, *, hidden: Sequence[int] = (64, 32, 16), biase
     return teacher.eval(), DataLoader(first, 100), DataLoader(last, 100)
 
 
-def _network(sizes: Sequence[int], biases: bool, activation: type[nn.Module],
-             generator: torch.Generator) -> nn.Sequential:
-    parts: list[nn.Module] = []
-    for p, q in zip(sizes, sizes[1:], strict=False):
-        layer = nn.Linear(p, q, bias=biases, device="cpu")
-        with torch.no_grad():
+def _drawn(teacher: nn.Sequential, generator: torch.Generator) -> nn.Sequential:
+    """Weights and biases U(−1/√fan_in, 1/√fan_in), as torch draws them."""
+    with torch.no_grad():
+        for layer in teacher:
             for numbers in layer.parameters():
-                numbers.uniform_(-p ** -0.5, p ** -0.5, generator=generator)
-        parts += [layer, activation()]
-    return nn.Sequential(*parts[:-1])
+                reach = layer.weight[0].numel() ** -0.5
+                numbers.uniform_(-reach, reach, generator=generator)
+    return teacher

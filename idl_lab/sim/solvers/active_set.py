@@ -14,6 +14,7 @@ from torch import Tensor
 from idl_lab.sim.problem import Problem
 
 PATIENCE = 100
+DAMPING = 1e-11  # of the factored part of Q, whose diagonal is one
 
 
 class ActiveSet:
@@ -40,20 +41,33 @@ class ActiveSet:
         self.used = used & ~(held & (self.kappa == 0))
         self.problem = problem
         V = torch.where(self.used, problem.project(W) / torch.where(used, self.unit, 1), 0)
-        self.V = V
-        self.sign = torch.where(self.free, 0, V.sign())  # free columns have no kink
+        self.V, self.sign = V, torch.zeros_like(V)
         self.theta = torch.zeros_like(problem.norms)
-        self.damping = torch.full_like(problem.norms, 1e-11)
+        self.damping = torch.zeros_like(problem.norms)
         self.careful = torch.zeros_like(problem.norms, dtype=torch.bool)
+        self.restart(torch.arange(len(V), device=V.device))
+
+    def restart(self, rows: Tensor) -> None:
+        """Forget what led these rows to where they are: faces, multipliers, damping.
+
+        Parameters
+        ----------
+        rows : Tensor of int, shape (r,)
+        """
+        self.sign[rows] = torch.where(self.free, 0, self.V[rows].sign())  # free ones have no kink
+        self.theta[rows], self.damping[rows], self.careful[rows] = 0.0, DAMPING, False
 
     @property
     def W(self) -> Tensor:
         """The point, in the problem's own units."""
         return self.V * self.unit
 
-    def _objective(self, V: Tensor, cross: Tensor, norms: Tensor) -> Tensor:
-        return (0.5 * ((V @ self.Q - 2 * cross) * V).sum(dim=-1) + V.abs() @ self.weights
-                + 0.5 * norms)
+    def _change(self, V: Tensor, X: Tensor, residual: Tensor) -> Tensor:
+        """Objective at X less that at V, with c − QV at hand: two objectives are alike in most
+        of their digits where the fit is almost exact."""
+        move = X - V
+        return ((0.5 * move @ self.Q - residual) * move).sum(dim=1) + (
+            X.abs() - V.abs()) @ self.weights
 
     def step(self, rows: Tensor) -> None:
         """Solve on the face, move as far as it pays, drop what reached zero, add what pulls.
@@ -63,26 +77,26 @@ class ActiveSet:
         rows : Tensor of int, shape (r,)
             The rows to move.
         """
-        V, cross, norms = self.V[rows], self.cross[rows], self.problem.norms[rows]
+        V, cross = self.V[rows], self.cross[rows]
+        residual = cross - V @ self.Q
         sign = self.sign[rows]
         inside = (sign != 0) | self.free
         pull = self.pull * sign
         # Measured from the θ of the step before: near a singular face P and R are huge and
         # nearly parallel, and only a small correction keeps its digits.
         start = self.theta[rows]
-        slope = cross - V @ self.Q - self.weights * sign - start[:, None] * pull
+        slope = residual - self.weights * sign - start[:, None] * pull
         P, R, failed = self._directions(rows, inside, slope, pull)
-        # The change of θ in closed form: what brings the full step to the ball, or θ to zero.
+        # What θ changes by, in closed form: what brings the full step to the ball, or θ to zero.
         room = self.kappa - (pull * V).sum(dim=1)
         bend = (pull * R).sum(dim=1)
-        change = (pull * P).sum(dim=1) - room
-        change = torch.where(bend > 0, change / torch.where(bend > 0, bend, 1), 0)
-        change = torch.maximum(change, -start)
-        theta = start + change
-        D = P - change[:, None] * R
-        V_new, full = self._search(V, D, sign, cross, norms)
-        before, after = self._objective(V, cross, norms), self._objective(V_new, cross, norms)
-        worse = ((after >= before) & ~full) | failed
+        more = (pull * P).sum(dim=1) - room
+        more = torch.where(bend > 0, more / torch.where(bend > 0, bend, 1), 0)
+        more = torch.maximum(more, -start)
+        theta = start + more
+        D = P - more[:, None] * R
+        V_new, change, full = self._search(V, D, sign, residual)
+        worse = ((change >= 0) & ~full) | failed
         V_new = torch.where(worse[:, None], V, V_new)
         # Entries that were put in and would leave at once, or that the move brought to zero.
         leaves = (V_new == 0) & (sign != 0) & ((D * sign < 0) | (V != 0))
@@ -122,15 +136,19 @@ class ActiveSet:
         out.scatter_(1, at[:, :, None].expand(-1, -1, 2), found * real[:, :, None])
         return out[:, :, 0], out[:, :, 1], failed
 
-    def _search(self, V: Tensor, D: Tensor, sign: Tensor, cross: Tensor, norms: Tensor
-                ) -> tuple[Tensor, Tensor]:
-        """The best of a few points along V + αD, cut off where signs change; was it the end?"""
+    def _search(self, V: Tensor, D: Tensor, sign: Tensor, residual: Tensor
+                ) -> tuple[Tensor, Tensor, Tensor]:
+        """The best of a few points along V + αD, cut off where signs change; was it the end?
+
+        The middle result is by how much it changes the objective.
+        """
         toward = (D * sign < 0) & (V != 0)
         hit = torch.where(toward, -V / torch.where(toward, D, 1), torch.inf)
         first = hit.amin(dim=1).clamp(max=1.0)
-        best_V, best = V, self._objective(V, cross, norms)
+        best_V, best = V, torch.zeros_like(first)
         full = torch.zeros_like(best, dtype=torch.bool)
-        slack = 16 * torch.finfo(V.dtype).eps * norms
+        slack = 16 * torch.finfo(V.dtype).eps * (V.abs() @ self.weights
+                                                 + (V * residual).abs().sum(dim=1))
         held = self.pull > 0
         for k in range(8):
             alpha = first if k == 0 else torch.full_like(first, 0.5 ** (k - 1)).maximum(first)
@@ -142,14 +160,14 @@ class ActiveSet:
             if held.any():
                 X = torch.where(over[:, None] & held,
                                 X * (self.kappa / torch.where(over, size, 1))[:, None], X)
-            value = self._objective(X, cross, norms)
-            # At the end of a face the objective has no digits left that the gradient still has.
+            value = self._change(V, X, residual)
+            # At the end of a face the change has no digits left that the gradient still has.
             whole = (alpha >= 1) & (first >= 1)
             better = torch.where(whole, value <= best + slack, value < best)
             best_V = torch.where(better[:, None], X, best_V)
             best = torch.where(better, value, best)
             full = torch.where(better, whole, full)
-        return best_V, full
+        return best_V, best, full
 
 
 def finish(problem: Problem, W: Tensor, tol: float) -> Iterator[Tensor]:
@@ -175,5 +193,7 @@ def finish(problem: Problem, W: Tensor, tol: float) -> Iterator[Tensor]:
         # Steps that change the support may leave the gap as it is for a while, not for long.
         age[open_] = torch.where(gap < 0.99 * best[open_], 0, age[open_] + 1)
         best[open_] = torch.minimum(gap, best[open_])
+        # A row may turn in a circle of faces that rounding cannot tell apart.
+        state.restart(open_[age[open_] % 25 == 24])
         done = gap <= tol * torch.maximum(part.objective(W), part.scale)
         open_ = open_[~done & (age[open_] < PATIENCE)]

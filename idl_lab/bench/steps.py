@@ -1,4 +1,4 @@
-"""``make bench``: this project beside torchidl and torchdeq, in one process.
+"""Training steps beside torchidl and torchdeq, in one process.
 
 Same matrices, same batches, same optimiser; the packages take turns at every step, so that a
 machine whose speed drifts slows all of them, and what is quoted is the median of the paired
@@ -7,15 +7,8 @@ ratios. Peak memory is that of whole processes.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import os
-import platform
-import resource
-import subprocess
-import sys
 import time
-import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -23,14 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from idl_lab import data, plots
-from idl_lab.equilibrium import Adjoint, Implicit, Unrolled, equilibrium
+from idl_lab.bench.memory import peak_memory
+from idl_lab.equilibrium import Adjoint, Implicit, equilibrium
 from idl_lab.fixed_point import Anderson, Picard, Solver
 from idl_lab.model import ImplicitModel
 
-FOLDER = Path(__file__).parent.parent / "figures"
 TOL = 3e-6  # torchidl's default, absolute, for the state and for the gradient
 OURS = "idl_lab"
-MEMORY_STEPS = (10, 100, 1000)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,43 +186,6 @@ def hard_instance(repeats: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-# ---- peak memory ----------------------------------------------------------------------------
-
-
-def _peak(adjoint: Adjoint, steps: int) -> None:
-    """Print the megabytes by which a forward and backward pass raised this process's peak."""
-    generator = torch.Generator("cpu").manual_seed(0)
-    A = 0.999 * torch.eye(256)
-    b = torch.rand(1024, 256, generator=generator)
-    warnings.simplefilter("ignore")
-    equilibrium(A.requires_grad_(), b[:2], adjoint=adjoint,
-                solver=Picard(0.0, 2)).value.sum().backward()
-
-    def peak() -> float:
-        unit = 1024 if platform.system() == "Darwin" else 1
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit / 1024
-
-    ballast, before = [], peak()
-    while peak() < before + 1:  # imports peaked higher than they left off
-        ballast.append(torch.ones(2**18))
-    before = peak()
-    equilibrium(A, b, adjoint=adjoint, solver=Picard(0.0, steps)).value.sum().backward()
-    print(peak() - before)
-
-
-def peak_memory() -> pd.DataFrame:
-    """Megabytes of forward + backward, n = 256, batch 1024: rows steps, columns adjoints.
-
-    A process a number.
-    """
-    table = {}
-    for name in ("Implicit", "Unrolled"):
-        table[name] = [float(subprocess.run(
-            [sys.executable, "-m", "idl_lab.bench", "--peak", name, str(steps)], check=True,
-            capture_output=True, text=True).stdout) for steps in MEMORY_STEPS]
-    return pd.DataFrame(table, index=pd.Index(MEMORY_STEPS, name="fixed-point steps"))
-
-
 # ---- the report -----------------------------------------------------------------------------
 
 
@@ -253,34 +208,20 @@ def summary(work: Work, times: pd.DataFrame, errors: dict[str, float]) -> pd.Dat
         "of torchidl": ratio, "gradient error": pd.Series(errors, dtype=float)}).loc[times.columns]
 
 
-def main() -> None:
-    """Run the comparison; the table goes to the screen, the picture into ``figures/``."""
-    parser = argparse.ArgumentParser(prog="make bench", description="Compare with the peers.")
-    parser.add_argument("--steps", type=int, default=40, help="training steps, at least 30")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the picture")
-    parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.peak:
-        return _peak({"Implicit": Implicit(), "Unrolled": Unrolled()}[options.peak[0]],
-                     int(options.peak[1]))
-    if options.steps < 30:
-        parser.error(f"--steps must be at least 30, got {options.steps}.")
-    try:
-        import torchdeq  # noqa: F401
-        import torchidl  # noqa: F401
-    except ImportError as error:
-        parser.error(f"{error}: `make bench` installs the packages to compare with.")
-    torch.set_num_threads(options.threads)
-    warnings.simplefilter("ignore")
-    pd.set_option("display.width", 120)
-    print(f"{os.cpu_count()} cores, {options.threads} threads, torch {torch.__version__}, "
-          f"Python {platform.python_version()}; {options.steps} steps, digits, batch 64, Adam, "
-          f"float32, tolerance {TOL:g}\n")
+def run(steps: int, folder: Path) -> None:
+    """Print the comparison, and draw it.
+
+    Parameters
+    ----------
+    steps : int
+    folder : path
+        Where ``draw_bench.png`` goes.
+    """
+    print(f"training steps: {steps} taken in turn, digits, batch 64, Adam, float32, tolerance "
+          f"{TOL:g}\n")
     tables = {}
     for work in WORKS:
-        times = training_steps(work, options.steps if work.n == 100 else max(30, options.steps))
-        tables[work.name] = summary(work, times, gradient_errors(work))
+        tables[work.name] = summary(work, training_steps(work, steps), gradient_errors(work))
         print(tables[work.name].drop(columns="training step").to_string(
             float_format="{:.3g}".format, header=[f"{work.name}: ms", "quartiles", "of torchidl",
                                                   "gradient error"]))
@@ -293,11 +234,6 @@ def main() -> None:
     memory = peak_memory()
     print("peak memory of forward + backward, MB\n"
           + memory.to_string(float_format="{:.1f}".format))
-    options.out.mkdir(parents=True, exist_ok=True)
     figure = plots.draw_bench(tables, {w.name: w.target for w in WORKS}, memory)
-    figure.savefig(options.out / "draw_bench.png", metadata={"Software": None})
-    print(f"\n{options.out.name}/draw_bench.png")
-
-
-if __name__ == "__main__":
-    main()
+    figure.savefig(folder / "draw_bench.png", metadata={"Software": None})
+    print(f"\n{folder.name}/draw_bench.png")
