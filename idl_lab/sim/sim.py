@@ -168,8 +168,8 @@ class SIM:
             raise TypeError(f"solver must be a solver object, such as ADMMSolver(), got "
                             f"{solver!r}.")
         start = time.perf_counter()
-        stats = statistics(model, dataloader, skip_layers=self.skip_layers, layers=self.layers,
-                           progress=self.progress)
+        stats = solver.gathered(statistics(model, dataloader, skip_layers=self.skip_layers,
+                                           layers=self.layers, progress=self.progress))
         self._check_activation(stats)
         stats, notes = self._prepared(model, stats)
         state = solver.solve(state_matching(stats, self.kappa, solver.lambda_z, solver.ridge))
@@ -178,7 +178,8 @@ class SIM:
         A_model = self._in_ball(A, solver)
         source = stats
         if self.regenerate_states:
-            source = self._regenerated(A_model, B, state_bias, stats, model, dataloader)
+            source = solver.gathered(
+                self._regenerated(A_model, B, state_bias, stats, model, dataloader))
         output = solver.solve(output_matching(source, solver.lambda_y, solver.ridge))
         _warn_if_early("output", solver, output)
         C, D, output_bias = _split(output.W, stats)

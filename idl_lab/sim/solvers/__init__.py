@@ -3,7 +3,8 @@
 from idl_lab.sim.solvers.admm import ADMMSolver
 from idl_lab.sim.solvers.base import BaseSolver, Rows, RowStats, SolveStatus
 from idl_lab.sim.solvers.cvx import CVXSolver
+from idl_lab.sim.solvers.distributed import ADMMMultiGPUSolver
 from idl_lab.sim.solvers.least_square import LeastSquareSolver
 
-__all__ = ["ADMMSolver", "BaseSolver", "CVXSolver", "LeastSquareSolver", "RowStats", "Rows",
-           "SolveStatus"]
+__all__ = ["ADMMMultiGPUSolver", "ADMMSolver", "BaseSolver", "CVXSolver", "LeastSquareSolver",
+           "RowStats", "Rows", "SolveStatus"]

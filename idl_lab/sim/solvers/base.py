@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from idl_lab import validation
 from idl_lab.sim.problem import Problem
+from idl_lab.sim.states import Statistics
 
 
 class SolveStatus(enum.Enum):
@@ -52,6 +53,8 @@ class RowStats:
     seconds : float
     solver : str
         Its name and, where others do its work, theirs.
+    exchanged : int
+        Bytes that went between processes.
     """
 
     objective: Tensor
@@ -62,6 +65,7 @@ class RowStats:
     steps: int
     seconds: float
     solver: str
+    exchanged: int = 0
 
 
 @dataclass(frozen=True)
@@ -148,6 +152,10 @@ class BaseSolver(abc.ABC):
         """How the result calls the solver."""
         return type(self).__name__
 
+    def gathered(self, stats: Statistics) -> Statistics:
+        """The statistics of all data, where other processes hold parts; these, here."""
+        return stats
+
     @torch.no_grad()
     def solve(self, problem: Problem,
               watch: Callable[[dict[str, float]], bool | None] | None = None) -> Rows:
@@ -167,11 +175,7 @@ class BaseSolver(abc.ABC):
         -------
         Rows
         """
-        if not isinstance(problem, Problem):
-            raise TypeError(f"problem must be a Problem, got {type(problem).__name__}.")
-        if problem.gram.dtype != torch.float64:
-            raise TypeError(f"a Problem is solved in float64, got {problem.gram.dtype}: its "
-                            f"duality gap needs the digits.")
+        check(problem)
         best = _Best(problem.to(self._device), self.honours_kappa, watch)
         status, step, start = SolveStatus.ENDED, 0, time.perf_counter()
         with _bar(self.name, self.tol, self.progress) as bar:
@@ -197,6 +201,15 @@ class BaseSolver(abc.ABC):
     def _device(self) -> torch.device:
         device = validation.resolve_device(self.device)
         return torch.device("cpu") if device.type == "mps" else device  # which has no float64
+
+
+def check(problem: Problem) -> None:
+    """Refuse what is no `Problem` in float64."""
+    if not isinstance(problem, Problem):
+        raise TypeError(f"problem must be a Problem, got {type(problem).__name__}.")
+    if problem.gram.dtype != torch.float64:
+        raise TypeError(f"a Problem is solved in float64, got {problem.gram.dtype}: its "
+                        f"duality gap needs the digits.")
 
 
 class _Best:
@@ -237,10 +250,7 @@ class _Best:
         self.history.append({"step": step, "seconds": time.perf_counter() - start,
                              "objective": float(self.objective.sum()),
                              "gap": float(self.gap.sum())})
-        bar.set_postfix(objective=f"{self.history[-1]['objective']:.6g}",
-                        gap=f"{self.relative_gap:.1e}")
-        done = -math.log10(max(self.relative_gap, 1e-300))
-        bar.update(min(max(round(done, 2), bar.n), bar.total) - bar.n)
+        show(bar, self.history[-1]["objective"], self.relative_gap)
         if self.watch is not None and self.watch(dict(self.history[-1])):
             raise KeyboardInterrupt
 
@@ -263,3 +273,17 @@ def _bar(name: str, tol: float, progress: bool) -> tqdm:
     quiet = (None if not in_notebook else False) if progress else True
     return tqdm(total=round(-math.log10(min(tol, 0.1)), 2), desc=name, disable=quiet, leave=False,
                 bar_format="{desc}: {bar} {postfix} [{elapsed}]")
+
+
+def show(bar: tqdm, objective: float, relative_gap: float) -> None:
+    """Move the bar to the digits that are reached.
+
+    Parameters
+    ----------
+    bar : tqdm
+    objective, relative_gap : float
+        Of all rows.
+    """
+    bar.set_postfix(objective=f"{objective:.6g}", gap=f"{relative_gap:.1e}")
+    done = -math.log10(max(relative_gap, 1e-300))
+    bar.update(min(max(round(done, 2), bar.n), bar.total) - bar.n)

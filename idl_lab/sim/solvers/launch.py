@@ -1,0 +1,155 @@
+"""Local workers of a solve: started, watched, ended, whatever happens.
+
+They are `idl_lab.sim.solvers.worker` in interpreters of their own, so that a notebook, a script
+without a __main__ guard and python -c can start them; torch's elastic launcher would take over
+the signal handlers of the process that calls it. A temporary folder holds the problem, the
+ranks' rendezvous, a file that each rank touches as it steps, and the result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from idl_lab.sim.problem import Problem
+
+PACKAGE = Path(__file__).resolve().parents[3]
+LOST = 75  # exit status of a worker whose trouble is that the others are gone
+GRACE = 10.0  # seconds that workers have to answer a cancel
+
+
+class Workers:
+    """Workers that solve one problem; none is left, nor any file, when the ``with`` ends.
+
+    Parameters
+    ----------
+    problem : Problem
+    options : dict
+        The solver's settings.
+    count : int
+        How many workers.
+    timeout : float
+        Seconds without a step of any worker after which they are given up.
+    """
+
+    def __init__(self, problem: Problem, options: dict[str, Any], count: int, timeout: float
+                 ) -> None:
+        self.problem, self.options, self.count, self.timeout = problem, options, count, timeout
+        self.processes: list[subprocess.Popen] = []
+
+    def __enter__(self) -> Workers:
+        self._folder = tempfile.TemporaryDirectory(prefix="idl_lab-", ignore_cleanup_errors=True)
+        self.folder = Path(self._folder.name)
+        try:
+            values = {f.name: getattr(self.problem, f.name) for f in fields(self.problem)}
+            torch.save({"problem": values, "options": self.options}, self.folder / "problem.pt")
+            for rank in range(self.count):
+                self.processes.append(self._started(rank))
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.processes:
+            process.kill()
+        for process in self.processes:
+            process.wait()
+        self._folder.cleanup()
+
+    def _started(self, rank: int) -> subprocess.Popen:
+        names = [name for _, name in socket.if_nameindex()]
+        environment = {
+            # Between processes of one machine nothing need listen outside it.
+            **({"GLOO_SOCKET_IFNAME": names[0]} if names[:1] in (["lo"], ["lo0"]) else {}),
+            **os.environ,
+            "OMP_NUM_THREADS": str(max(torch.get_num_threads() // self.count, 1)),
+            "LOCAL_RANK": str(rank),
+            "PYTHONPATH": os.pathsep.join(filter(None, [
+                str(PACKAGE), os.environ.get("PYTHONPATH")])),
+        }
+        with open(self.folder / f"log.{rank}", "wb") as log:
+            # In a session of its own, so that Ctrl-C reaches this process alone.
+            return subprocess.Popen(
+                [sys.executable, "-P", "-m", "idl_lab.sim.solvers.worker", str(self.folder),
+                 str(rank), str(self.count), str(os.getpid())],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment,
+                start_new_session=True)
+
+    def watch(self, report: Callable[[float, float], object]) -> dict[str, Any] | None:
+        """Wait for the result; None if cancelled before there was any.
+
+        Parameters
+        ----------
+        report : callable
+            Told the objective and the relative gap as they come.
+
+        Raises
+        ------
+        RuntimeError
+            If a worker died or hung.
+        """
+        try:
+            self._wait(report, self.timeout)
+        except KeyboardInterrupt:
+            (self.folder / "cancel").touch()
+            with contextlib.suppress(RuntimeError):
+                self._wait(report, min(self.timeout, GRACE))
+        result = self.folder / "result.pt"
+        if not result.exists():
+            return None
+        found = torch.load(result, map_location="cpu", weights_only=True)
+        read = self.count * (self.folder / "problem.pt").stat().st_size
+        found["exchanged"] += read + result.stat().st_size
+        return found
+
+    def _wait(self, report: Callable[[float, float], object], timeout: float) -> None:
+        now = time.monotonic()
+        alive, beats = [now] * self.count, [0.0] * self.count
+        lost_since, told = None, ""
+        while any(codes := [process.poll() for process in self.processes]) or None in codes:
+            now = time.monotonic()
+            # Ranks that lost another one are not to blame: wait a moment for that one to show.
+            if LOST in codes:
+                lost_since = lost_since or now
+            for rank, code in enumerate(codes):
+                if code and (code != LOST or now - lost_since > 2):
+                    raise RuntimeError(self._said(rank, _ending(code)))
+                with contextlib.suppress(FileNotFoundError):
+                    beat = (self.folder / f"beat.{rank}").stat().st_mtime
+                    if beat != beats[rank]:
+                        alive[rank], beats[rank] = now, beat
+            # One that waits for others steps no more than one that hangs, but since later.
+            if now - max(alive) > timeout:
+                rank = alive.index(min(alive))
+                raise RuntimeError(self._said(rank, f"gave no sign of life for {timeout:g} s"))
+            with contextlib.suppress(FileNotFoundError):
+                text = (self.folder / "progress").read_text()
+                if text != told:
+                    told = text
+                    report(*map(float, text.split()))
+            time.sleep(0.02)
+
+    def _said(self, rank: int, what: str) -> str:
+        log = (self.folder / f"log.{rank}").read_text(errors="replace").strip()
+        tail = "\n".join(log.splitlines()[-15:])
+        return (f"worker {rank} of {self.count} {what}, so the solve was given up"
+                + (f". It wrote:\n{tail}" if tail else "; it wrote nothing."))
+
+
+def _ending(code: int) -> str:
+    if code < 0:
+        return f"was ended by {signal.Signals(-code).name}"
+    return f"ended with status {code}"

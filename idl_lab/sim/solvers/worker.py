@@ -1,0 +1,76 @@
+"""One local worker: ``python -m idl_lab.sim.solvers.worker FOLDER RANK COUNT PARENT``."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from idl_lab.sim.problem import Problem
+from idl_lab.sim.sharding import Lost, Ranks
+from idl_lab.sim.solvers.distributed import ADMMMultiGPUSolver
+from idl_lab.sim.solvers.launch import LOST
+
+
+def work(folder: Path, rank: int, count: int) -> None:
+    """Solve with the other workers; the first of them leaves the result in the folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Of `Workers`.
+    rank, count : int
+        Which worker this is, of how many.
+    """
+    beat = folder / f"beat.{rank}"
+    beat.touch()
+    given = torch.load(folder / "problem.pt", map_location="cpu", weights_only=True)
+    solver = ADMMMultiGPUSolver(**given["options"])
+    device = torch.device("cpu")
+    if solver._device.type == "cuda":
+        device = torch.device("cuda", rank)
+    # The parent, who knows which worker hangs, is to lose patience first.
+    patience = 2 * solver.timeout + 30
+    dist.init_process_group("gloo", store=dist.FileStore(str(folder / "store"), count), rank=rank,
+                            world_size=count)
+
+    def stopped() -> bool:
+        beat.touch()
+        return (folder / "cancel").exists()
+
+    def report(objective: float, relative: float) -> None:
+        if rank == 0:
+            (folder / "progress.new").write_text(f"{objective} {relative}")
+            (folder / "progress.new").replace(folder / "progress")
+
+    with torch.no_grad(), Ranks(device, patience) as ranks:
+        found = solver.share(Problem(**given["problem"]), ranks, stopped, report)
+    if rank == 0:
+        torch.save(found, folder / "result.new")
+        (folder / "result.new").replace(folder / "result.pt")
+    dist.destroy_process_group()
+
+
+def _leave_with(parent: int, folder: Path) -> None:
+    """End this process, and the folder, when the parent is gone and can do neither."""
+    while os.getppid() == parent and folder.exists():
+        time.sleep(0.5)
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    folder, rank, count, parent = Path(sys.argv[1]), *map(int, sys.argv[2:])
+    threading.Thread(target=_leave_with, args=(parent, folder), daemon=True).start()
+    try:
+        work(folder, rank, count)
+    except Lost:
+        traceback.print_exc()
+        os._exit(LOST)
