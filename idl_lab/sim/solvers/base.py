@@ -242,9 +242,13 @@ class _Best:
         if self.feasible:
             W = self.problem.project(W)
         objective = self.problem.objective(W)
-        better = (objective < self.objective) | (not self.feasible)
+        # Of two with the same objective up to rounding the later one is nearer to the optimum.
+        slack = 16 * torch.finfo(W.dtype).eps * self.problem.norms
+        better = (objective <= self.objective + slack) | (not self.feasible)
         self.W = torch.where(better[:, None], W, self.W)
-        self.objective = torch.where(better, objective, self.objective)
+        if self.feasible:
+            objective = torch.minimum(objective, self.objective)
+        self.objective = objective
         self.lower = torch.maximum(self.lower, self.problem.dual(W if U is None else U))
         self.seen = True
         self.history.append({"step": step, "seconds": time.perf_counter() - start,
