@@ -53,8 +53,8 @@ class ADMMMultiGPUSolver(ADMMSolver):
         How many to start, no more than there are rows, where there is no process group. None is
         one a GPU; two on the CPU, which share this process's threads. One is this process.
     timeout : float
-        Seconds without a sign of life, a step, after which workers are given up. It must be
-        longer than a factorisation of Q takes.
+        Seconds without a step of any rank after which workers are given up; their start may
+        take a minute. It must be longer than a factorisation of Q takes.
 
     Raises
     ------

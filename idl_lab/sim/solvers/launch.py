@@ -3,7 +3,7 @@
 They are `idl_lab.sim.solvers.worker` in interpreters of their own, so that a notebook, a script
 without a __main__ guard and python -c can start them; torch's elastic launcher would take over
 the signal handlers of the process that calls it. A temporary folder holds the problem, the
-ranks' rendezvous, a file that each rank touches as it steps, and the result.
+ranks' rendezvous, files that each rank touches as it steps and as it lives, and the result.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from idl_lab.sim.problem import Problem
 PACKAGE = Path(__file__).resolve().parents[3]
 LOST = 75  # exit status of a worker whose trouble is that the others are gone
 GRACE = 10.0  # seconds that workers have to answer a cancel
+START = 60.0  # seconds that interpreters may take to start, however small the timeout
 
 
 class Workers:
@@ -41,7 +42,8 @@ class Workers:
     count : int
         How many workers.
     timeout : float
-        Seconds without a step of any worker after which they are given up.
+        Seconds without a step of any worker after which they are given up; the start may take
+        a minute.
     """
 
     def __init__(self, problem: Problem, options: dict[str, Any], count: int, timeout: float
@@ -116,8 +118,7 @@ class Workers:
         return found
 
     def _wait(self, report: Callable[[float, float], object], timeout: float) -> None:
-        now = time.monotonic()
-        alive, beats = [now] * self.count, [0.0] * self.count
+        alive, beats, patience = time.monotonic(), {}, max(timeout, START)
         lost_since, told = None, ""
         while any(codes := [process.poll() for process in self.processes]) or None in codes:
             now = time.monotonic()
@@ -127,20 +128,35 @@ class Workers:
             for rank, code in enumerate(codes):
                 if code and (code != LOST or now - lost_since > 2):
                     raise RuntimeError(self._said(rank, _ending(code)))
-                with contextlib.suppress(FileNotFoundError):
-                    beat = (self.folder / f"beat.{rank}").stat().st_mtime
-                    if beat != beats[rank]:
-                        alive[rank], beats[rank] = now, beat
-            # One that waits for others steps no more than one that hangs, but since later.
-            if now - max(alive) > timeout:
-                rank = alive.index(min(alive))
-                raise RuntimeError(self._said(rank, f"gave no sign of life for {timeout:g} s"))
+            if beats != (beats := self._times("beat")):
+                alive, patience = now, timeout
+            if now - alive > patience:
+                rank = self._silent(beats)
+                raise RuntimeError(self._said(rank, f"gave no sign of life for {patience:g} s"))
             with contextlib.suppress(FileNotFoundError):
                 text = (self.folder / "progress").read_text()
                 if text != told:
                     told = text
                     report(*map(float, text.split()))
             time.sleep(0.02)
+
+    def _times(self, name: str) -> dict[int, float]:
+        """When each rank last touched its file of that name."""
+        found = {}
+        for rank in range(self.count):
+            with contextlib.suppress(FileNotFoundError):
+                found[rank] = (self.folder / f"{name}.{rank}").stat().st_mtime
+        return found
+
+    def _silent(self, beats: dict[int, float]) -> int:
+        """The rank that the others wait for: its process stands still, or it stepped before them.
+
+        A rank that waits does not step, but a thread of it still touches its pulse.
+        """
+        pulses = self._times("pulse")
+        last = max(pulses.values(), default=0.0)
+        return min(range(self.count), key=lambda rank: (
+            last - pulses.get(rank, 0.0) < 2, beats.get(rank, 0.0)))
 
     def _said(self, rank: int, what: str) -> str:
         log = (self.folder / f"log.{rank}").read_text(errors="replace").strip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -29,8 +30,11 @@ def work(folder: Path, rank: int, count: int) -> None:
     rank, count : int
         Which worker this is, of how many.
     """
-    beat = folder / f"beat.{rank}"
-    beat.touch()
+    def beat() -> None:
+        now = time.time_ns()  # finer than the clock of touch
+        os.utime(mark, ns=(now, now))
+
+    (mark := folder / f"beat.{rank}").touch()
     given = torch.load(folder / "problem.pt", map_location="cpu", weights_only=True)
     solver = ADMMMultiGPUSolver(**given["options"])
     device = torch.device("cpu")
@@ -42,7 +46,7 @@ def work(folder: Path, rank: int, count: int) -> None:
                             world_size=count)
 
     def stopped() -> bool:
-        beat.touch()
+        beat()
         return (folder / "cancel").exists()
 
     def report(objective: float, relative: float) -> None:
@@ -58,9 +62,11 @@ def work(folder: Path, rank: int, count: int) -> None:
     dist.destroy_process_group()
 
 
-def _leave_with(parent: int, folder: Path) -> None:
-    """End this process, and the folder, when the parent is gone and can do neither."""
+def _live_with(parent: int, folder: Path, rank: int) -> None:
+    """Show that this process runs; end it, and the folder, when the parent is gone."""
     while os.getppid() == parent and folder.exists():
+        with contextlib.suppress(FileNotFoundError):
+            (folder / f"pulse.{rank}").touch()
         time.sleep(0.5)
     shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)
@@ -68,7 +74,7 @@ def _leave_with(parent: int, folder: Path) -> None:
 
 if __name__ == "__main__":
     folder, rank, count, parent = Path(sys.argv[1]), *map(int, sys.argv[2:])
-    threading.Thread(target=_leave_with, args=(parent, folder), daemon=True).start()
+    threading.Thread(target=_live_with, args=(parent, folder, rank), daemon=True).start()
     try:
         work(folder, rank, count)
     except Lost:
