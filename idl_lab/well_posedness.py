@@ -371,6 +371,8 @@ def project_rows(A: Tensor, kappa: float) -> Tensor:
     ranked = depth.sort(dim=1).values
     room = ranked.cumsum(dim=1) + kappa
     ranks = torch.arange(1, A.shape[1] + 1, device=A.device, dtype=A.dtype)
-    kept = (ranked * ranks < room).sum(dim=1, keepdim=True).clamp(min=1)
+    # What lies κ or more below is cut; there both sides are equal but for rounding.
+    kept = ((ranked * ranks < room) & (ranked < kappa)).sum(dim=1, keepdim=True).clamp(min=1)
     height = room.gather(1, kept - 1) / kept  # what is left of the largest entry
-    return torch.where(inside, A, A.sign() * (height - depth).clamp(min=0))
+    size = torch.where(depth < kappa, height - depth, 0).clamp(min=0)
+    return torch.where(inside, A, A.sign() * size)

@@ -12,7 +12,7 @@ from torch import nn
 from idl_lab import training
 from idl_lab.examples import digits_teacher
 
-# Every loader iteration of torch draws a base seed, on the default device.
+# torch's own sampler draws on the default device.
 pytestmark = pytest.mark.cpu_default
 
 

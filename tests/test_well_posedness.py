@@ -383,6 +383,17 @@ def test_projection_loses_no_radius_to_cancellation():
     assert float(P[0, 7]) == pytest.approx(0.5, rel=0.05) and float(P.abs().sum()) < 0.55
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kappa", [0.1, 0.3, 0.6, 0.7, 0.8, 0.99])
+def test_projection_makes_exact_zeros_of_all_that_lies_kappa_below(kappa, dtype):
+    """The n − 1 others are cut together: n κ added up and n κ multiplied round differently."""
+    for n in range(2, 200):
+        A = mat(np.linspace(-1, 1, n)[None], dtype)
+        A[0, n // 3] = -5.0
+        P = project_rows(A, kappa)
+        assert torch.count_nonzero(P) == 1 and float(P[0, n // 3]) == pytest.approx(-kappa)
+
+
 def test_projection_gradient():
     A = mat([[1.0, -2.0, 0.3], [0.1, 0.2, 0.1], [4.0, 3.8, -3.7]]).requires_grad_()
     assert torch.autograd.gradcheck(lambda M: project_rows(M, 0.9), A)
