@@ -82,7 +82,10 @@ class Panel(ipywidgets.VBox):
                              f"there is {', '.join(self.controls)}.")
         for name, value in values.items():  # all are checked before any is moved
             control = self.controls[name]
-            if hasattr(control, "options"):
+            if isinstance(control, ipywidgets.SelectMultiple):
+                for choice in value:
+                    validation.choice(name, choice, control.options)
+            elif hasattr(control, "options"):
                 validation.choice(name, value, control.options)
             else:
                 validation.real(name, value, at_least=control.min, at_most=control.max)
@@ -119,11 +122,18 @@ class Panel(ipywidgets.VBox):
 
     def _redraw_later(self) -> None:
         self._waiting = False
+        self._shown(self._redraw)
+
+    def _shown(self, call: Callable[[], None]) -> None:
+        """Call from the loop: nothing above that frame would show an error."""
         try:
-            self._redraw()
-        except Exception as error:  # nothing above this frame would show it
-            self._message.value = html.escape(f"{type(error).__name__}: {error}")
+            call()
+        except Exception as error:
+            self._say(error)
             traceback.print_exc()
+
+    def _say(self, error: BaseException) -> None:
+        self._message.value = html.escape(f"{type(error).__name__}: {error}")
 
     def _repr_mimebundle_(self, **kwargs) -> dict:
         bundle = super()._repr_mimebundle_(**kwargs)
