@@ -1,4 +1,4 @@
-"""SIM over several processes: gloo workers and torchrun against one process; death, hang, cancel."""
+"""SIM over several processes against SIM in one: workers, torchrun, death, hang, cancel."""
 
 import json
 import os
@@ -14,34 +14,14 @@ import psutil
 import pytest
 import torch
 from helpers import rejects
-from sim_cases import data, problem
-from sklearn.datasets import load_digits
-from torch import nn
+from sim_ranks import CASES, QUIET, ROWS, SUMS, TRAIN, endless, images, made, summary, teacher
 
 from idl_lab.sim import SIM
 from idl_lab.sim.sharding import all_reduce
 from idl_lab.sim.solvers import ADMMMultiGPUSolver, ADMMSolver, SolveStatus
 from idl_lab.sim.states import statistics
 
-QUIET = {"progress": False, "device": "cpu"}
 ROOT = Path(__file__).resolve().parents[1]
-CASES = {
-    "usual": {"lam": 0.5, "kappa": 0.9, "ball": 12},
-    "no ball": {"lam": 0.5},
-    "kappa = 0": {"lam": 0.5, "kappa": 0.0, "ball": 12},
-    "lambda = 0": {"lam": 0.0, "kappa": 0.9, "ball": 12},
-    "elastic net": {"lam": 0.5, "ridge": 2.0, "kappa": 0.9, "ball": 12},
-}
-ROWS = {"usual": (7, 2, 1)}  # with two ranks: an odd share, one each, and one rank without any
-
-
-def made(name="usual", k=7):
-    return problem(*data(3, m=60, d=20, k=k), **CASES[name])
-
-
-def endless():
-    """A solve that goes on until it is stopped."""
-    return {"splitting_steps": 10**9, "max_steps": 10**9, "tol": 1e-300, **QUIET}
 
 
 def close(found, wanted, rel=1e-8):
@@ -90,8 +70,8 @@ def stepping(folder):
 
 def test_two_workers_give_what_one_process_gives(temporary):
     p = made()
-    one = ADMMSolver(**QUIET).solve(p)
-    two = ADMMMultiGPUSolver(workers=2, **QUIET).solve(p)
+    one, seen = ADMMSolver(**QUIET).solve(p), []
+    two = ADMMMultiGPUSolver(workers=2, **QUIET).solve(p, watch=seen.append)
     assert two.status is SolveStatus.SOLVED
     close(two.W, one.W)
     close(two.stats.objective, one.stats.objective)
@@ -104,6 +84,7 @@ def test_two_workers_give_what_one_process_gives(temporary):
     torch.testing.assert_close(
         torch.tensor(two.history[["step", "objective"]].values, device="cpu"),
         torch.tensor(one.history[["step", "objective"]].values, device="cpu"))
+    assert seen == two.history.to_dict("records")
     assert two.stats.seconds > two.history["seconds"].iloc[-1]
 
 
@@ -113,6 +94,17 @@ def test_one_row_or_one_worker_needs_no_process(temporary):
         found = solver.solve(p)
         assert torch.equal(found.W, ADMMSolver(**QUIET).solve(p).W)
         assert found.stats.exchanged == 0
+
+
+@pytest.mark.cpu_default
+def test_who_watches_ends_the_solve_on_all_workers(temporary):
+    p, seen = made(), []
+    found = ADMMMultiGPUSolver(workers=2, **endless()).solve(
+        p, watch=lambda row: seen.append(row) or row["step"] >= 50)
+    assert found.status is SolveStatus.CANCELLED and found.stats.steps >= 50
+    assert (p.violation(found.W) == 0).all()
+    assert (p.objective(found.W) < p.objective(p.zeros())).all()
+    assert seen == found.history.to_dict("records")
 
 
 @pytest.mark.cpu_default
@@ -147,7 +139,7 @@ def test_a_worker_that_hangs_is_an_error_within_the_timeout(temporary):
 SCRIPT = """
 import sys
 sys.path.insert(0, "tests")
-from test_sim_distributed import *
+from sim_ranks import ADMMMultiGPUSolver, endless, made
 solver, p = ADMMMultiGPUSolver(workers=2, **endless()), made()
 for _ in range(2):
     found = solver.solve(p)
@@ -158,7 +150,7 @@ for _ in range(2):
 
 @pytest.mark.cpu_default
 @pytest.mark.skipif(os.name != "posix", reason="sends signals")
-def test_from_python_c_an_interrupt_keeps_the_best_point_and_no_worker_outlives_its_parent(tmp_path):
+def test_an_interrupt_keeps_the_best_point_and_no_worker_outlives_its_parent(tmp_path):
     environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, "-c", SCRIPT], cwd=ROOT, env=environment, text=True,
                           stdout=subprocess.PIPE) as parent:
@@ -177,61 +169,6 @@ def test_from_python_c_an_interrupt_keeps_the_best_point_and_no_worker_outlives_
 # ---- torchrun -------------------------------------------------------------------------------
 
 
-def teacher(seed=0, width=12):
-    with torch.device("cpu"), torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return nn.Sequential(nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))
-
-
-def images():
-    return torch.tensor(load_digits().data / 16, device="cpu", dtype=torch.float32)
-
-
-def summary(sim):
-    result = sim.result
-    return {name: getattr(result, name) for name in "ABCD"} | {
-        "samples": result.stats["samples"], "fit": result.stats["fit"]["output"]}
-
-
-TRAIN = {"plain": {}, "regenerated": {"regenerate_states": True}}
-
-
-def as_rank(out):
-    """What each rank does under torchrun."""
-    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    shard = images()[rank::world].split(300)
-    solver = ADMMMultiGPUSolver(timeout=60, **QUIET)
-    found = {}
-    for name in CASES:
-        for k in ROWS.get(name, (7,)):
-            rows = solver.solve(made(name, k))
-            found[f"{name}, k = {k}"] = rows.W, rows.stats.objective, rows.stats.exchanged
-    for name, options in TRAIN.items():
-        sim = SIM(progress=False, device="cpu", **options).train(solver, teacher(), shard)
-        found[name] = summary(sim)
-    stats = all_reduce(statistics(teacher(), shard, progress=False))
-    found["statistics"] = [getattr(stats, name) for name in SUMS] + [stats.samples]
-    found["refused"] = []
-    for call in (lambda: all_reduce(statistics(teacher(width=12 + rank), shard, progress=False)),
-                 lambda: solver.solve(made("no ball" if rank else "usual")),
-                 lambda: solver.solve(made(k=7 + rank)),
-                 lambda: ADMMMultiGPUSolver(tol=1e-6 * (1 + rank), **QUIET).solve(made())):
-        try:
-            call()
-        except ValueError as error:
-            found["refused"].append(str(error))
-    if rank == 0:
-        start = time.monotonic()
-        try:  # which rank 1 does not come to
-            ADMMMultiGPUSolver(timeout=1.0, **QUIET).solve(made())
-        except RuntimeError as error:
-            found["lost"] = str(error), time.monotonic() - start
-    torch.save(found, Path(out) / f"{rank}.pt")
-
-
-SUMS = ("gram", "cross_Z", "cross_Y", "norms_Z", "norms_Y")
-
-
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     out = tmp_path_factory.mktemp("ranks")
@@ -239,7 +176,7 @@ def ranks(tmp_path_factory):
     script.write_text(textwrap.dedent(f"""
         import sys
         sys.path.insert(0, {json.dumps(str(ROOT / "tests"))})
-        from test_sim_distributed import as_rank
+        from sim_ranks import as_rank
         as_rank({json.dumps(str(out))})"""))
     run = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
@@ -266,10 +203,11 @@ def test_training_on_shards_is_training_on_all_data(ranks, name):
     one = summary(SIM(progress=False, device="cpu", **TRAIN[name]).train(
         ADMMSolver(**QUIET), teacher(), [images()]))
     for rank in ranks:
-        assert rank[name]["samples"] == one["samples"] == 1797
-        assert rank[name]["fit"] == pytest.approx(one["fit"], abs=1e-8)
+        assert rank[name]["samples"] == one["samples"] == 301
+        assert rank[name]["fit"] == pytest.approx(one["fit"], abs=1e-7)
         for matrix in "ABCD":
-            close(rank[name][matrix], one[matrix])
+            # States are solved again by float32 matrices, in which a last digit may round away.
+            close(rank[name][matrix], one[matrix], 1e-5 if name == "regenerated" else 1e-8)
 
 
 @pytest.mark.cpu_default
@@ -277,19 +215,22 @@ def test_statistics_of_shards_add_up_to_those_of_all(ranks):
     stats = statistics(teacher(), [images()], progress=False)
     for rank in ranks:
         *sums, samples = rank["statistics"]
-        assert samples == 1797
+        assert samples == 301
         for found, name in zip(sums, SUMS, strict=True):
             torch.testing.assert_close(found, getattr(stats, name), rtol=1e-12, atol=1e-9)
 
 
 @pytest.mark.cpu_default
 def test_ranks_that_disagree_are_told_so(ranks):
-    wanted = (("layers", "12", "13"), ("lam", "kappa"), ("size of cross",), ("tol",))
+    wanted = (("layers", "12", "13"), ("kappa", "ball"), ("size of cross",), ("tol",))
     for rank in ranks:
-        assert len(rank["refused"]) == 4
-        for message, (what, *others) in zip(rank["refused"], wanted, strict=True):
-            assert what in message, message
-            assert all(other in message for other in others if other != "lam")
+        for message, words in zip(rank["refused"], wanted, strict=True):
+            assert all(word in message for word in words), message
+
+
+@pytest.mark.cpu_default
+def test_one_rank_ends_the_solve_on_all(ranks):
+    assert [rank["cancelled"] for rank in ranks] == [("CANCELLED", 20)] * 2
 
 
 @pytest.mark.cpu_default

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from idl_lab import validation
 from idl_lab.sim.problem import Problem
@@ -107,13 +108,17 @@ class ADMMMultiGPUSolver(ADMMSolver):
         return all_reduce(stats, timeout=self.timeout) if in_group() else stats
 
     @torch.no_grad()
-    def solve(self, problem: Problem) -> Rows:
+    def solve(self, problem: Problem,
+              watch: Callable[[dict[str, float]], bool | None] | None = None) -> Rows:
         """Solve on all ranks, or on workers started for it; the same result on every rank.
 
         Parameters
         ----------
         problem : Problem
             In float64, and the same on every rank.
+        watch : callable, optional
+            Called with each new row of `Rows.history`, as a dict, on each rank that has one.
+            Where it returns true, all ranks stop at the next test of the gap.
 
         Returns
         -------
@@ -130,22 +135,22 @@ class ADMMMultiGPUSolver(ADMMSolver):
         check(problem)
         start = time.perf_counter()
         if in_group():
-            return self._as_rank(problem, start)
+            return self._as_rank(problem, watch, start)
         gpu = self._device.type == "cuda"
         count = self.workers or (torch.cuda.device_count() if gpu else 2)
         count = min(count, len(problem.cross))
         if count < 2:
-            return super().solve(problem)
+            return super().solve(problem, watch)
         if type(self) is not ADMMMultiGPUSolver:
             raise TypeError(f"workers know ADMMMultiGPUSolver, not {type(self).__name__}: run it "
                             f"under torchrun.")
         options = {f.name: getattr(self, f.name) for f in fields(self)}
-        bar = _bar(self.name, self.tol, self.progress)
-        with bar, Workers(problem, options, count, self.timeout) as workers:
-            found = workers.watch(lambda *figures: show(bar, *figures))
+        with (_bar(self.name, self.tol, self.progress) as bar,
+              Workers(problem, options, count, self.timeout) as workers):
+            found = workers.result(_reporter(bar, watch))
         return self._rows(problem, found, start, f"{count} workers, {'nccl' if gpu else 'gloo'}")
 
-    def _as_rank(self, problem: Problem, start: float) -> Rows:
+    def _as_rank(self, problem: Problem, watch: Callable | None, start: float) -> Rows:
         device = self._device
         if device.type == "cuda":
             count = torch.cuda.device_count()
@@ -156,11 +161,11 @@ class ADMMMultiGPUSolver(ADMMSolver):
             device = torch.device("cuda", local)
         with (Ranks(device, self.timeout) as ranks, _interrupts() as interrupted,
               _bar(self.name, self.tol, self.progress and ranks.rank == 0) as bar):
-            found = self.share(problem, ranks, interrupted, lambda *figures: show(bar, *figures))
+            found = self.share(problem, ranks, interrupted, _reporter(bar, watch))
             return self._rows(problem, found, start, f"{ranks.size} ranks, {ranks.backend}")
 
     def share(self, problem: Problem, ranks: Ranks, stopped: Callable[[], bool],
-              report: Callable[[float, float], object]) -> dict[str, Any]:
+              report: Callable[[dict[str, float], float], object]) -> dict[str, Any]:
         """This rank's part of a solve, and what all ranks have found together.
 
         Parameters
@@ -171,7 +176,7 @@ class ADMMMultiGPUSolver(ADMMSolver):
         stopped : callable
             Asked at every step whether to cancel.
         report : callable
-            Told the objective and the relative gap of all rows at every test.
+            Told the history's new row and the relative gap at every test; true cancels.
 
         Returns
         -------
@@ -181,16 +186,17 @@ class ADMMMultiGPUSolver(ADMMSolver):
         self._agree(problem, ranks)
         k, d = problem.shape
         mine = problem.to(ranks.device).rows(slice(ranks.rank, k, ranks.size))
-        best = _Best(mine, self.honours_kappa) if len(mine.cross) else None
+        best = _Best(mine, self.honours_kappa, None) if len(mine.cross) else None
         draws = self.iterates(mine) if best else iter(())
         status, step, start, quiet = None, 0, time.perf_counter(), _bar("", self.tol, False)
         history: list[dict[str, float]] = []
+        ended = False
         while status is None:
-            late = stop = False
+            late, stop = False, ended
             asked, before = min(self.check_every, self.max_steps - step), step
             for point in itertools.islice(draws, asked):
                 W, step = point, step + 1
-                late, stop = time.perf_counter() - start > self.seconds, stopped()
+                late, stop = time.perf_counter() - start > self.seconds, ended or stopped()
                 if late or stop:
                     break
             if step > before:
@@ -207,7 +213,7 @@ class ADMMMultiGPUSolver(ADMMSolver):
             if news:
                 history.append({"step": int(steps), "seconds": time.perf_counter() - start,
                                 "objective": objective, "gap": gap})
-                report(objective, relative)
+                ended = bool(report(history[-1], relative))
             if stop:
                 status = SolveStatus.CANCELLED
             elif relative <= self.tol:
@@ -250,7 +256,7 @@ class ADMMMultiGPUSolver(ADMMSolver):
 
     def _rows(self, problem: Problem, found: dict[str, Any] | None, start: float, how: str
               ) -> Rows:
-        best = _Best(problem, self.honours_kappa)
+        best = _Best(problem, self.honours_kappa, None)
         found = found or {"status": "CANCELLED", "steps": 0, "exchanged": 0}
         if "W" in found:
             best.W, best.objective, best.lower = (
@@ -259,6 +265,14 @@ class ADMMMultiGPUSolver(ADMMSolver):
         rows = best.result(SolveStatus[found["status"]], found["steps"], start,
                            f"{self.name} ({how})", problem.gram.device)
         return replace(rows, stats=replace(rows.stats, exchanged=found["exchanged"]))
+
+
+def _reporter(bar: tqdm, watch: Callable | None) -> Callable[[dict[str, float], float], object]:
+    def report(row: dict[str, float], relative_gap: float) -> object:
+        show(bar, row["objective"], relative_gap)
+        return watch is not None and watch(dict(row))
+
+    return report
 
 
 @contextlib.contextmanager

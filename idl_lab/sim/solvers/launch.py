@@ -9,6 +9,7 @@ ranks' rendezvous, files that each rank touches as it steps and as it lives, and
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -50,6 +51,7 @@ class Workers:
                  ) -> None:
         self.problem, self.options, self.count, self.timeout = problem, options, count, timeout
         self.processes: list[subprocess.Popen] = []
+        self.told = 0  # rows of the history that were reported
 
     def __enter__(self) -> Workers:
         self._folder = tempfile.TemporaryDirectory(prefix="idl_lab-", ignore_cleanup_errors=True)
@@ -68,7 +70,8 @@ class Workers:
         for process in self.processes:
             process.kill()
         for process in self.processes:
-            process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in a driver
+                process.wait(GRACE)
         self._folder.cleanup()
 
     def _started(self, rank: int) -> subprocess.Popen:
@@ -90,13 +93,14 @@ class Workers:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment,
                 start_new_session=True)
 
-    def watch(self, report: Callable[[float, float], object]) -> dict[str, Any] | None:
-        """Wait for the result; None if cancelled before there was any.
+    def result(self, report: Callable[[dict[str, float], float], object]
+               ) -> dict[str, Any] | None:
+        """Wait for what the workers find; None if they were cancelled before there was anything.
 
         Parameters
         ----------
         report : callable
-            Told the objective and the relative gap as they come.
+            Told the history's rows and the relative gaps as they come; true cancels.
 
         Raises
         ------
@@ -104,11 +108,11 @@ class Workers:
             If a worker died or hung.
         """
         try:
-            self._wait(report, self.timeout)
+            self._wait(report, max(self.timeout, START))
         except KeyboardInterrupt:
-            (self.folder / "cancel").touch()
+            self._cancel()
             with contextlib.suppress(RuntimeError):
-                self._wait(report, min(self.timeout, GRACE))
+                self._wait(report, GRACE)
         result = self.folder / "result.pt"
         if not result.exists():
             return None
@@ -117,9 +121,13 @@ class Workers:
         found["exchanged"] += read + result.stat().st_size
         return found
 
-    def _wait(self, report: Callable[[float, float], object], timeout: float) -> None:
-        alive, beats, patience = time.monotonic(), {}, max(timeout, START)
-        lost_since, told = None, ""
+    def _cancel(self) -> None:
+        (self.folder / "cancel").touch()
+
+    def _wait(self, report: Callable[[dict[str, float], float], object], patience: float
+              ) -> None:
+        """Until all have ended well; the first sign of life may take `patience` seconds."""
+        alive, beats, lost_since = time.monotonic(), self._times("beat"), None
         while any(codes := [process.poll() for process in self.processes]) or None in codes:
             now = time.monotonic()
             # Ranks that lost another one are not to blame: wait a moment for that one to show.
@@ -129,34 +137,39 @@ class Workers:
                 if code and (code != LOST or now - lost_since > 2):
                     raise RuntimeError(self._said(rank, _ending(code)))
             if beats != (beats := self._times("beat")):
-                alive, patience = now, timeout
+                alive, patience = now, min(patience, self.timeout)
             if now - alive > patience:
                 rank = self._silent(beats)
                 raise RuntimeError(self._said(rank, f"gave no sign of life for {patience:g} s"))
-            with contextlib.suppress(FileNotFoundError):
-                text = (self.folder / "progress").read_text()
-                if text != told:
-                    told = text
-                    report(*map(float, text.split()))
+            self._tell(report)
             time.sleep(0.02)
+        self._tell(report)
 
-    def _times(self, name: str) -> dict[int, float]:
-        """When each rank last touched its file of that name."""
+    def _tell(self, report: Callable[[dict[str, float], float], object]) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            *lines, _ = (self.folder / "progress").read_text().split("\n")  # the last is not whole
+            for line in lines[self.told:]:
+                self.told += 1
+                if report(*json.loads(line)):
+                    self._cancel()
+
+    def _times(self, name: str) -> dict[int, int]:
+        """When each rank last touched its file of that name, in nanoseconds."""
         found = {}
         for rank in range(self.count):
             with contextlib.suppress(FileNotFoundError):
-                found[rank] = (self.folder / f"{name}.{rank}").stat().st_mtime
+                found[rank] = (self.folder / f"{name}.{rank}").stat().st_mtime_ns
         return found
 
-    def _silent(self, beats: dict[int, float]) -> int:
+    def _silent(self, beats: dict[int, int]) -> int:
         """The rank that the others wait for: its process stands still, or it stepped before them.
 
         A rank that waits does not step, but a thread of it still touches its pulse.
         """
         pulses = self._times("pulse")
-        last = max(pulses.values(), default=0.0)
+        last = max(pulses.values(), default=0)
         return min(range(self.count), key=lambda rank: (
-            last - pulses.get(rank, 0.0) < 2, beats.get(rank, 0.0)))
+            last - pulses.get(rank, 0) < 2e9, beats.get(rank, 0)))
 
     def _said(self, rank: int, what: str) -> str:
         log = (self.folder / f"log.{rank}").read_text(errors="replace").strip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import sys
@@ -49,10 +50,10 @@ def work(folder: Path, rank: int, count: int) -> None:
         beat()
         return (folder / "cancel").exists()
 
-    def report(objective: float, relative: float) -> None:
+    def report(row: dict[str, float], relative_gap: float) -> None:
         if rank == 0:
-            (folder / "progress.new").write_text(f"{objective} {relative}")
-            (folder / "progress.new").replace(folder / "progress")
+            with open(folder / "progress", "a") as file:
+                file.write(json.dumps([row, relative_gap]) + "\n")
 
     with torch.no_grad(), Ranks(device, patience) as ranks:
         found = solver.share(Problem(**given["problem"]), ranks, stopped, report)
