@@ -178,6 +178,18 @@ def test_a_solve_that_stops_early_warns(taught):
         train(teacher, data, solver=solver(steps=3))
 
 
+def test_exact_matching_is_the_teacher_with_a_bound_or_says_that_it_is_not(taught):
+    teacher, data, test = taught["biases"]
+    found = train(teacher, data, solver=ADMMSolver(exact=True, progress=False))
+    assert min(found.result.stats["fit"].values()) > 1 - 1e-8
+    assert inf_norm(found.result.A) <= 0.99
+    U = torch.cat([U for U, _ in test])
+    with DEFAULT[0], torch.no_grad():
+        torch.testing.assert_close(found.model(U), teacher(U), atol=0.05, rtol=0)
+    with pytest.warns(UserWarning, match="state matching was to be exact.*A‖∞ ≤ κ = 0.99 is"):
+        train(teacher, data, solver=ADMMSolver(exact=True, progress=False), rescale=False)
+
+
 def test_some_layers_alone_make_a_smaller_model(taught):
     teacher, data, _ = taught["biases"]
     found = train(teacher, data, layers=["3"])

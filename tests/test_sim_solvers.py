@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+import cvxpy as cp
 import numpy as np
 import pytest
 import torch
@@ -58,6 +59,29 @@ def check_kkt(p: Problem, W: np.ndarray, rel: float) -> None:
         assert (np.abs(s) <= limit + rel * unit + 1e-9).all()
         on = w != 0
         np.testing.assert_array_less(np.abs(s - limit * np.sign(w))[on], (rel * unit + 1e-9)[on])
+
+
+@pytest.mark.parametrize("solver", [ADMMSolver(**QUIET), CVXSolver(**QUIET)],
+                         ids=["ADMM", "CVX"])
+@pytest.mark.parametrize(("shape", "ball", "kappa"), [
+    ((20, 40), 25, 0.9), ((20, 40), 25, 5.0), ((20, 40), 0, None), ((60, 30), 20, 0.9)])
+def test_exact_matching_finds_the_smallest_norm_that_matches(solver, shape, ball, kappa):
+    rng = np.random.default_rng(0)
+    Phi = rng.standard_normal(shape)
+    W = rng.standard_normal((3, shape[1])) * (rng.random((3, shape[1])) < 0.3)
+    W[:, :ball] *= 0.8 / np.maximum(np.abs(W[:, :ball]).sum(axis=1, keepdims=True), 0.8)
+    T = Phi @ W.T
+    p = problem(Phi, T, kappa=kappa, ball=ball)
+    found = solver.solve(p.exact())
+    assert found.status is SolveStatus.SOLVED
+    assert np.abs(Phi @ found.W.numpy().T - T).max() < 1e-6 and (p.violation(found.W) == 0).all()
+    for w, t in zip(found.W, T.T, strict=True):
+        v = cp.Variable(shape[1])
+        limits = [Phi @ v == t] + ([cp.norm1(v[:ball]) <= kappa] if ball else [])
+        smallest = cp.Problem(cp.Minimize(cp.norm1(v)), limits).solve(solver="HIGHS")
+        assert float(w.abs().sum()) == pytest.approx(smallest, rel=2e-5)
+    rejects(lambda: problem(Phi, T, ridge=0.1).exact(), ValueError, "no squares", "0.1")
+    rejects(lambda: ADMMSolver(exact=True, ridge=0.1), ValueError, "no squares", "0.1")
 
 
 # ---- every solver on every problem ----------------------------------------------------------

@@ -24,7 +24,7 @@ from idl_lab.activations import ACTIVATIONS, Activation, activation, blockwise
 from idl_lab.fixed_point import Picard
 from idl_lab.model import ImplicitModel
 from idl_lab.sim.hooks import Batches, Layer, States, run
-from idl_lab.sim.problem import output_matching, state_matching
+from idl_lab.sim.problem import Problem, output_matching, state_matching
 from idl_lab.sim.score import score
 from idl_lab.sim.solvers import BaseSolver, Rows, SolveStatus
 from idl_lab.sim.states import Statistics, accumulate, read, rescale, statistics
@@ -172,16 +172,16 @@ class SIM:
                                            layers=self.layers, progress=self.progress))
         self._check_activation(stats)
         stats, notes = self._prepared(model, stats)
-        state = solver.solve(state_matching(stats, self.kappa, solver.lambda_z, solver.ridge))
-        _warn_if_early("state", solver, state)
+        state = _solved("state", solver, state_matching(
+            stats, self.kappa, solver.lambda_z, solver.ridge))
         A, B, state_bias = _split(state.W, stats)
         A_model = self._in_ball(A, solver)
         source = stats
         if self.regenerate_states:
             source = solver.gathered(
                 self._regenerated(A_model, B, state_bias, stats, model, dataloader))
-        output = solver.solve(output_matching(source, solver.lambda_y, solver.ridge))
-        _warn_if_early("output", solver, output)
+        output = _solved("output", solver, output_matching(
+            source, solver.lambda_y, solver.ridge))
         C, D, output_bias = _split(output.W, stats)
         fit = _fits(stats, state.W) | {"output": _fit(
             source.gram, source.cross_Y, source.norms_Y, output.W)}
@@ -355,13 +355,21 @@ class SIM:
         return accumulate(batches(), ones=stats.ones)
 
 
-def _warn_if_early(name: str, solver: BaseSolver, found: Rows) -> None:
+def _solved(name: str, solver: BaseSolver, problem: Problem) -> Rows:
+    found = solver.solve(problem.exact() if solver.exact else problem)
     # One that leaves κ out solves another problem; whoever cancels knows.
     if solver.honours_kappa and found.status in (SolveStatus.MAX_STEPS, SolveStatus.SECONDS):
         warnings.warn(f"{name} matching stopped early: {found.status.value}. Its objective is at "
                       f"most {found.stats.relative_gap:.1e} of itself above the optimum; give "
                       f"{solver.name} more max_steps or seconds, or a larger tol.",
                       ConvergenceWarning, stacklevel=3)
+    missed = (1 - _fit(problem.gram, problem.cross, problem.norms, found.W)) ** 0.5
+    if solver.exact and missed > 1e-4:
+        inside = f" with ‖A‖∞ ≤ κ = {problem.kappa:g}" if problem.ball else ""
+        warnings.warn(f"{name} matching was to be exact, and nothing{inside} is: what was found "
+                      f"misses {missed:.1e} of the size of the targets.", UserWarning,
+                      stacklevel=3)
+    return found
 
 
 def _split(W: Tensor, stats: Statistics) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -101,6 +101,8 @@ class BaseSolver(abc.ABC):
     ----------
     lambda_z, lambda_y : float
         ℓ₁ weights λ of state and output matching, which SIM hands to the `Problem`.
+    exact : bool
+        Match exactly instead, with the smallest ℓ₁ norm: `Problem.exact`; no λ is used then.
     ridge : float
         Weight of the squares beside them, for an elastic net.
     tol : float
@@ -119,6 +121,7 @@ class BaseSolver(abc.ABC):
 
     lambda_z: float = 1e-2
     lambda_y: float = 1e-2
+    exact: bool = False
     ridge: float = 0.0
     tol: float = 1e-6
     max_steps: int = 5000
@@ -136,6 +139,8 @@ class BaseSolver(abc.ABC):
         validation.real("tol", self.tol, above=0.0)
         validation.integer("max_steps", self.max_steps)
         validation.integer("check_every", self.check_every)
+        if self.exact and self.ridge:
+            raise ValueError(f"exact matching weighs no squares, got ridge={self.ridge:g}: give 0.")
         if not self.seconds > 0:
             raise ValueError(f"seconds must be > 0, got {self.seconds}.")
         validation.resolve_device(self.device)

@@ -35,7 +35,7 @@ class CVXSolver(BaseSolver):
 
     Parameters
     ----------
-    lambda_z, lambda_y, ridge, tol, max_steps, check_every, seconds, device, progress
+    lambda_z, lambda_y, exact, ridge, tol, max_steps, check_every, seconds, device, progress
         As for `BaseSolver`; an iterate is a handful of rows solved, on the CPU.
     solver : str
         "auto" is MOSEK where it is installed and licensed, else Clarabel; OSQP and SCS follow

@@ -43,7 +43,9 @@ class ADMMMultiGPUSolver(ADMMSolver):
 
     Parameters
     ----------
-    lambda_z, lambda_y, ridge, tol, max_steps, check_every, relaxation, splitting_steps, progress
+    lambda_z, lambda_y, exact, ridge, tol, max_steps, check_every, progress
+        As for `ADMMSolver`.
+    relaxation, splitting_steps
         As for `ADMMSolver`.
     seconds : float
         As for `ADMMSolver`; the start of workers is not counted, though it is in the result.
