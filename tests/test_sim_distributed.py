@@ -97,11 +97,17 @@ def test_one_row_or_one_worker_needs_no_process(temporary):
 
 
 @pytest.mark.cpu_default
-def test_who_watches_ends_the_solve_on_all_workers(temporary):
+def test_an_interrupt_keeps_the_best_feasible_point(temporary):
     p, seen = made(), []
-    found = ADMMMultiGPUSolver(workers=2, **endless()).solve(
-        p, watch=lambda row: seen.append(row) or row["step"] >= 50)
-    assert found.status is SolveStatus.CANCELLED and found.stats.steps >= 50
+
+    def watch(row):
+        seen.append(row)
+        if len(seen) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return len(seen) > 3  # which changes nothing any more
+
+    found = ADMMMultiGPUSolver(workers=2, **endless()).solve(p, watch=watch)
+    assert found.status is SolveStatus.CANCELLED and found.stats.steps >= 30
     assert (p.violation(found.W) == 0).all()
     assert (p.objective(found.W) < p.objective(p.zeros())).all()
     assert seen == found.history.to_dict("records")
@@ -136,32 +142,19 @@ def test_a_worker_that_hangs_is_an_error_within_the_timeout(temporary):
     assert time.monotonic() - stopped[0] < 15
 
 
-SCRIPT = """
-import sys
-sys.path.insert(0, "tests")
-from sim_ranks import ADMMMultiGPUSolver, endless, made
-solver, p = ADMMMultiGPUSolver(workers=2, **endless()), made()
-for _ in range(2):
-    found = solver.solve(p)
-    better = bool((p.objective(found.W) < p.objective(p.zeros())).all())
-    print(found.status.name, better, float(p.violation(found.W).max()), flush=True)
-"""
-
-
 @pytest.mark.cpu_default
-@pytest.mark.skipif(os.name != "posix", reason="sends signals")
-def test_an_interrupt_keeps_the_best_point_and_no_worker_outlives_its_parent(tmp_path):
+@pytest.mark.skipif(os.name != "posix", reason="only there a process learns of its parent's end")
+def test_workers_of_python_c_do_not_outlive_it(tmp_path):
+    script = ("import sys; sys.path.insert(0, 'tests'); from sim_ranks import *; "
+              "ADMMMultiGPUSolver(workers=2, **endless()).solve(made())")
     environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen([sys.executable, "-c", SCRIPT], cwd=ROOT, env=environment, text=True,
-                          stdout=subprocess.PIPE) as parent:
+    with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, env=environment) as parent:
         try:
-            when(stepping(tmp_path), lambda _: parent.send_signal(signal.SIGINT)).join()
-            assert parent.stdout.readline().split() == ["CANCELLED", "True", "0.0"]
             when(stepping(tmp_path), lambda _: None).join()
             left = list(workers(parent.pid).values())
-            assert len(left) == 2
         finally:
             parent.kill()
+    assert len(left) == 2
     _, alive = psutil.wait_procs(left, timeout=20)
     assert not alive and not list(tmp_path.glob("idl_lab-*"))
 

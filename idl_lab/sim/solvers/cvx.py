@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import cvxpy as cp
 import joblib
 import numpy as np
 import torch
@@ -119,7 +118,10 @@ class CVXSolver(BaseSolver):
             for part in parts), strict=True)
 
 
+# cvxpy takes seconds to import, which other solvers and their workers need not wait for.
 def _installed() -> list[str]:
+    import cvxpy as cp
+
     there = cp.installed_solvers()
     return [name for name in CHOICES if name in there]
 
@@ -156,6 +158,8 @@ class _Programs:
         factored : bool
             ½‖Fv − y‖² in place of ½vᵀQv − cᵀv.
         """
+        from cvxpy import SolverError
+
         if factored not in self.compiled:
             self.compiled[factored] = self._compile(factored)
         program, v, data, price, room = self.compiled[factored]
@@ -166,13 +170,15 @@ class _Programs:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of inaccuracy, which the duality gap measures
                 program.solve(solver=name, **CHOICES[name])
-        except (cp.SolverError, ValueError):  # no licence, or no progress: the next may do
+        except (SolverError, ValueError):  # no licence, or no progress: the next may do
             return None
         if v.value is None or not np.isfinite(v.value).all():
             return None
         return v.value * size * self.unit
 
     def _compile(self, factored: bool) -> tuple:
+        import cvxpy as cp
+
         d, free = len(self.unit), self.ball == 0 and not self.weights.any()
         v, size = cp.Variable(d), cp.Variable(d)
         data = cp.Parameter(len(self.factor) if factored else d)

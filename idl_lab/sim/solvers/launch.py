@@ -56,6 +56,7 @@ class Workers:
     def __enter__(self) -> Workers:
         self._folder = tempfile.TemporaryDirectory(prefix="idl_lab-", ignore_cleanup_errors=True)
         self.folder = Path(self._folder.name)
+        self.cancel = self.folder / "cancel"  # where it exists, the workers stop
         try:
             values = {f.name: getattr(self.problem, f.name) for f in fields(self.problem)}
             torch.save({"problem": values, "options": self.options}, self.folder / "problem.pt")
@@ -110,7 +111,7 @@ class Workers:
         try:
             self._wait(report, max(self.timeout, START))
         except KeyboardInterrupt:
-            self._cancel()
+            self.cancel.touch()
             with contextlib.suppress(RuntimeError):
                 self._wait(report, GRACE)
         result = self.folder / "result.pt"
@@ -120,9 +121,6 @@ class Workers:
         read = self.count * (self.folder / "problem.pt").stat().st_size
         found["exchanged"] += read + result.stat().st_size
         return found
-
-    def _cancel(self) -> None:
-        (self.folder / "cancel").touch()
 
     def _wait(self, report: Callable[[dict[str, float], float], object], patience: float
               ) -> None:
@@ -150,8 +148,8 @@ class Workers:
             *lines, _ = (self.folder / "progress").read_text().split("\n")  # the last is not whole
             for line in lines[self.told:]:
                 self.told += 1
-                if report(*json.loads(line)):
-                    self._cancel()
+                if report(*json.loads(line)) and not self.cancel.exists():
+                    raise KeyboardInterrupt
 
     def _times(self, name: str) -> dict[int, int]:
         """When each rank last touched its file of that name, in nanoseconds."""
