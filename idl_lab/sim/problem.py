@@ -186,7 +186,7 @@ class Problem:
             return torch.zeros_like(self.norms)
         return (W[:, :self.ball].abs().sum(dim=1) - self.kappa).clamp(min=0)
 
-    def dual(self, W: Tensor) -> Tensor:
+    def dual(self, W: Tensor, Y: Tensor | None = None) -> Tensor:
         """A lower bound on each row's optimum, from the residual at W, (k,).
 
         By Fenchel, for every residual ν the optimum is at least −½‖ν‖² − νᵀt − h*(−Φᵀν), where
@@ -198,12 +198,17 @@ class Problem:
         ----------
         W : Tensor, shape (k, d)
             Any matrix; the bound is tight where it is optimal.
+        Y : Tensor, shape (k, ball), optional
+            Bounds the objective plus ⟨Y, A⟩ instead, summed over the rows: the multiplier of a
+            subspace that A is held to, when Y is orthogonal to it.
 
         Notes
         -----
         It holds up to the rounding of s = 0 in the free columns.
         """
         s = -self.gradient(W)
+        if Y is not None:
+            s[:, :self.ball] -= Y
         free = self._free
         if len(free):
             shift = s[:, free] @ self._free_inverse

@@ -5,6 +5,7 @@ from idl_lab.sim.solvers.base import BaseSolver, Rows, RowStats, SolveStatus
 from idl_lab.sim.solvers.cvx import CVXSolver
 from idl_lab.sim.solvers.distributed import ADMMMultiGPUSolver
 from idl_lab.sim.solvers.least_square import LeastSquareSolver
+from idl_lab.sim.solvers.low_rank import ProjectedGDLowRankSolver
 
 __all__ = ["ADMMMultiGPUSolver", "ADMMSolver", "BaseSolver", "CVXSolver", "LeastSquareSolver",
-           "RowStats", "Rows", "SolveStatus"]
+           "ProjectedGDLowRankSolver", "RowStats", "Rows", "SolveStatus"]

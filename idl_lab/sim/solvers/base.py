@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import pandas as pd
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from idl_lab import validation
+from idl_lab.operators import LowRank
 from idl_lab.sim.problem import Problem
 from idl_lab.sim.states import Statistics
 
@@ -27,13 +28,34 @@ class SolveStatus(enum.Enum):
     MAX_STEPS = "the solver's steps ran out before the duality gap came down to tol"
     ENDED = "the solver had no further step, and the duality gap is still above tol"
     SECONDS = "the time allowed ran out before the duality gap came down to tol"
+    STATIONARY = "no small move lowers the objective by more than tol: a stationary point"
     CANCELLED = "cancelled: this is the best feasible point so far"
     IGNORES_KAPPA = "this solver does not keep the bound κ, and the answer breaks it"
 
     @property
     def ok(self) -> bool:
-        """Whether the answer solves the problem."""
-        return self is SolveStatus.SOLVED
+        """Whether the answer is what the solver promises."""
+        return self in (SolveStatus.SOLVED, SolveStatus.STATIONARY)
+
+
+class Iterate(NamedTuple):
+    """What `BaseSolver.iterates` may yield in place of W alone.
+
+    Attributes
+    ----------
+    W : Tensor, shape (k, d)
+    U : Tensor, shape (k, d), optional
+        Where `Problem.dual` bounds the optimum from below, in place of W.
+    factors : LowRank, optional
+        L and R of the columns in the ball, W = [L Rᵀ ...].
+    stationarity : float, optional
+        By what part of itself the objective can still fall to first order, at most.
+    """
+
+    W: Tensor
+    U: Tensor | None = None
+    factors: LowRank | None = None
+    stationarity: float | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +77,8 @@ class RowStats:
         Its name and, where others do its work, theirs.
     exchanged : int
         Bytes that went between processes.
+    stationarity : float, optional
+        Of a solver whose problem is not convex: that of `Iterate`.
     """
 
     objective: Tensor
@@ -66,6 +90,7 @@ class RowStats:
     seconds: float
     solver: str
     exchanged: int = 0
+    stationarity: float | None = None
 
 
 @dataclass(frozen=True)
@@ -80,12 +105,15 @@ class Rows:
     stats : RowStats
     history : pandas.DataFrame
         A row for each test: step, seconds, objective, gap (sums over the rows of W).
+    factors : LowRank, optional
+        Of a solver that holds A to a rank: W = [L Rᵀ ...].
     """
 
     W: Tensor
     status: SolveStatus
     stats: RowStats
     history: pd.DataFrame
+    factors: LowRank | None = None
 
     def __repr__(self) -> str:
         return (f"Rows({self.status.name}: {self.status.value}; W {tuple(self.W.shape)}, objective "
@@ -132,6 +160,9 @@ class BaseSolver(abc.ABC):
 
     # Whether the answer keeps Σ_j |a_j| ≤ κ; a solver that cannot says so here.
     honours_kappa: ClassVar[bool] = True
+    # Whether each row may come from another iterate, projected. Where rows belong together the
+    # whole W is taken or left, and is feasible as it comes.
+    separable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name in ("lambda_z", "lambda_y", "ridge"):
@@ -146,10 +177,11 @@ class BaseSolver(abc.ABC):
         validation.resolve_device(self.device)
 
     @abc.abstractmethod
-    def iterates(self, problem: Problem) -> Iterator[Tensor | tuple[Tensor, Tensor]]:
+    def iterates(self, problem: Problem) -> Iterator[Tensor | tuple[Tensor, Tensor] | Iterate]:
         """Better and better W (k, d), as long as they are drawn; they need not be feasible.
 
-        A pair (W, U) asks for the lower bound `Problem.dual` at U in place of W.
+        A pair (W, U) asks for the lower bound `Problem.dual` at U in place of W; an `Iterate`
+        can say more.
         """
 
     @property
@@ -181,7 +213,7 @@ class BaseSolver(abc.ABC):
         Rows
         """
         check(problem)
-        best = _Best(problem.to(self._device), self.honours_kappa, watch)
+        best = _Best(problem.to(self._device), self.honours_kappa, watch, self.separable)
         status, step, start = SolveStatus.ENDED, 0, time.perf_counter()
         with _bar(self.name, self.tol, self.progress) as bar:
             try:
@@ -200,6 +232,8 @@ class BaseSolver(abc.ABC):
                 status = SolveStatus.CANCELLED
         if best.relative_gap <= self.tol and status is not SolveStatus.CANCELLED:
             status = SolveStatus.SOLVED
+        elif status is SolveStatus.ENDED and best.stationarity <= self.tol:
+            status = SolveStatus.STATIONARY
         return best.result(status, step, start, self.name, problem.gram.device)
 
     @property
@@ -221,14 +255,22 @@ class _Best:
     """The best feasible point and the best lower bound of each row so far."""
 
     def __init__(self, problem: Problem, feasible: bool,
-                 watch: Callable[[dict[str, float]], bool | None] | None) -> None:
+                 watch: Callable[[dict[str, float]], bool | None] | None = None,
+                 separable: bool = True) -> None:
         self.problem, self.feasible, self.watch = problem, feasible, watch
+        self.separable = separable
+        self.kept: Iterate | None = None  # where W is one iterate's
         self.W = problem.zeros()
         self.objective = problem.objective(self.W)
         # Of a problem without values nothing is better than W = 0; else 0 is a first bound.
         self.lower = torch.zeros_like(self.objective)
         self.history: list[dict[str, float]] = []
         self.seen = False
+
+    @property
+    def stationarity(self) -> float:
+        found = self.kept and self.kept.stationarity
+        return math.inf if found is None else found
 
     @property
     def gap(self) -> Tensor:
@@ -241,18 +283,23 @@ class _Best:
         size = torch.maximum(self.objective, self.problem.scale).sum()
         return float(self.gap.sum() / size) if size > 0 else 0.0
 
-    def see(self, iterate: Tensor | tuple[Tensor, Tensor], step: int, start: float,
+    def see(self, iterate: Tensor | tuple[Tensor, Tensor] | Iterate, step: int, start: float,
             bar: tqdm) -> None:
-        W, U = iterate if isinstance(iterate, tuple) else (iterate, None)
-        if self.feasible:
+        found = Iterate(*iterate) if isinstance(iterate, tuple) else Iterate(iterate)
+        W, U = found.W, found.U
+        if self.feasible and self.separable:
             W = self.problem.project(W)
         objective = self.problem.objective(W)
         # Of two with the same objective up to rounding the later one is nearer to the optimum.
         slack = 16 * torch.finfo(W.dtype).eps * self.problem.norms
         better = (objective <= self.objective + slack) | (not self.feasible)
+        if not self.separable:
+            better = (objective.sum() <= (self.objective + slack).sum()).expand_as(objective)
+            self.kept = found if better.any() else self.kept
         self.W = torch.where(better[:, None], W, self.W)
         if self.feasible:
-            objective = torch.minimum(objective, self.objective)
+            least = torch.minimum(objective, self.objective)
+            objective = least if self.separable else torch.where(better, objective, self.objective)
         self.objective = objective
         self.lower = torch.maximum(self.lower, self.problem.dual(W if U is None else U))
         self.seen = True
@@ -270,9 +317,13 @@ class _Best:
         if not self.feasible and (problem.violation(self.W) > 0).any():
             status = SolveStatus.IGNORES_KAPPA
         stats = RowStats(self.objective.to(device), self.gap.to(device), self.relative_gap, norm,
-                         int(torch.count_nonzero(self.W)), step, time.perf_counter() - start, name)
+                         int(torch.count_nonzero(self.W)), step, time.perf_counter() - start, name,
+                         stationarity=self.kept and self.kept.stationarity)
         history = pd.DataFrame(self.history, columns=["step", "seconds", "objective", "gap"])
-        return Rows(self.W.to(device), status, stats, history)
+        factors = self.kept and self.kept.factors
+        if factors is not None:
+            factors = LowRank(factors.L.to(device), factors.R.to(device))
+        return Rows(self.W.to(device), status, stats, history, factors)
 
 
 def _bar(name: str, tol: float, progress: bool) -> tqdm:

@@ -1,0 +1,257 @@
+"""A = L Rᵀ: the convex problem on one tangent space of the matrices of rank r after another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from idl_lab import validation
+from idl_lab.operators import LowRank
+from idl_lab.sim.problem import Problem, pseudo_inverse
+from idl_lab.sim.solvers.active_set import finish
+from idl_lab.sim.solvers.admm import ADMMSolver
+from idl_lab.sim.solvers.base import BaseSolver, Iterate
+
+BALANCING_STEPS = 300  # after which ρ stays
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectedGDLowRankSolver(BaseSolver):
+    """The problem with a further constraint, rank(A) ≤ r: W = [L Rᵀ B], both bounds exact.
+
+    The matrices of rank r have at A = L Rᵀ the tangent space T = {L Mᵀ + N Rᵀ}, a linear space
+    that holds A itself. On T the problem is convex. `splitting_steps` of ADMM lower it there,
+    each with an exact step projected onto T; the result is cut back to rank r, its rows scaled
+    into the ball, and if the objective fell that is the next A. The first A is the optimum of
+    the problem without the rank, cut in the metric in which the fit sees A once B has adapted
+    to it (reduced-rank regression).
+
+    It stops at a stationary point. `RowStats.stationarity` is how far the objective F is above a
+    lower bound, by duality, of min F over A ∈ T and all B, as a part of itself; it is zero at
+    the points that no small feasible move betters to first order, and only there. At tol the
+    status is STATIONARY. `RowStats.relative_gap` is against the optimum without the rank: below
+    tol the rank costs nothing, and the status is SOLVED.
+
+    Parameters
+    ----------
+    rank : int
+        r. From min(n, n) on it binds nothing, and so it is where a problem has no ball (output
+        matching): then this is `ADMMSolver`.
+    lambda_z, lambda_y, ridge, max_steps, check_every, seconds, device, progress
+        As for `BaseSolver`; an iterate is a visit of one tangent space.
+    tol : float
+        Relative duality gap, or stationarity, at which to stop.
+    splitting_steps : int
+        Steps of ADMM on each tangent space.
+    relaxation : float
+        Over-relaxation of ADMM, in (0, 2).
+
+    Notes
+    -----
+    `Rows.factors` are L and R, and W holds their product formed in float64. A model of which A is
+    stored in float32 has the rank up to float32's rounding.
+
+    References
+    ----------
+    Izenman 1975, Reduced-rank regression for the multivariate linear model, J. Multivariate
+    Anal. 5(2), for the start.
+    """
+
+    rank: int = 10
+    splitting_steps: int = 25
+    relaxation: float = 1.6
+    tol: float = 1e-3
+    max_steps: int = 500
+    check_every: int = 1
+    separable: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        validation.integer("rank", self.rank)
+        validation.integer("splitting_steps", self.splitting_steps)
+        validation.real("relaxation", self.relaxation, above=0.0, below=2.0)
+
+    def iterates(self, problem: Problem) -> Iterator[Iterate]:
+        """W = 0 while the problem without the rank is solved, then the points of rank r."""
+        free = problem.ball == 0 or self.rank >= min(len(problem.cross), problem.ball)
+        for W in self._without_rank(problem):
+            yield _full(problem, W) if free else Iterate(problem.zeros(), W)
+        if not free:
+            yield from self._of_rank(problem, W)
+
+    def _without_rank(self, problem: Problem) -> Iterator[Tensor]:
+        """Every tenth step of ADMM and its finish, until the gap is a tenth of tol."""
+        W = problem.zeros()
+        solver = ADMMSolver(tol=0.1 * self.tol, device=self.device)
+        for step, W in enumerate(solver.iterates(problem), start=1):
+            if step % 10 == 0:
+                yield W
+                V = problem.project(W)
+                size = torch.maximum(problem.objective(V), problem.scale).sum()
+                if problem.gap(V).sum() <= 0.1 * self.tol * size:
+                    return
+        yield W
+
+    def _of_rank(self, problem: Problem, convex: Tensor) -> Iterator[Iterate]:
+        point = _start(problem, convex, self.rank)
+        Z = point.W
+        rho = problem.spectrum[0].mean().clamp(min=torch.finfo(Z.dtype).tiny) * 1e-2
+        u = -problem.gradient(convex) / rho
+        lower, steps = -math.inf, 0
+        tangent = _Tangent(point)
+        while True:
+            # The multiplier ρu of the ℓ₁ terms, made to fit the point: what is normal to T in it
+            # belongs to T's own multiplier.
+            Y = tangent.normal(-problem.gradient(point.W)[:, :problem.ball]
+                               - rho * u[:, :problem.ball])
+            lower = max(lower, float(problem.dual(point.W, Y).sum()))
+            size = max(point.value, float(problem.scale.sum()))
+            left = max(point.value - lower, 0.0) / size if size else 0.0
+            yield Iterate(point.W, convex, point.factors, left)
+            if left <= self.tol:
+                return
+            for _ in range(self.splitting_steps):
+                X = tangent.solve(problem.cross + rho * (Z - u), rho)
+                before = Z
+                relaxed = self.relaxation * X + (1 - self.relaxation) * before
+                Z = problem.prox(relaxed + u, 1 / rho)
+                u = u + relaxed - Z
+                steps += 1
+                if steps % 10 == 0 and steps <= BALANCING_STEPS:
+                    factor = _imbalance(X - Z, Z - before, Z, u)
+                    rho, u = rho * factor, u / factor
+            if (moved := point.toward(Z)) is not point:
+                point, tangent, lower = moved, _Tangent(moved), -math.inf
+            point = point.with_best_B(8)
+
+
+def _full(problem: Problem, W: Tensor) -> Iterate:
+    """W with the factors A and I."""
+    if not problem.ball:
+        return Iterate(W)
+    W = problem.project(W)
+    eye = torch.eye(problem.ball, dtype=W.dtype, device=W.device)
+    return Iterate(W, factors=LowRank(W[:, :problem.ball].contiguous(), eye))
+
+
+def _start(problem: Problem, W: Tensor, rank: int) -> _Point:
+    """W cut to rank r where that costs the fit least, if B may change with A."""
+    Q, b = problem.Q, problem.ball
+    metric = Q[:b, :b] - Q[:b, b:] @ pseudo_inverse(Q[b:, b:]) @ Q[b:, :b]
+    A = W[:, :b]
+    left = torch.linalg.eigh(A @ metric @ A.mT)[1][:, -rank:]
+    return _Point.cut(problem, torch.cat([left @ (left.mT @ A), W[:, b:]], 1),
+                      rank).with_best_B(30)
+
+
+@dataclass(frozen=True)
+class _Point:
+    """A feasible W of rank r by its factors, R with orthonormal columns."""
+
+    problem: Problem
+    factors: LowRank
+    W: Tensor
+    value: float
+
+    @classmethod
+    def cut(cls, problem: Problem, W: Tensor, rank: int) -> _Point:
+        """The nearest of rank r to W, its rows scaled into the ball."""
+        b = problem.ball
+        U, s, Vt = torch.linalg.svd(W[:, :b], full_matrices=False)
+        L, R = U[:, :rank] * s[:rank], Vt[:rank].mT.contiguous()
+        A = L @ R.mT
+        eps = torch.finfo(W.dtype).eps
+        room = problem.kappa * (1 - (8 + b.bit_length()) * eps)  # as in Problem.project
+        for k in range(50):  # rounding of the product, again and again with more room
+            size = A.abs().sum(dim=1, keepdim=True)
+            over = size > room
+            if not over.any():
+                break
+            target = room * max(1 - 2**k * eps, 0)
+            L = L * torch.where(over, target / torch.where(over, size, 1), 1)
+            A = L @ R.mT
+        return cls.of(problem, LowRank(L, R), A, W[:, b:])
+
+    @classmethod
+    def of(cls, problem: Problem, factors: LowRank, A: Tensor, B: Tensor) -> _Point:
+        W = torch.cat([A, B], dim=1)
+        return cls(problem, factors, W, float(problem.objective(W).sum()))
+
+    def toward(self, Z: Tensor) -> _Point:
+        """The first better point on the way back from Z, cut to the rank; else this one."""
+        rank = self.factors.L.shape[1]
+        for share in (1.0, 0.5, 0.1, 0.02):
+            found = self.cut(self.problem, self.W + share * (Z - self.W), rank)
+            if found.value < self.value:
+                return found
+        return self
+
+    def with_best_B(self, steps: int) -> _Point:
+        """The same A, and B nearer to its optimum by some steps of the active-set method."""
+        p, b = self.problem, self.problem.ball
+        A, B = self.W[:, :b], self.W[:, b:]
+        if not B.numel():
+            return self
+        # What A leaves of the targets, read off the inputs.
+        part = Problem(
+            p.gram[b:, b:], p.cross[:, b:] - A @ p.gram[:b, b:],
+            (p.norms + ((A @ p.gram[:b, :b] - 2 * p.cross[:, :b]) * A).sum(dim=1)).clamp(min=0),
+            lam=p.lam, ridge=p.ridge, penalised=None if p.penalised is None else p.penalised[b:])
+        V = B
+        for _, V in zip(range(steps), finish(part, B, 1e-7), strict=False):
+            pass
+        better = part.objective(V) < part.objective(B)
+        found = self.of(p, self.factors, A, torch.where(better[:, None], V, B))
+        return found if found.value < self.value else self
+
+
+class _Tangent:
+    """The tangent space T of the matrices of rank r at a point's A, times all B.
+
+    With orthonormal bases U and V of A's columns and rows, T = {U Mᵀ + N Vᵀ}: of W, the rows
+    UᵀW are free, and the others have an A inside V's span.
+    """
+
+    def __init__(self, point: _Point) -> None:
+        self.problem, b = point.problem, point.problem.ball
+        L, R = point.factors.L, point.factors.R
+        self.U, size, turn = torch.linalg.svd(L, full_matrices=False)
+        self.V = R @ turn.mT
+        # Below rank r, T is not all that a small move can reach: all of it is.
+        rounding = len(R) * torch.finfo(R.dtype).eps
+        self.whole = bool(size[-1] <= rounding * size[0])
+        Q, V, r = self.problem.Q, self.V, len(size)
+        cross = V.mT @ Q[:b, b:]
+        Q = torch.cat([torch.cat([V.mT @ Q[:b, :b] @ V, cross], dim=1),
+                       torch.cat([cross.mT, Q[b:, b:]], dim=1)])
+        values, vectors = torch.linalg.eigh(Q)
+        self.values = values.clamp(min=0)
+        self.vectors = torch.cat([V @ vectors[:r], vectors[r:]])
+
+    def solve(self, C: Tensor, rho: Tensor) -> Tensor:
+        """argmin over T of ½⟨W, W(Q + ρI)⟩ − ⟨C, W⟩."""
+        values, vectors = self.problem.spectrum
+        top = self.U.mT @ C
+        X = (((C - self.U @ top) @ self.vectors) / (self.values + rho)) @ self.vectors.mT
+        return X + self.U @ (((top @ vectors) / (values + rho)) @ vectors.mT)
+
+    def normal(self, G: Tensor) -> Tensor:
+        """The part of G (k, ball) that is orthogonal to every small move of A."""
+        if self.whole:
+            return torch.zeros_like(G)
+        G = G - self.U @ (self.U.mT @ G)
+        return G - (G @ self.V) @ self.V.mT
+
+
+def _imbalance(primal: Tensor, moved: Tensor, Z: Tensor, u: Tensor) -> float:
+    """What ρ is to be multiplied by for equal relative residuals; 1 where they nearly are."""
+    tiny = torch.finfo(Z.dtype).tiny
+    r = primal.norm() / Z.norm().clamp(min=tiny)
+    s = moved.norm() / u.norm().clamp(min=tiny)
+    factor = float((r.clamp(min=1e-12) / s.clamp(min=1e-12)).sqrt().clamp(0.2, 5.0))
+    return factor if not 1 / 1.5 <= factor <= 1.5 else 1.0
