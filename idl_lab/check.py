@@ -263,3 +263,37 @@ def cascade_matrix(answer: Tensor, first: ImplicitModel, last: ImplicitModel) ->
     if not is_(blocks[1], B2 @ C1):
         return _hint("Upper right: the last model's input is C₁x₁ + D₁u, and B₂ multiplies it.")
     return _right("Block triangular, so λ_PF(|A|) is the larger of the two models' own.")
+
+
+def gram_objective(answer: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Verdict:
+    """Lab 07: ``answer(w, gram, cross, norm)`` is ½‖Φw − z‖² from ΦᵀΦ, Φᵀz and ‖z‖² alone."""
+    generator = torch.Generator("cpu").manual_seed(0)
+    Phi, z, w = (torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu")
+                 for shape in ((9, 4), (9,), (4,)))
+    gram, cross, norm = Phi.mT @ Phi, Phi.mT @ z, z @ z
+    try:
+        given = answer(w, gram, cross, norm)
+    except Exception as error:  # the reader's own code: say what it said
+        return _hint(f"Your function raised {type(error).__name__}: {error}")
+    if given is ... or given is None:
+        return _not_attempted("½‖Φw − z‖², written with gram, cross and norm")
+    if not isinstance(given, Tensor) or given.numel() != 1 or given.is_complex():
+        shown = f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else repr(given)
+        return _hint(f"The objective of one row is one real number, yours is {shown}.")
+    value, wanted = float(given), float(0.5 * (Phi @ w - z).square().sum())
+    square, linear = float(w @ gram @ w), float(w @ cross)
+
+    def same(number: float) -> bool:
+        return abs(value - number) <= 1e-6 * abs(number)
+
+    if same(wanted):
+        return _right("Three products instead of nine samples, or of a million.")
+    if same(2 * wanted):
+        return _hint("That is ‖Φw − z‖²: the factor ½ is missing.")
+    if same(wanted + 2 * linear):
+        return _hint("The sign of the middle term: (a − b)² = a² − 2ab + b².")
+    if same(wanted + 0.5 * linear):
+        return _hint("The middle term of the square counts twice: (a − b)² = a² − 2ab + b².")
+    if same(0.5 * square - linear):
+        return _hint("‖z‖² is missing: a constant, but without it this is not the misfit.")
+    return _hint("Expand ‖Φw − z‖² = (Φw − z)ᵀ(Φw − z) and find ΦᵀΦ, Φᵀz and zᵀz in it.")

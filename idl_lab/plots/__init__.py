@@ -28,6 +28,12 @@ from idl_lab.plots.models import draw_balls, draw_digit, draw_history, draw_mode
 from idl_lab.plots.networks import draw_blocks, draw_rescaled_rows, draw_rescaling, draw_units
 from idl_lab.plots.sequences import draw_forecast, draw_memory, draw_reading, draw_steps
 from idl_lab.plots.sim_solvers import draw_patterns, draw_solves, draw_sparsity
+from idl_lab.plots.sim_states import (
+    draw_bound,
+    draw_features,
+    draw_segments,
+    draw_teacher_states,
+)
 from idl_lab.plots.training import draw_sweep, draw_tolerance
 
 __all__ = [
@@ -38,4 +44,5 @@ __all__ = [
     "draw_rescaled_rows", "draw_rescaling", "draw_residuals", "draw_row_sums", "draw_spectrum",
     "draw_state", "draw_steps", "draw_sweep", "draw_tangents", "draw_tolerance", "draw_units",
     "draw_patterns", "draw_solves", "draw_sparsity",
+    "draw_bound", "draw_features", "draw_segments", "draw_teacher_states",
 ]
