@@ -365,14 +365,12 @@ def project_rows(A: Tensor, kappa: float) -> Tensor:
         return A.clone()
     magnitude = A.abs()
     inside = magnitude.sum(dim=1, keepdim=True) <= kappa
-    # Measured down from the row's largest entry, and no further than κ, beyond which all is cut:
-    # taken from zero, κ would drown in the rounding of a large row.
-    depth = (magnitude.amax(dim=1, keepdim=True) - magnitude).clamp(max=kappa)
+    # Down from the largest entry: up from zero, κ would drown. From a depth of κ on all is cut.
+    depth = magnitude.amax(dim=1, keepdim=True) - magnitude
+    depth = depth.masked_fill((depth >= kappa) & (depth > 0), torch.inf)
     ranked = depth.sort(dim=1).values
     room = ranked.cumsum(dim=1) + kappa
     ranks = torch.arange(1, A.shape[1] + 1, device=A.device, dtype=A.dtype)
-    # What lies κ or more below is cut; there both sides are equal but for rounding.
-    kept = ((ranked * ranks < room) & (ranked < kappa)).sum(dim=1, keepdim=True).clamp(min=1)
+    kept = (ranked * ranks < room).sum(dim=1, keepdim=True).clamp(min=1)
     height = room.gather(1, kept - 1) / kept  # what is left of the largest entry
-    size = torch.where(depth < kappa, height - depth, 0).clamp(min=0)
-    return torch.where(inside, A, A.sign() * size)
+    return torch.where(inside, A, A.sign() * (height - depth).clamp(min=0))

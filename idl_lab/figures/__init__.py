@@ -11,13 +11,21 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from idl_lab.figures import fixed_points, gradients, models, networks, sequences
+from idl_lab.figures import (
+    fixed_points,
+    gradients,
+    models,
+    networks,
+    sequences,
+    sim_states,
+)
 
 FOLDER = Path(__file__).parent.parent.parent / "figures"
 
 GALLERY: dict[str, Callable[[], Figure]] = {
     f"draw_{make.__name__}": make
-    for topic in (models, fixed_points, gradients, sequences, networks) for make in topic.GALLERY
+    for topic in (models, fixed_points, gradients, sequences, networks, sim_states)
+    for make in topic.GALLERY
 }
 
 
