@@ -277,9 +277,11 @@ def gram_objective(answer: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -
         return _hint(f"Your function raised {type(error).__name__}: {error}")
     if given is ... or given is None:
         return _not_attempted("½‖Φw − z‖², written with gram, cross and norm")
-    if not isinstance(given, Tensor) or given.numel() != 1 or given.is_complex():
-        shown = f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else repr(given)
-        return _hint(f"The objective of one row is one real number, yours is {shown}.")
+    one = isinstance(given, (int, float)) or (
+        isinstance(given, Tensor) and given.numel() == 1 and not given.is_complex())
+    if not one:
+        shown = f"of shape {tuple(given.shape)}" if isinstance(given, Tensor) else repr(given)
+        return _hint(f"The misfit of one row is one real number, yours is {shown}.")
     value, wanted = float(given), float(0.5 * (Phi @ w - z).square().sum())
     square, linear = float(w @ gram @ w), float(w @ cross)
 
