@@ -183,6 +183,19 @@ def test_least_squares_is_numpys_of_minimum_norm_and_says_that_it_ignores_kappa(
     assert one.status is SolveStatus.SOLVED
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_the_finish_is_not_held_up_by_entries_that_are_rounding(seed):
+    Phi, T = data(seed, d=30)
+    Phi = Phi * 10.0**np.linspace(0, -1.5, 30) + 3 * Phi[:, :1]
+    p = problem(Phi, T, lam=0.5, kappa=0.9, ball=20)
+    W = p.project(draw(seed, 4, 30))
+    assert (W == 0).any()
+    W = torch.where(W == 0, 1e-17 * draw(seed + 9, 4, 30).sign(), W)
+    for _, V in zip(range(300), finish(p, W, 1e-9), strict=False):
+        found = p.project(V)
+    assert float(p.gap(found).sum()) <= 1e-6 * float(p.objective(found).sum())
+
+
 # ---- limits and cancellation ----------------------------------------------------------------
 
 

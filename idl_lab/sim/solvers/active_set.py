@@ -95,8 +95,8 @@ class ActiveSet:
         more = torch.maximum(more, -start)
         theta = start + more
         D = P - more[:, None] * R
-        V_new, change, full = self._search(V, D, sign, residual)
-        worse = ((change >= 0) & ~full) | failed
+        V_new, full = self._search(V, D, sign, residual)
+        worse = ((V_new == V).all(dim=1) & ~full) | failed
         V_new = torch.where(worse[:, None], V, V_new)
         # Entries that were put in and would leave at once, or that the move brought to zero.
         leaves = (V_new == 0) & (sign != 0) & ((D * sign < 0) | (V != 0))
@@ -137,11 +137,8 @@ class ActiveSet:
         return out[:, :, 0], out[:, :, 1], failed
 
     def _search(self, V: Tensor, D: Tensor, sign: Tensor, residual: Tensor
-                ) -> tuple[Tensor, Tensor, Tensor]:
-        """The best of a few points along V + αD, cut off where signs change; was it the end?
-
-        The middle result is by how much it changes the objective.
-        """
+                ) -> tuple[Tensor, Tensor]:
+        """The best of a few points along V + αD, cut off where signs change; was it the end?"""
         toward = (D * sign < 0) & (V != 0)
         hit = torch.where(toward, -V / torch.where(toward, D, 1), torch.inf)
         first = hit.amin(dim=1).clamp(max=1.0)
@@ -161,13 +158,14 @@ class ActiveSet:
                 X = torch.where(over[:, None] & held,
                                 X * (self.kappa / torch.where(over, size, 1))[:, None], X)
             value = self._change(V, X, residual)
-            # At the end of a face the change has no digits left that the gradient still has.
+            # At the end of a face the change has no digits left that the gradient still has; and
+            # an entry that is rounding stands in the way of all others until it is zero.
             whole = (alpha >= 1) & (first >= 1)
-            better = torch.where(whole, value <= best + slack, value < best)
+            better = value <= best + slack if k == 0 else value < best
             best_V = torch.where(better[:, None], X, best_V)
             best = torch.where(better, value, best)
             full = torch.where(better, whole, full)
-        return best_V, best, full
+        return best_V, full
 
 
 def finish(problem: Problem, W: Tensor, tol: float) -> Iterator[Tensor]:
