@@ -50,7 +50,7 @@ def draw_solves(runs: Mapping[str, Rows | pd.DataFrame], kappa: float, *,
     _check(runs)
     validation.choice("against", against, tuple(FIRST))
     validation.real("kappa", kappa, at_least=0.0)
-    axes = canvas.row(figure, 3, 10.0, 3.3, (1, 1, 1.25), left=0.06, right=0.995, bottom=0.14,
+    axes = canvas.row(figure, 3, 10.6, 3.3, (1, 1, 1.5), left=0.055, right=0.995, bottom=0.14,
                       top=0.80, wspace=0.22)
     headings = "objective above the best lower bound", "own duality gap"
     longest = max((h[against].max() for h in map(_history, runs.values()) if len(h)), default=0.0)
@@ -69,7 +69,7 @@ def draw_solves(runs: Mapping[str, Rows | pd.DataFrame], kappa: float, *,
     bound = _bound(runs)
     for k, (name, run) in enumerate(runs.items()):
         _draw_curves(axes[:2], k, _history(run), bound, against)
-        _draw_words(axes[2], k, name, run, kappa)
+        _draw_words(axes[2], k, name, run, kappa, against)
     words(axes[0], "verdict", -0.14, 1.17, verdict, fontsize=10, weight="bold")
     return axes[0].figure
 
@@ -113,19 +113,24 @@ def _share(gap: np.ndarray, objective: np.ndarray) -> np.ndarray:
     return gap / np.maximum(objective, np.finfo(float).tiny)
 
 
-def _draw_words(ax: Axes, k: int, name: str, run: Rows | pd.DataFrame, kappa: float) -> None:
+def _spent(steps: float, seconds: float, against: str) -> str:
+    return f"{seconds:.2f} s" if against == "seconds" else f"{steps:.0f} steps"
+
+
+def _draw_words(ax: Axes, k: int, name: str, run: Rows | pd.DataFrame, kappa: float,
+                against: str) -> None:
     history, top = _history(run), 1.08 - 0.19 * k
     status, said = "not run", ""
     if len(history):
         last = history.iloc[-1]
-        status = f"running, {last['seconds']:.1f} s"
+        status = f"running, {_spent(last['step'], last['seconds'], against)}"
         share = _share(last["gap"], last["objective"])
-        said = f"{last['objective']:.7g}, gap {share:.0e}"
+        said = f"objective {last['objective']:.6g}, gap {share:.0e}"
     if isinstance(run, Rows):
         norm, stats = run.stats.inf_norm, run.stats
-        status = f"{run.status.name}, {stats.seconds:.2g} s"
-        said = (f"{float(stats.objective.sum()):.7g}, gap {stats.relative_gap:.0e}, ‖A‖∞ "
-                f"{norm:.3g} {'≤' if norm <= kappa else '>'} κ, {stats.nonzeros} non-zeros")
+        status = f"{run.status.name}, {_spent(stats.steps, stats.seconds, against)}"
+        said = (f"objective {float(stats.objective.sum()):.6g}, gap {stats.relative_gap:.0e}, "
+                f"‖A‖∞ {norm:.3g} {'≤' if norm <= kappa else '>'} κ, {stats.nonzeros} non-zero")
     words(ax, f"name {k}", 0.0, top, name, color=COLOURS[k], weight="bold", va="top", fontsize=9)
     words(ax, f"status {k}", 1.0, top, status, color=INK, ha="right", va="top", fontsize=8)
     words(ax, f"said {k}", 0.0, top - 0.08, said, color=INK, va="top", fontsize=8)
@@ -160,7 +165,7 @@ def draw_patterns(matrices: Mapping[str, Tensor], n: int) -> Figure:
         ax.axvline(n - 0.5, color=COLOURS[1], linewidth=1.2)
         ax.set(xticks=[], yticks=[])
         ax.spines[["top", "right"]].set_visible(True)
-        title(ax, f"{name}: {np.count_nonzero(W)}")
+        title(ax, f"{name}: {np.count_nonzero(W)} non-zero")
         for at, part in ((0.5 * n / d, "A"), (0.5 * (1 + n / d), "B")):
             ax.text(at, -0.04, part, transform=ax.transAxes, ha="center", va="top")
     return axes[0].figure
@@ -192,5 +197,6 @@ def draw_sparsity(table: pd.DataFrame, teacher: float) -> Figure:
     ax.set(xlabel="non-zero entries of A, B, C, D", ylabel="test accuracy",
            title="What sparsity costs")
     ax.set_xlim(right=1.12 * table["nonzeros"].max())
-    ax.set_ylim(top=max(teacher, table["accuracy"].max()) + 0.06)
+    low, high = table["accuracy"].min(), max(teacher, table["accuracy"].max())
+    ax.set_ylim(low - 0.15 * (high - low) - 0.02, high + 0.15 * (high - low) + 0.02)
     return ax.figure
