@@ -138,7 +138,7 @@ class Panel(ipywidgets.VBox):
     def _repr_mimebundle_(self, **kwargs) -> dict:
         bundle = super()._repr_mimebundle_(**kwargs)
         bundle["image/png"] = base64.b64encode(self._image.value).decode()
-        bundle["text/plain"] = f"{type(self).__name__}({self.values})"
+        bundle["text/plain"] = f"Panel({self.values})"
         return bundle
 
 
