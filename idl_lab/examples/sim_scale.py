@@ -1,0 +1,280 @@
+"""What SIM's state matching costs, on paper, and the measured points that the paper rests on."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.optimize import nnls
+from torch import Tensor
+
+from idl_lab import validation
+from idl_lab.sim.problem import Problem
+from idl_lab.sim.solvers import ADMMSolver
+from idl_lab.sim.solvers.active_set import ActiveSet
+
+PARTS = ("statistics", "eigendecomposition", "splitting", "finish", "communication")
+# Beside the products: W, its dual, the best so far, and what a step makes on the way.
+ROW_ARRAYS = 16
+
+
+@dataclass(frozen=True)
+class Size:
+    """A state matching problem: rows of A and B for n states, from m samples.
+
+    Attributes
+    ----------
+    n, p : int
+        States and inputs; d = n + p features.
+    samples : int
+        m.
+    blocks : int
+        Layers of n / blocks states, each of which hears only one other layer and the inputs;
+        1 where every state may hear every other.
+    support : int, optional
+        Non-zeros of a row at the end, s; a third of what a row may hear where it is None.
+    splitting, finishing : int
+        Steps of ADMM, and steps of the active-set method that a row takes on average.
+    """
+
+    n: int
+    p: int
+    samples: int
+    blocks: int = 1
+    support: int | None = None
+    splitting: int = 100
+    finishing: int = 5
+
+    def __post_init__(self) -> None:
+        for name in ("n", "p", "samples", "blocks"):
+            validation.integer(name, getattr(self, name))
+        for name in ("splitting", "finishing"):
+            validation.integer(name, getattr(self, name), at_least=0)
+        if self.support is not None:
+            validation.integer("support", self.support)
+
+    @property
+    def heard(self) -> float:
+        """Features that one row may use: d itself, or those of one block."""
+        return self.n / self.blocks + self.p
+
+    @property
+    def zeros_left(self) -> float:
+        """s."""
+        return self.heard / 3 if self.support is None else min(self.support, self.heard)
+
+    def flops(self) -> dict[str, float]:
+        """Multiplications and additions of each part, on all devices together.
+
+        Notes
+        -----
+        Statistics: 2m entries for each of ΦᵀΦ (d, d) and ZᵀΦ (n, d). Eigendecomposition: 9d³
+        (Golub and Van Loan, Matrix Computations, section 8.3). ADMM: two products of a row with
+        an eigenvector matrix and a share of the test, 4.6 d². Active set: thirteen products with
+        Q and a Cholesky factor of the support, 26 d² + s³/3.
+        """
+        h, n = self.heard, self.n
+        own = n / self.blocks
+        return {"statistics": 2.0 * self.samples * h * (h + own) * self.blocks,
+                "eigendecomposition": 9.0 * h ** 3 * self.blocks,
+                "splitting": self.splitting * n * 4.6 * h ** 2,
+                "finish": self.finishing * n * (26 * h ** 2 + self.zeros_left ** 3 / 3)}
+
+    def sent(self) -> float:
+        """Bytes that one worker puts into the all-reduce: ΦᵀΦ, ZᵀΦ and the norms, float64."""
+        h, own = self.heard, self.n / self.blocks
+        return 8.0 * self.blocks * (h * h + own * h + own)
+
+    def memory(self, devices: int = 1) -> dict[str, float]:
+        """Bytes on each device, float64: what is needed while the rows are solved.
+
+        Parameters
+        ----------
+        devices : int
+            The rows are shared out among them, the Gram matrix is not.
+        """
+        validation.integer("devices", devices)
+        h, rows = self.heard, self.n / devices
+        return {"Gram matrix, a copy": 16 * h * h * self.blocks,
+                "its eigenvectors": 8 * h * h * self.blocks,
+                "the rows at work": 8 * ROW_ARRAYS * rows * h,
+                "their supports": 24 * rows * self.zeros_left ** 2}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How fast one device is at each part; its numbers are measured, or assumed.
+
+    Attributes
+    ----------
+    name : str
+    rates : mapping of str to float
+        Flops a second, float64, for each of the first four of `PARTS`.
+    starts : mapping of str to float
+        Seconds that a step of each costs however small it is; 0 where it is not named.
+    link : float
+        Bytes a second from one device to the next.
+    memory : float
+        Bytes of a device.
+    """
+
+    name: str
+    rates: Mapping[str, float]
+    starts: Mapping[str, float] = field(default_factory=dict)
+    link: float = 1e9
+    memory: float = 16e9
+
+    def __post_init__(self) -> None:
+        if set(self.rates) != set(PARTS[:-1]) or not set(self.starts) <= set(PARTS[:-1]):
+            raise ValueError(f"rates must name {', '.join(PARTS[:-1])}, and starts some of them, "
+                             f"got {', '.join(self.rates)} and {', '.join(self.starts)}.")
+        for name, rate in self.rates.items():
+            validation.real(f"rates[{name!r}]", rate, above=0.0)
+        for name, start in self.starts.items():
+            validation.real(f"starts[{name!r}]", start, at_least=0.0)
+        validation.real("link", self.link, above=0.0)
+        validation.real("memory", self.memory, above=0.0)
+
+    def seconds(self, size: Size, devices: int = 1) -> dict[str, float]:
+        """Predicted time of each part of state matching.
+
+        Samples and then rows are shared out among the devices; the eigendecomposition is done on
+        each. One ring all-reduce brings the sums together, which takes 2(D − 1)/D times their
+        bytes, and the rows are gathered at the end.
+
+        Parameters
+        ----------
+        size : Size
+        devices : int
+            D.
+        """
+        validation.integer("devices", devices)
+        share = {"eigendecomposition": 1}
+        steps = {"splitting": size.splitting, "finish": size.finishing}
+        found = {part: steps.get(part, 1) * self.starts.get(part, 0.0)
+                 + flops / self.rates[part] / share.get(part, devices)
+                 for part, flops in size.flops().items()}
+        gathered = 8.0 * size.n * size.heard
+        away = (devices - 1) / devices
+        return found | {"communication": away * (2 * size.sent() + gathered) / self.link}
+
+
+# Assumed, not measured: round numbers for a data-centre card with fast float64 units.
+ASSUMED_GPU = Machine(
+    "GPU (assumed)",
+    {"statistics": 3e13, "eigendecomposition": 5e11, "splitting": 1e13, "finish": 1e12},
+    link=1e11, memory=80e9)
+
+
+def fitted(points: pd.DataFrame, name: str = "this machine", **options: float) -> Machine:
+    """The machine that explains measured points best: for each part, seconds = start + flops/rate.
+
+    Neither is negative, and relative errors count, so that small sizes have their say.
+
+    Parameters
+    ----------
+    points : pandas.DataFrame
+        As `measured` gives them.
+    name : str
+    **options
+        ``link`` and ``memory`` of `Machine`.
+    """
+    rates, starts = {}, {}
+    for part in PARTS[:-1]:
+        some = points[points.part == part]
+        if len(some) < 2:
+            raise ValueError(f"points must hold each part at two sizes or more, got {len(some)} of "
+                             f"{part}.")
+        M = np.stack([some.steps / some.seconds, some.flops / some.seconds], axis=1)
+        scale = M.max(axis=0)
+        start, slope = nnls(M / scale, np.ones(len(some)))[0] / scale
+        # Noise can hide the slope; then no size would cost anything.
+        fastest = float((some.flops / some.seconds).max())
+        rates[part] = 1 / max(float(slope), 0.1 / fastest)
+        starts[part] = float(start)
+    return Machine(name, rates, starts, **options)
+
+
+def sparse_problem(n: int, p: int, samples: int, *, generator: torch.Generator
+                   ) -> tuple[Tensor, Tensor]:
+    """Normal features (m, n + p), and targets (m, n) that a tenth of them explain, with noise.
+
+    Parameters
+    ----------
+    n, p, samples : int
+    generator : torch.Generator
+        On the CPU.
+    """
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu")
+
+    d = n + p
+    Phi, W, noise = draw(samples, d), draw(n, d), draw(samples, n)
+    W = W * (torch.rand(n, d, generator=generator, device="cpu") < 0.1)
+    W = W / W.abs().sum(dim=1, keepdim=True).clamp(min=1e-3)
+    return Phi, Phi @ W.mT + 0.1 * noise
+
+
+def measured(sizes: Sequence[int], *, seed: int = 0, rows: int = 64,
+             repeat: int = 3) -> pd.DataFrame:
+    """Time each part of state matching at a few sizes d, half of them states, m = 2d samples.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+    seed : int
+    rows : int
+        Of the steps of ADMM and the finish, whose cost grows with it.
+    repeat : int
+        The shortest of so many measurements counts.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns part, d, support, steps, flops, seconds: ten steps of ADMM, one of the finish.
+    """
+    validation.integer("repeat", repeat)
+    generator = torch.Generator("cpu").manual_seed(validation.integer("seed", seed, at_least=0))
+    found = []
+    for d in sizes:
+        n = validation.integer("d", d, at_least=4) // 2
+        Phi, T = sparse_problem(n, d - n, 2 * d, generator=generator)
+        gram, cross, some = Phi.mT @ Phi, T.mT @ Phi, slice(rows)
+        problem = Problem(gram, cross, T.square().sum(0), lam=0.2 * d ** 0.5, kappa=0.9, ball=n
+                          ).rows(some)
+        _ = problem.spectrum  # so that the first step of ADMM does not pay for it
+        steps = ADMMSolver(splitting_steps=10 ** 6).iterates(problem)
+        W = deque(itertools.islice(steps, 30), maxlen=1).pop()
+        support = int((W != 0).sum(dim=1).amax())
+        active, index = ActiveSet(problem, W), torch.arange(len(W), device=W.device)
+        runs: dict[str, Callable[[], object]] = {
+            "statistics": lambda Phi=Phi, T=T: (Phi.mT @ Phi, T.mT @ Phi),
+            "eigendecomposition": lambda p=problem: replace(p).spectrum,
+            "splitting": lambda steps=steps, p=problem: _ten(steps, p),
+            "finish": lambda active=active, index=index: active.step(index)}
+        size = Size(n, d - n, 2 * d, support=max(support, 1), splitting=10, finishing=1)
+        share = {"splitting": len(W) / n, "finish": len(W) / n}
+        for part, run in runs.items():
+            # A step of the finish changes the support, so it is timed once.
+            seconds = min(_time(run) for _ in range(1 if part == "finish" else repeat))
+            found.append((part, d, support, 10 if part == "splitting" else 1,
+                          size.flops()[part] * share.get(part, 1), seconds))
+    return pd.DataFrame(found, columns=["part", "d", "support", "steps", "flops", "seconds"])
+
+
+def _ten(steps: Iterator[Tensor], problem: Problem) -> None:
+    """Ten steps of ADMM and the test of the gap that follows them."""
+    W = deque(itertools.islice(steps, 10), maxlen=1).pop()
+    problem.gap(problem.project(W))
+
+
+def _time(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
