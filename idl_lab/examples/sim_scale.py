@@ -1,23 +1,15 @@
-"""What SIM's state matching costs, on paper, and the measured points that the paper rests on."""
+"""What SIM's state matching costs on paper: flops, bytes, and a machine's seconds for them."""
 
 from __future__ import annotations
 
-import itertools
-import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy.optimize import nnls
-from torch import Tensor
 
 from idl_lab import validation
-from idl_lab.sim.problem import Problem
-from idl_lab.sim.solvers import ADMMSolver
-from idl_lab.sim.solvers.active_set import ActiveSet
 
 PARTS = ("statistics", "eigendecomposition", "splitting", "finish", "communication")
 # Beside the products: W, its dual, the best so far, and what a step makes on the way.
@@ -38,7 +30,7 @@ class Size:
         Layers of n / blocks states, each of which hears only one other layer and the inputs;
         1 where every state may hear every other.
     support : int, optional
-        Non-zeros of a row at the end, s; a third of what a row may hear where it is None.
+        Non-zeros of a row at the end, s; where it is None a third of what a row may hear, 300 at most.
     splitting, finishing : int
         Steps of ADMM, and steps of the active-set method that a row takes on average.
     """
@@ -65,9 +57,9 @@ class Size:
         return self.n / self.blocks + self.p
 
     @property
-    def zeros_left(self) -> float:
-        """s."""
-        return self.heard / 3 if self.support is None else min(self.support, self.heard)
+    def nonzeros(self) -> float:
+        """s, non-zeros of a row at the end."""
+        return min(self.heard / 3, 300) if self.support is None else min(self.support, self.heard)
 
     def flops(self) -> dict[str, float]:
         """Multiplications and additions of each part, on all devices together.
@@ -84,7 +76,7 @@ class Size:
         return {"statistics": 2.0 * self.samples * h * (h + own) * self.blocks,
                 "eigendecomposition": 9.0 * h ** 3 * self.blocks,
                 "splitting": self.splitting * n * 4.6 * h ** 2,
-                "finish": self.finishing * n * (26 * h ** 2 + self.zeros_left ** 3 / 3)}
+                "finish": self.finishing * n * (26 * h ** 2 + self.nonzeros ** 3 / 3)}
 
     def sent(self) -> float:
         """Bytes that one worker puts into the all-reduce: ΦᵀΦ, ZᵀΦ and the norms, float64."""
@@ -104,7 +96,7 @@ class Size:
         return {"Gram matrix, a copy": 16 * h * h * self.blocks,
                 "its eigenvectors": 8 * h * h * self.blocks,
                 "the rows at work": 8 * ROW_ARRAYS * rows * h,
-                "their supports": 24 * rows * self.zeros_left ** 2}
+                "their supports": 24 * rows * self.nonzeros ** 2}
 
 
 @dataclass(frozen=True)
@@ -168,11 +160,11 @@ class Machine:
 # Assumed, not measured: round numbers for a data-centre card with fast float64 units.
 ASSUMED_GPU = Machine(
     "GPU (assumed)",
-    {"statistics": 3e13, "eigendecomposition": 5e11, "splitting": 1e13, "finish": 1e12},
+    {"statistics": 3e13, "eigendecomposition": 5e11, "splitting": 1e13, "finish": 5e12},
     link=1e11, memory=80e9)
 
 
-def fitted(points: pd.DataFrame, name: str = "this machine", **options: float) -> Machine:
+def fit_machine(points: pd.DataFrame, name: str = "this machine", **options: float) -> Machine:
     """The machine that explains measured points best: for each part, seconds = start + flops/rate.
 
     Neither is negative, and relative errors count, so that small sizes have their say.
@@ -180,7 +172,7 @@ def fitted(points: pd.DataFrame, name: str = "this machine", **options: float) -
     Parameters
     ----------
     points : pandas.DataFrame
-        As `measured` gives them.
+        As `measure_parts` gives them.
     name : str
     **options
         ``link`` and ``memory`` of `Machine`.
@@ -199,82 +191,3 @@ def fitted(points: pd.DataFrame, name: str = "this machine", **options: float) -
         rates[part] = 1 / max(float(slope), 0.1 / fastest)
         starts[part] = float(start)
     return Machine(name, rates, starts, **options)
-
-
-def sparse_problem(n: int, p: int, samples: int, *, generator: torch.Generator
-                   ) -> tuple[Tensor, Tensor]:
-    """Normal features (m, n + p), and targets (m, n) that a tenth of them explain, with noise.
-
-    Parameters
-    ----------
-    n, p, samples : int
-    generator : torch.Generator
-        On the CPU.
-    """
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu")
-
-    d = n + p
-    Phi, W, noise = draw(samples, d), draw(n, d), draw(samples, n)
-    W = W * (torch.rand(n, d, generator=generator, device="cpu") < 0.1)
-    W = W / W.abs().sum(dim=1, keepdim=True).clamp(min=1e-3)
-    return Phi, Phi @ W.mT + 0.1 * noise
-
-
-def measured(sizes: Sequence[int], *, seed: int = 0, rows: int = 64,
-             repeat: int = 3) -> pd.DataFrame:
-    """Time each part of state matching at a few sizes d, half of them states, m = 2d samples.
-
-    Parameters
-    ----------
-    sizes : sequence of int
-    seed : int
-    rows : int
-        Of the steps of ADMM and the finish, whose cost grows with it.
-    repeat : int
-        The shortest of so many measurements counts.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns part, d, support, steps, flops, seconds: ten steps of ADMM, one of the finish.
-    """
-    validation.integer("repeat", repeat)
-    generator = torch.Generator("cpu").manual_seed(validation.integer("seed", seed, at_least=0))
-    found = []
-    for d in sizes:
-        n = validation.integer("d", d, at_least=4) // 2
-        Phi, T = sparse_problem(n, d - n, 2 * d, generator=generator)
-        gram, cross, some = Phi.mT @ Phi, T.mT @ Phi, slice(rows)
-        problem = Problem(gram, cross, T.square().sum(0), lam=0.2 * d ** 0.5, kappa=0.9, ball=n
-                          ).rows(some)
-        _ = problem.spectrum  # so that the first step of ADMM does not pay for it
-        steps = ADMMSolver(splitting_steps=10 ** 6).iterates(problem)
-        W = deque(itertools.islice(steps, 30), maxlen=1).pop()
-        support = int((W != 0).sum(dim=1).amax())
-        active, index = ActiveSet(problem, W), torch.arange(len(W), device=W.device)
-        runs: dict[str, Callable[[], object]] = {
-            "statistics": lambda Phi=Phi, T=T: (Phi.mT @ Phi, T.mT @ Phi),
-            "eigendecomposition": lambda p=problem: replace(p).spectrum,
-            "splitting": lambda steps=steps, p=problem: _ten(steps, p),
-            "finish": lambda active=active, index=index: active.step(index)}
-        size = Size(n, d - n, 2 * d, support=max(support, 1), splitting=10, finishing=1)
-        share = {"splitting": len(W) / n, "finish": len(W) / n}
-        for part, run in runs.items():
-            # A step of the finish changes the support, so it is timed once.
-            seconds = min(_time(run) for _ in range(1 if part == "finish" else repeat))
-            found.append((part, d, support, 10 if part == "splitting" else 1,
-                          size.flops()[part] * share.get(part, 1), seconds))
-    return pd.DataFrame(found, columns=["part", "d", "support", "steps", "flops", "seconds"])
-
-
-def _ten(steps: Iterator[Tensor], problem: Problem) -> None:
-    """Ten steps of ADMM and the test of the gap that follows them."""
-    W = deque(itertools.islice(steps, 10), maxlen=1).pop()
-    problem.gap(problem.project(W))
-
-
-def _time(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start

@@ -17,6 +17,7 @@ from idl_lab.figures import (
     models,
     networks,
     sequences,
+    sim_scale,
     sim_solvers,
     sim_states,
 )
@@ -25,7 +26,8 @@ FOLDER = Path(__file__).parent.parent.parent / "figures"
 
 GALLERY: dict[str, Callable[[], Figure]] = {
     f"draw_{make.__name__}": make
-    for topic in (models, fixed_points, gradients, sequences, networks, sim_states, sim_solvers)
+    for topic in (models, fixed_points, gradients, sequences, networks,
+                  sim_states, sim_solvers, sim_scale)
     for make in topic.GALLERY
 }
 

@@ -27,6 +27,12 @@ from idl_lab.plots.gradients import (
 from idl_lab.plots.models import draw_balls, draw_digit, draw_history, draw_model
 from idl_lab.plots.networks import draw_blocks, draw_rescaled_rows, draw_rescaling, draw_units
 from idl_lab.plots.sequences import draw_forecast, draw_memory, draw_reading, draw_steps
+from idl_lab.plots.sim_scale import (
+    draw_budget,
+    draw_costs,
+    draw_samples_needed,
+    draw_stream_memory,
+)
 from idl_lab.plots.sim_solvers import draw_patterns, draw_solves, draw_sparsity
 from idl_lab.plots.sim_states import (
     draw_bound,
@@ -37,6 +43,7 @@ from idl_lab.plots.sim_states import (
 from idl_lab.plots.training import draw_sweep, draw_tolerance
 
 __all__ = [
+    "draw_budget", "draw_costs", "draw_samples_needed", "draw_stream_memory",
     "draw_balls", "draw_bench", "draw_blocks", "draw_convergence", "draw_digit",
     "draw_forecast", "draw_gradient_cosines", "draw_gradient_costs", "draw_gradient_directions",
     "draw_gradient_errors", "draw_gradient_memory", "draw_gradients", "draw_history",

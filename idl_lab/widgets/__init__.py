@@ -11,12 +11,13 @@ from idl_lab.widgets.networks import network_panel
 from idl_lab.widgets.norm_bound import norm_bound_panel
 from idl_lab.widgets.panel import Panel
 from idl_lab.widgets.reading import reading_panel
+from idl_lab.widgets.sim_scale import scale_panel
 from idl_lab.widgets.sim_states import sim_states_panel
 from idl_lab.widgets.solver_comparison import SolverComparison
 from idl_lab.widgets.tolerance import tolerance_panel
 
 __all__ = [
     "Panel", "SolverComparison", "convergence_panel", "digit_panel", "gradient_panel",
-    "network_panel", "norm_bound_panel", "reading_panel", "tolerance_panel",
-    "sim_states_panel",
+    "network_panel", "norm_bound_panel", "reading_panel", "scale_panel", "sim_states_panel",
+    "tolerance_panel",
 ]

@@ -1,0 +1,59 @@
+"""SIM at scale; what a clock or a process has to say was measured once, on 2 cores."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from idl_lab import plots
+from idl_lab.examples.sim_scale import ASSUMED_GPU, PARTS, Size, fit_machine
+
+# One thread, float64; 64 rows at most, ten steps of the splitting, one of the finish.
+POINTS = pd.DataFrame(
+    [(part, d, support, 10 if part == "splitting" else 1, flops, seconds)
+     for part, rows in {
+         "statistics": [(100, 35, 6.00e6, 8.4e-5), (200, 59, 4.80e7, 6.4e-4),
+                        (400, 104, 3.84e8, 5.2e-3), (800, 191, 3.07e9, 4.2e-2)],
+         "eigendecomposition": [(100, 35, 9.00e6, 7.3e-4), (200, 59, 7.20e7, 2.8e-3),
+                                (400, 104, 5.76e8, 1.6e-2), (800, 191, 4.61e9, 8.5e-2)],
+         "splitting": [(100, 35, 2.30e7, 3.6e-3), (200, 59, 1.18e8, 1.16e-2),
+                       (400, 104, 4.71e8, 3.3e-2), (800, 191, 1.88e9, 4.6e-2)],
+         "finish": [(100, 35, 1.37e7, 1.4e-2), (200, 59, 7.09e7, 2.4e-2),
+                    (400, 104, 2.90e8, 7.2e-2), (800, 191, 1.21e9, 2.0e-1)]}.items()
+     for d, support, flops, seconds in rows],
+    columns=["part", "d", "support", "steps", "flops", "seconds"])
+
+
+def costs() -> Figure:
+    """Constants from the three smaller sizes; the largest is predicted."""
+    machine = fit_machine(POINTS[POINTS.d < 800])
+    model = POINTS.assign(seconds=[
+        machine.starts[row.part] * row.steps + row.flops / machine.rates[row.part]
+        for row in POINTS.itertuples()])
+    assert set(model.part) == set(PARTS[:-1])
+    return plots.draw_costs(POINTS, model, [100, 200, 400])
+
+
+def budget() -> Figure:
+    """A hundred thousand states on eight assumed GPUs."""
+    size = Size(100_000, 784, 1_000_000)
+    return plots.draw_budget(ASSUMED_GPU.seconds(size, 8), size.memory(8), ASSUMED_GPU.memory,
+                             "n = 100,000, m = 1,000,000, 8 devices")
+
+
+def stream_memory() -> Figure:
+    """The digits' teacher: 298 numbers a sample if they are kept, nothing if they are summed."""
+    samples = [20_000, 200_000, 1_000_000]
+    return plots.draw_stream_memory(samples, [17e6, 23e6, 23e6], [4 * 298 * m for m in samples])
+
+
+def samples_needed() -> Figure:
+    """The digits: as soon as there are about as many samples as features, more add little."""
+    table = pd.DataFrame({
+        "samples": 2 * [50, 100, 200, 400, 800, 1400], "lam": 6 * [0.01] + 6 * [1.0],
+        "accuracy": [0.904, 0.914, 0.917, 0.912, 0.914, 0.912,
+                     0.793, 0.839, 0.856, 0.869, 0.861, 0.864]})
+    return plots.draw_samples_needed(table, 0.917, 176)
+
+
+GALLERY = (stream_memory, samples_needed, costs, budget)
