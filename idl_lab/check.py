@@ -299,3 +299,47 @@ def gram_objective(answer: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -
     if same(0.5 * square - linear):
         return _hint("‖z‖² is missing: a constant, but without it this is not the misfit.")
     return _hint("Expand ‖Φw − z‖² = (Φw − z)ᵀ(Φw − z) and find ΦᵀΦ, Φᵀz and zᵀz in it.")
+
+
+def merged_scatter(answer: Callable[..., Tensor]) -> Verdict:
+    """Lab 09: ``answer(m1, mean1, S1, m2, mean2, S2)`` is the scatter matrix of both shards."""
+    generator = torch.Generator("cpu").manual_seed(0)
+
+    def shard(m: int, shift: float) -> tuple[int, Tensor, Tensor]:
+        Phi = shift + torch.randn(m, 3, generator=generator, dtype=torch.float64, device="cpu")
+        return m, Phi.mean(dim=0), (Phi - Phi.mean(dim=0)).mT @ (Phi - Phi.mean(dim=0))
+
+    (m1, mean1, S1), (m2, mean2, S2) = shard(5, 0.0), shard(20, 3.0)
+    gap = mean1 - mean2
+    between, weight = torch.outer(gap, gap), m1 * m2 / (m1 + m2)
+    try:
+        given = answer(m1, mean1, S1, m2, mean2, S2)
+    except Exception as error:  # the reader's own code: say what it said
+        return _hint(f"Your function raised {type(error).__name__}: {error}")
+    if given is ... or given is None:
+        return _not_attempted("the scatter matrix")
+    if not isinstance(given, Tensor) or given.shape != S1.shape or given.is_complex():
+        return _hint(f"The scatter matrix of three features is a (3, 3) tensor, yours is "
+                     f"{tuple(given.shape) if isinstance(given, Tensor) else given!r}.")
+
+    def same(wanted: Tensor) -> bool:
+        return torch.allclose(given.double(), wanted, rtol=1e-9)
+
+    if same(S1 + S2 + weight * between):
+        return _right("Three numbers a shard are enough, and none of them grows with its size.")
+    if same(S1 + S2):
+        return _hint("That is the scatter around each shard's own mean. Around the common mean "
+                     "there is more, unless the two means agree.")
+    if same(S1 + S2 + between):
+        return _hint("The outer product of the means' difference is the right matrix; its weight "
+                     "depends on m1 and m2.")
+    if same(S1 + S2 + weight * (gap @ gap)):
+        return _hint("The difference of the means gives a (3, 3) matrix, torch.outer, not one "
+                     "number.")
+    if same((S1 + S2 + weight * between) / (m1 + m2)):
+        return _hint("That is the covariance; the scatter matrix is not divided by m1 + m2.")
+    if same(S1 + S2 + m1 * torch.outer(mean1, mean1) + m2 * torch.outer(mean2, mean2)):
+        return _hint("That is the raw sum of φφᵀ over both shards; take (m1 + m2) times the outer "
+                     "product of the common mean away from it.")
+    return _hint("Go by way of the raw sums: Σφφᵀ = S + m·mean·meanᵀ in each shard. Add them, and "
+                 "take the common mean out again.")

@@ -30,7 +30,8 @@ class Size:
         Layers of n / blocks states, each of which hears only one other layer and the inputs;
         1 where every state may hear every other.
     support : int, optional
-        Non-zeros of a row at the end, s; where it is None a third of what a row may hear, 300 at most.
+        Non-zeros of a row at the end, s; where it is None a third of what a row may hear, but
+        300 at most.
     splitting, finishing : int
         Steps of ADMM, and steps of the active-set method that a row takes on average.
     """
@@ -155,6 +156,19 @@ class Machine:
         gathered = 8.0 * size.n * size.heard
         away = (devices - 1) / devices
         return found | {"communication": away * (2 * size.sent() + gathered) / self.link}
+
+
+    def explains(self, points: pd.DataFrame) -> pd.DataFrame:
+        """Measured points with the seconds that this machine would take in place of theirs.
+
+        Parameters
+        ----------
+        points : pandas.DataFrame
+            As `measure_parts` gives them.
+        """
+        return points.assign(seconds=[
+            row.steps * self.starts.get(row.part, 0.0) + row.flops / self.rates[row.part]
+            for row in points.itertuples()])
 
 
 # Assumed, not measured: round numbers for a data-centre card with fast float64 units.

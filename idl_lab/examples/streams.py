@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,44 +85,53 @@ from idl_lab.examples.streams import Stream, peak_memory
 from idl_lab.sim import states
 torch.set_num_threads(1)
 torch.manual_seed(0)
-what, samples, *sizes = sys.argv[1], *map(int, sys.argv[2:])
+what, *numbers = sys.argv[1:]
+samples, sizes = ([int(n) for n in text.split(",")] for text in numbers)
 parts = [part for p, n in zip(sizes, sizes[1:]) for part in (nn.Linear(p, n), nn.ReLU())]
 teacher = nn.Sequential(*parts[:-1])
 read = getattr(states, what)
 read(teacher, Stream(torch.randn(100, sizes[0]), 4000), progress=False)  # what any run needs
-before = peak_memory()
-read(teacher, Stream(torch.randn(100, sizes[0]), samples), progress=False)
-print(before, peak_memory())
+print(peak_memory())
+for m in samples:
+    read(teacher, Stream(torch.randn(100, sizes[0]), m), progress=False)
+    print(peak_memory())
 """
 
 
-def peak_of_states(samples: int, what: str = "statistics",
-                   sizes: tuple[int, ...] = (64, 64, 32, 16, 10)) -> tuple[int, int]:
+def peak_of_states(samples: Sequence[int], what: str = "statistics",
+                   sizes: Sequence[int] = (64, 64, 32, 16, 10)) -> tuple[int, list[int]]:
     """Peak memory of a process of its own that reads a teacher's states off a stream.
 
     Parameters
     ----------
-    samples : int
+    samples : sequence of int
+        Numbers of samples, rising, read one after the other by the one process.
     what : {"statistics", "collect"}
         The function of `idl_lab.sim.states`: sums of products, or the states themselves.
-    sizes : tuple of int
+    sizes : sequence of int
         Of the teacher's layers, from its inputs to its outputs; its weights are random.
 
     Returns
     -------
-    before, peak : int
-        Bytes at the fullest after one batch of 4,000 samples, and after all.
+    first : int
+        Bytes at the fullest after one batch of 4,000 samples, which any run needs.
+    peaks : list of int
+        The same after each number of samples.
     """
-    validation.integer("samples", samples)
+    if not samples or list(samples) != sorted(samples):
+        raise ValueError(f"samples must be rising numbers, at least one, got {samples!r}.")
+    for m in samples:
+        validation.integer("a number in samples", m)
     validation.choice("what", what, ("statistics", "collect"))
     if len(sizes) < 3:
         raise ValueError(f"sizes must name inputs, at least one hidden layer, and outputs, got "
                          f"{sizes!r}.")
     for size in sizes:
         validation.integer("a size in sizes", size)
-    done = subprocess.run([sys.executable, "-c", _ALONE, what, str(samples), *map(str, sizes)],
-                          capture_output=True, text=True)
+    numbers = [",".join(map(str, each)) for each in (samples, sizes)]
+    done = subprocess.run([sys.executable, "-c", _ALONE, what, *numbers], capture_output=True,
+                          text=True)
     if done.returncode:
         raise RuntimeError(f"the process that was to read the states failed: {done.stderr[-500:]}")
-    before, peak = map(int, done.stdout.split())
-    return before, peak
+    first, *peaks = map(int, done.stdout.split())
+    return first, peaks

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from idl_lab import plots
-from idl_lab.examples.sim_scale import ASSUMED_GPU, PARTS, Size, fit_machine
+from idl_lab.examples.sim_scale import ASSUMED_GPU, Size, fit_machine
 
 # One thread, float64; 64 rows at most, ten steps of the splitting, one of the finish.
 POINTS = pd.DataFrame(
@@ -27,11 +27,7 @@ POINTS = pd.DataFrame(
 def costs() -> Figure:
     """Constants from the three smaller sizes; the largest is predicted."""
     machine = fit_machine(POINTS[POINTS.d < 800])
-    model = POINTS.assign(seconds=[
-        machine.starts[row.part] * row.steps + row.flops / machine.rates[row.part]
-        for row in POINTS.itertuples()])
-    assert set(model.part) == set(PARTS[:-1])
-    return plots.draw_costs(POINTS, model, [100, 200, 400])
+    return plots.draw_costs(POINTS, machine.explains(POINTS), [100, 200, 400])
 
 
 def budget() -> Figure:
