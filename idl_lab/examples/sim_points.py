@@ -57,6 +57,7 @@ def measure_parts(sizes: Sequence[int], *, seed: int = 0, rows: int = 64,
     pandas.DataFrame
         Columns part, d, support, steps, flops, seconds: ten steps of ADMM, one of the finish.
     """
+    validation.integer("rows", rows)
     validation.integer("repeat", repeat)
     generator = torch.Generator("cpu").manual_seed(validation.integer("seed", seed, at_least=0))
     found = []
@@ -70,12 +71,12 @@ def measure_parts(sizes: Sequence[int], *, seed: int = 0, rows: int = 64,
         steps = ADMMSolver(splitting_steps=10 ** 6).iterates(problem)
         W = deque(itertools.islice(steps, 30), maxlen=1).pop()
         support = int((W != 0).sum(dim=1).amax())
-        active, index = ActiveSet(problem, W), torch.arange(len(W), device=W.device)
+        active = ActiveSet(problem, W)
         runs: dict[str, Callable[[], object]] = {
             "statistics": lambda Phi=Phi, T=T: (Phi.mT @ Phi, T.mT @ Phi),
             "eigendecomposition": lambda p=problem: replace(p).spectrum,
             "splitting": lambda steps=steps, p=problem: _ten(steps, p),
-            "finish": lambda active=active, index=index: active.step(index)}
+            "finish": lambda active=active, p=problem: _one(active, p)}
         size = Size(n, d - n, 2 * d, support=max(support, 1), splitting=10, finishing=1)
         share = {"splitting": len(W) / n, "finish": len(W) / n}
         for part, run in runs.items():
@@ -90,6 +91,14 @@ def _ten(steps: Iterator[Tensor], problem: Problem) -> None:
     """Ten steps of ADMM and the test of the gap that follows them."""
     W = deque(itertools.islice(steps, 10), maxlen=1).pop()
     problem.gap(problem.project(W))
+
+
+def _one(active: ActiveSet, problem: Problem) -> None:
+    """A step of the finish on all rows, and its test."""
+    active.step(torch.arange(len(problem.cross), device=problem.gram.device))
+    W = problem.project(active.W)
+    problem.gap(W)
+    problem.objective(W)
 
 
 def _time(run: Callable[[], object]) -> float:
