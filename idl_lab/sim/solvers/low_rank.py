@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -98,10 +99,12 @@ class ProjectedGDLowRankSolver(BaseSolver):
         yield W
 
     def _of_rank(self, problem: Problem, convex: Tensor) -> Iterator[Iterate]:
-        point = _start(problem, convex, self.rank)
+        problem, unit = _even(problem)
+        start = convex / unit
+        point = _start(problem, start, self.rank)
         Z = point.W
         rho = problem.spectrum[0].mean().clamp(min=torch.finfo(Z.dtype).tiny) * 1e-2
-        u = -problem.gradient(convex) / rho
+        u = -problem.gradient(start) / rho
         lower, steps = -math.inf, 0
         tangent = _Tangent(point)
         while True:
@@ -112,7 +115,7 @@ class ProjectedGDLowRankSolver(BaseSolver):
             lower = max(lower, float(problem.dual(point.W, Y).sum()))
             size = max(point.value, float(problem.scale.sum()))
             left = max(point.value - lower, 0.0) / size if size else 0.0
-            yield Iterate(point.W, convex, point.factors, left)
+            yield Iterate(point.W * unit, convex, point.factors, left)
             if left <= self.tol:
                 return
             for _ in range(self.splitting_steps):
@@ -137,6 +140,23 @@ def _full(problem: Problem, W: Tensor) -> Iterate:
     W = problem.project(W)
     eye = torch.eye(problem.ball, dtype=W.dtype, device=W.device)
     return Iterate(W, factors=LowRank(W[:, :problem.ball].contiguous(), eye))
+
+
+def _even(problem: Problem) -> tuple[Problem, Tensor]:
+    """The problem in units of B in which inputs are as long as states are, and W's units.
+
+    Thresholds of B do not mind, and ADMM has one ρ for all columns: with inputs of a tenth of
+    the length it takes a hundred times the steps.
+    """
+    b, size = problem.ball, problem.Q.diagonal().clamp(min=0)
+    length = torch.where(size[b:] > 0, size[b:], size[:b].mean())
+    unit = torch.ones_like(size)
+    unit[b:] = torch.where(length > 0, (size[:b].mean() / length).sqrt(), 1)
+    unit = torch.where(unit > 0, unit, 1)
+    even = replace(problem, gram=problem.Q * unit * unit[:, None], cross=problem.cross * unit,
+                   ridge=0.0)
+    even.__dict__["weights"] = problem.weights * unit
+    return even, unit
 
 
 def _start(problem: Problem, W: Tensor, rank: int) -> _Point:
@@ -201,9 +221,10 @@ class _Point:
         part = Problem(
             p.gram[b:, b:], p.cross[:, b:] - A @ p.gram[:b, b:],
             (p.norms + ((A @ p.gram[:b, :b] - 2 * p.cross[:, :b]) * A).sum(dim=1)).clamp(min=0),
-            lam=p.lam, ridge=p.ridge, penalised=None if p.penalised is None else p.penalised[b:])
+            lam=p.lam)
+        part.__dict__["weights"] = p.weights[b:]
         V = B
-        for _, V in zip(range(steps), finish(part, B, 1e-7), strict=False):
+        for V in itertools.islice(finish(part, B, 1e-7), steps):  # noqa: B007
             pass
         better = part.objective(V) < part.objective(B)
         found = self.of(p, self.factors, A, torch.where(better[:, None], V, B))
