@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import pandas as pd
 import torch
@@ -98,7 +99,7 @@ def fit(model: nn.Module, train_loader: Batches, val_loader: Batches | None = No
             raise ValueError("patience needs a val_loader to watch, got None.")
     optimizer = optimizer or torch.optim.Adam(model.parameters(), lr=lr)
     rows, best, best_epoch, best_state = [], -math.inf, 0, None
-    with _bar(epochs, progress) as bar:
+    with progress_bar(total=epochs, desc="training", unit="epoch", progress=progress) as bar:
         for epoch in range(1, epochs + 1):
             start = time.perf_counter()
             row = {"epoch": epoch,
@@ -159,8 +160,19 @@ def _epoch(model: nn.Module, loader: Batches, loss: Loss, optimizer: torch.optim
     return total / count
 
 
-def _bar(total: int, progress: bool) -> tqdm:
+def progress_bar(iterable: Iterable | None = None, *, progress: bool = True, **options: Any
+                 ) -> tqdm:
+    """A tqdm bar that is gone when its work is done: in a notebook or on a terminal, in no log.
+
+    Parameters
+    ----------
+    iterable : iterable, optional
+    progress : bool
+        False shows nothing anywhere.
+    **options
+        As for tqdm.
+    """
     # In a notebook stdout is never a terminal, so tqdm's own test (disable=None) would hide it.
     in_notebook = any("notebook" in base.__module__ for base in tqdm.__mro__)
-    quiet = (None if not in_notebook else False) if progress else True
-    return tqdm(total=total, desc="training", unit="epoch", disable=quiet, leave=False)
+    quiet = (False if in_notebook else None) if progress else True
+    return tqdm(iterable, disable=quiet, leave=False, **options)

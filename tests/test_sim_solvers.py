@@ -131,7 +131,7 @@ def test_the_finish_meets_the_optimality_conditions(name):
 @given(st.integers(0, 10**6), st.floats(0, 3), st.floats(0.05, 2), st.integers(1, 15))
 def test_admm_reaches_the_gap_on_random_problems(seed, lam, kappa, m):
     p = problem(*data(seed, m=m, d=8, k=3), lam=lam, kappa=kappa, ball=5)
-    found = ADMMSolver(tol=1e-8, splitting_steps=seed % 40, **QUIET).solve(p)
+    found = ADMMSolver(tol=1e-7, splitting_steps=seed % 40, **QUIET).solve(p)
     assert found.status is SolveStatus.SOLVED, found
     size = torch.maximum(p.objective(found.W), p.scale).sum()
     assert float(p.gap(found.W).sum()) <= 1e-6 * float(size)

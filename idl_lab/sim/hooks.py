@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 from torch.utils._python_dispatch import TorchDispatchMode
-from tqdm.auto import tqdm
 
 from idl_lab import validation
 from idl_lab.activations import Activation, activation
 from idl_lab.networks.affine import ACTIVATION_CALLS, LAYERS
+from idl_lab.training import progress_bar
 
 _TORCH = Path(torch.__file__).parent
 ACTIVATION_MODULES = (
@@ -158,11 +158,8 @@ def inputs(loader: Batches, progress: bool) -> Iterator[Tensor]:
     progress : bool
         Show a bar, in a notebook or on a terminal.
     """
-    in_notebook = any("notebook" in base.__module__ for base in tqdm.__mro__)
-    quiet = (None if not in_notebook else False) if progress else True
     empty = True
-    for k, batch in enumerate(tqdm(loader, desc="states", unit="batch", disable=quiet,
-                                   leave=False)):
+    for k, batch in enumerate(progress_bar(loader, progress=progress, desc="states", unit="batch")):
         U = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
         validation.tensor(f"the input U of batch {k}", U)
         if U.dim() < 2 or not len(U):

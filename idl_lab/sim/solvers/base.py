@@ -19,6 +19,7 @@ from idl_lab import validation
 from idl_lab.operators import LowRank
 from idl_lab.sim.problem import Problem
 from idl_lab.sim.states import Statistics
+from idl_lab.training import progress_bar
 
 
 class SolveStatus(enum.Enum):
@@ -328,11 +329,8 @@ class _Best:
 
 def _bar(name: str, tol: float, progress: bool) -> tqdm:
     """A bar of the decimal digits of the relative gap."""
-    # In a notebook stdout is never a terminal, so tqdm's own test (disable=None) would hide it.
-    in_notebook = any("notebook" in base.__module__ for base in tqdm.__mro__)
-    quiet = (None if not in_notebook else False) if progress else True
-    return tqdm(total=round(-math.log10(min(tol, 0.1)), 2), desc=name, disable=quiet, leave=False,
-                bar_format="{desc}: {bar} {postfix} [{elapsed}]")
+    return progress_bar(total=round(-math.log10(min(tol, 0.1)), 2), desc=name, progress=progress,
+                        bar_format="{desc}: {bar} {postfix} [{elapsed}]")
 
 
 def show(bar: tqdm, objective: float, relative_gap: float) -> None:

@@ -43,7 +43,7 @@ class ProjectedGDLowRankSolver(BaseSolver):
     rank : int
         r. From min(n, n) on it binds nothing, and so it is where a problem has no ball (output
         matching): then this is `ADMMSolver`.
-    lambda_z, lambda_y, ridge, max_steps, check_every, seconds, device, progress
+    lambda_z, lambda_y, exact, ridge, max_steps, check_every, seconds, device, progress
         As for `BaseSolver`; an iterate is a visit of one tangent space.
     tol : float
         Relative duality gap, or stationarity, at which to stop.
