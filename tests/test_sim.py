@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from idl_lab.sim import SIM
-from idl_lab.sim.solvers import ADMMSolver, BaseSolver
+from idl_lab.sim.solvers import ADMMSolver, BaseSolver, ProjectedGDLowRankSolver
 from idl_lab.solution import ConvergenceWarning
 from idl_lab.training import accuracy
 from idl_lab.well_posedness import inf_norm
@@ -188,6 +188,19 @@ def test_exact_matching_is_the_teacher_with_a_bound_or_says_that_it_is_not(taugh
         torch.testing.assert_close(found.model(U), teacher(U), atol=0.05, rtol=0)
     with pytest.warns(UserWarning, match="state matching was to be exact.*A‖∞ ≤ κ = 0.99 is"):
         train(teacher, data, solver=ADMMSolver(exact=True, progress=False), rescale=False)
+
+
+def test_a_rank_is_kept_and_its_factors_are_saved(taught, tmp_path):
+    teacher, data, test = taught["biases"]
+    found = train(teacher, data, solver=ProjectedGDLowRankSolver(
+        rank=6, lambda_z=1e-2, lambda_y=1e-2, tol=1e-2, max_steps=60, progress=False))
+    A, factors = found.result.A, found.result.factors
+    assert torch.linalg.matrix_rank(A) == 6 and inf_norm(A) <= 0.99
+    assert factors.L.shape == (48, 6) and torch.equal(factors.to_dense(), A)
+    assert found.model.certificate().well_posed
+    found.save(tmp_path / "low.pt")
+    again = SIM.load(tmp_path / "low.pt", device="cpu").result
+    assert torch.equal(again.factors.L, factors.L) and torch.equal(again.A, A)
 
 
 def test_some_layers_alone_make_a_smaller_model(taught):

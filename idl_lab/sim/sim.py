@@ -20,55 +20,17 @@ import torch
 from torch import Tensor, nn
 
 from idl_lab import validation
-from idl_lab.activations import ACTIVATIONS, Activation, activation, blockwise
+from idl_lab.activations import Activation, activation, blockwise
 from idl_lab.fixed_point import Picard
 from idl_lab.model import ImplicitModel
 from idl_lab.sim.hooks import Batches, Layer, States, run
 from idl_lab.sim.problem import Problem, output_matching, state_matching
+from idl_lab.sim.result import SimResult, fit, layer_fits, split
 from idl_lab.sim.score import score
 from idl_lab.sim.solvers import BaseSolver, Rows, SolveStatus
 from idl_lab.sim.states import Statistics, accumulate, read, rescale, statistics
 from idl_lab.solution import ConvergenceWarning
 from idl_lab.well_posedness import inf_norm
-
-
-@dataclass(frozen=True)
-class SimResult:
-    """What SIM found, float64 on the CPU, in the units of the rescaled states.
-
-    Attributes
-    ----------
-    A, B, C, D : Tensor, shapes (n, n), (n, p), (q, n) and (q, p)
-    state_bias, output_bias : Tensor, shapes (n,) and (q,), or None
-        The weights of the input of ones; None where the teacher has no bias.
-    status : dict
-        How the solver ended, for "state" and for "output" matching.
-    stats : dict
-        The solver's own under "state" and "output"; samples, seconds, inf_norm (‖A‖∞), nonzeros
-        of each matrix, fit: for each layer and for "output" the share of its sum of squares that
-        the matching explains, 1 where it is exact.
-    trace : dict
-        The solver's history for "state" and for "output".
-    layers : tuple of Layer
-        Whose states they are, in order.
-    units : Tensor, shape (n,)
-        The teacher's state is the model's times these.
-    notes : tuple of str
-        What was done about the units, and what the model cannot hold.
-    """
-
-    A: Tensor
-    B: Tensor
-    C: Tensor
-    D: Tensor
-    state_bias: Tensor | None
-    output_bias: Tensor | None
-    status: dict[str, Any]
-    stats: dict[str, Any]
-    trace: dict[str, Any]
-    layers: tuple[Layer, ...]
-    units: Tensor
-    notes: tuple[str, ...]
 
 
 @dataclass(eq=False)
@@ -174,7 +136,7 @@ class SIM:
         stats, notes = self._prepared(model, stats)
         state = _solved("state", solver, state_matching(
             stats, self.kappa, solver.lambda_z, solver.ridge))
-        A, B, state_bias = _split(state.W, stats)
+        A, B, state_bias = split(state.W, stats)
         A_model = self._in_ball(A, solver)
         source = stats
         if self.regenerate_states:
@@ -182,19 +144,20 @@ class SIM:
                 self._regenerated(A_model, B, state_bias, stats, model, dataloader))
         output = _solved("output", solver, output_matching(
             source, solver.lambda_y, solver.ridge))
-        C, D, output_bias = _split(output.W, stats)
-        fit = _fits(stats, state.W) | {"output": _fit(
+        C, D, output_bias = split(output.W, stats)
+        fits = layer_fits(stats, state.W) | {"output": fit(
             source.gram, source.cross_Y, source.norms_Y, output.W)}
         figures = {
             "state": state.stats, "output": output.stats, "samples": stats.samples,
             "seconds": time.perf_counter() - start, "inf_norm": float(inf_norm(A)),
             "nonzeros": {name: int(M.count_nonzero()) for name, M in zip("ABCD", (A, B, C, D),
                                                                          strict=True)},
-            "fit": fit}
+            "fit": fits}
         self._result = SimResult(
             A, B, C, D, state_bias, output_bias,
             {"state": state.status, "output": output.status}, figures,
-            {"state": state.history, "output": output.history}, stats.layers, stats.units, notes)
+            {"state": state.history, "output": output.history}, stats.layers, stats.units, notes,
+            state.factors)
         self._model = self._built(A_model, B, C, D, state_bias, output_bias, stats.activation)
         return self
 
@@ -231,15 +194,7 @@ class SIM:
         ----------
         path : path
         """
-        result = vars(self.result) | {
-            "layers": [[layer.name, layer.size, layer.activation.name]
-                       for layer in self.result.layers],
-            "stats": {key: value for key, value in self.result.stats.items()
-                      if key not in ("state", "output")},
-            "status": {key: str(getattr(value, "value", value))
-                       for key, value in self.result.status.items()},
-            "trace": {}}
-        torch.save({"state_dict": self.model.state_dict(), "result": result,
+        torch.save({"state_dict": self.model.state_dict(), "result": self.result.plain(),
                     "options": {"kappa": self.kappa, "rescale": self.rescale,
                                 "skip_layers": self.skip_layers,
                                 "layers": self.layers and list(self.layers),
@@ -266,15 +221,8 @@ class SIM:
         """
         read_ = torch.load(path, map_location="cpu", weights_only=True)
         sim = cls(activation_fn, device=device, **read_["options"])
-        kept = read_["result"]
-        unknown = sorted({phi for _, _, phi in kept["layers"]} - set(ACTIVATIONS))
-        if unknown and activation_fn is None:
-            raise ValueError(f"the saved model's activation {', '.join(unknown)} has no name that "
-                             f"could be looked up: give it as activation_fn=.")
-        layers = tuple(Layer(name, size, ACTIVATIONS.get(phi) or sim.activation_fn)
-                       for name, size, phi in kept["layers"])
-        sim._result = result = SimResult(**{**kept, "layers": layers})
-        phi = blockwise([(layer.activation, layer.size) for layer in layers])
+        sim._result = result = SimResult.of_plain(read_["result"], sim.activation_fn)
+        phi = blockwise([(layer.activation, layer.size) for layer in result.layers])
         sim._model = sim._built(result.A, result.B, result.C, result.D, result.state_bias,
                                 result.output_bias, phi)
         sim._model.load_state_dict(read_["state_dict"])
@@ -363,33 +311,10 @@ def _solved(name: str, solver: BaseSolver, problem: Problem) -> Rows:
                       f"most {found.stats.relative_gap:.1e} of itself above the optimum; give "
                       f"{solver.name} more max_steps or seconds, or a larger tol.",
                       ConvergenceWarning, stacklevel=3)
-    missed = (1 - _fit(problem.gram, problem.cross, problem.norms, found.W)) ** 0.5
+    missed = (1 - fit(problem.gram, problem.cross, problem.norms, found.W)) ** 0.5
     if solver.exact and missed > 1e-4:
         inside = f" with ‖A‖∞ ≤ κ = {problem.kappa:g}" if problem.ball else ""
         warnings.warn(f"{name} matching was to be exact, and nothing{inside} is: what was found "
                       f"misses {missed:.1e} of the size of the targets.", UserWarning,
                       stacklevel=3)
     return found
-
-
-def _split(W: Tensor, stats: Statistics) -> tuple[Tensor, Tensor, Tensor | None]:
-    """[A B b] or [C D d] apart, float64 on the CPU."""
-    parts = W.detach().cpu().double().split([stats.n, stats.p, int(stats.ones)], dim=1)
-    left, right, bias = (part.contiguous() for part in parts)
-    return left, right, bias[:, 0].contiguous() if stats.ones else None
-
-
-def _fit(gram: Tensor, cross: Tensor, norms: Tensor, W: Tensor) -> float:
-    """1 − ‖ΦWᵀ − T‖²/‖T‖², from the products alone; 1 where T = 0 is matched."""
-    W = W.detach().cpu().double()
-    residual = float((((W @ gram - 2 * cross) * W).sum() + norms.sum()).clamp(min=0))
-    total = float(norms.sum())
-    return 1 - residual / total if total > 0 else float(residual == 0)
-
-
-def _fits(stats: Statistics, W: Tensor) -> dict[str, float]:
-    sizes = [layer.size for layer in stats.layers]
-    parts = zip(stats.cross_Z.split(sizes), stats.norms_Z.split(sizes),
-                W.detach().cpu().split(sizes), strict=True)
-    return {layer.name: _fit(stats.gram, *part)
-            for layer, part in zip(stats.layers, parts, strict=True)}

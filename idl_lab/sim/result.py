@@ -1,0 +1,114 @@
+"""What SIM found: matrices, figures, notes; written down and read again without pickle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from idl_lab.activations import ACTIVATIONS, Activation
+from idl_lab.operators import LowRank
+from idl_lab.sim.hooks import Layer
+from idl_lab.sim.states import Statistics
+
+
+@dataclass(frozen=True)
+class SimResult:
+    """What SIM found, float64 on the CPU, in the units of the rescaled states.
+
+    Attributes
+    ----------
+    A, B, C, D : Tensor, shapes (n, n), (n, p), (q, n) and (q, p)
+    state_bias, output_bias : Tensor, shapes (n,) and (q,), or None
+        The weights of the input of ones; None where the teacher has no bias.
+    status : dict
+        How the solver ended, for "state" and for "output" matching.
+    stats : dict
+        The solver's own under "state" and "output"; samples, seconds, inf_norm (‖A‖∞), nonzeros
+        of each matrix, fit: for each layer and for "output" the share of its sum of squares that
+        the matching explains, 1 where it is exact.
+    trace : dict
+        The solver's history for "state" and for "output".
+    layers : tuple of Layer
+        Whose states they are, in order.
+    units : Tensor, shape (n,)
+        The teacher's state is the model's times these.
+    factors : LowRank or None
+        Of a solver that holds A to a rank: A = L Rᵀ.
+    notes : tuple of str
+        What was done about the units, and what the model cannot hold.
+    """
+
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor
+    state_bias: Tensor | None
+    output_bias: Tensor | None
+    status: dict[str, Any]
+    stats: dict[str, Any]
+    trace: dict[str, Any]
+    layers: tuple[Layer, ...]
+    units: Tensor
+    notes: tuple[str, ...]
+    factors: LowRank | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """Tensors, numbers and words alone, without the solver's trace: what a file takes."""
+        return vars(self) | {
+            "layers": [[layer.name, layer.size, layer.activation.name] for layer in self.layers],
+            "stats": {k: v for k, v in self.stats.items() if k not in ("state", "output")},
+            "status": {k: str(getattr(v, "value", v)) for k, v in self.status.items()},
+            "trace": {}, "factors": self.factors and [self.factors.L, self.factors.R]}
+
+    @classmethod
+    def of_plain(cls, kept: dict[str, Any], other: Activation | None) -> SimResult:
+        """The result that `plain` wrote down.
+
+        Parameters
+        ----------
+        kept : dict
+        other : Activation, optional
+            φ of the layers whose activation is not one of the named ones.
+        """
+        unknown = sorted({phi for _, _, phi in kept["layers"]} - set(ACTIVATIONS))
+        if unknown and other is None:
+            raise ValueError(f"the saved model's activation {', '.join(unknown)} has no name that "
+                             f"could be looked up: give it as activation_fn=.")
+        layers = tuple(Layer(name, size, ACTIVATIONS.get(phi) or other)
+                       for name, size, phi in kept["layers"])
+        factors = kept["factors"] and LowRank(*kept["factors"])
+        return cls(**{**kept, "layers": layers, "factors": factors})
+
+
+def split(W: Tensor, stats: Statistics) -> tuple[Tensor, Tensor, Tensor | None]:
+    """[A B b] or [C D d] apart, float64 on the CPU."""
+    parts = W.detach().cpu().double().split([stats.n, stats.p, int(stats.ones)], dim=1)
+    left, right, bias = (part.contiguous() for part in parts)
+    return left, right, bias[:, 0].contiguous() if stats.ones else None
+
+
+def fit(gram: Tensor, cross: Tensor, norms: Tensor, W: Tensor) -> float:
+    """1 − ‖ΦWᵀ − T‖²/‖T‖², from the products alone; 1 where T = 0 is matched.
+
+    Parameters
+    ----------
+    gram : Tensor, shape (d, d)
+    cross : Tensor, shape (k, d)
+    norms : Tensor, shape (k,)
+    W : Tensor, shape (k, d)
+    """
+    W = W.detach().cpu().double()
+    residual = float((((W @ gram - 2 * cross) * W).sum() + norms.sum()).clamp(min=0))
+    total = float(norms.sum())
+    return 1 - residual / total if total > 0 else float(residual == 0)
+
+
+def layer_fits(stats: Statistics, W: Tensor) -> dict[str, float]:
+    """`fit` of each layer's rows of state matching."""
+    sizes = [layer.size for layer in stats.layers]
+    parts = zip(stats.cross_Z.split(sizes), stats.norms_Z.split(sizes),
+                W.detach().cpu().split(sizes), strict=True)
+    return {layer.name: fit(stats.gram, *part)
+            for layer, part in zip(stats.layers, parts, strict=True)}
