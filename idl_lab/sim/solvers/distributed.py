@@ -33,8 +33,8 @@ class ADMMMultiGPUSolver(ADMMSolver):
 
     A rank makes ADMMSolver's own iterates on its rows. At each test the ranks tell each other
     their gaps and stop together, so that every row gets the steps, and so the answer, that
-    ADMMSolver gives it. What travels is a few numbers a test and W at the end; what every rank
-    does for itself is the factorisation of Q (d, d).
+    ADMMSolver gives it. What travels is a few numbers a test, and W at the end; what every
+    rank does for itself is the factorisation of Q (d, d).
 
     Under torchrun, or in a process group of your own, every rank calls `SIM.train` or `solve`
     and gets the whole result; a loader then holds the rank's own shard of the data, and the
@@ -66,6 +66,9 @@ class ADMMMultiGPUSolver(ADMMSolver):
 
     Notes
     -----
+    `RowStats.exchanged` counts what ranks send each other, and with workers also the problem that
+    each of them reads and the result.
+
     KeyboardInterrupt ends the solve on all ranks at the next test, with the best feasible point
     so far; a second one ends the program.
 
@@ -225,15 +228,9 @@ class ADMMMultiGPUSolver(ADMMSolver):
             elif not more:
                 out = steps == self.max_steps
                 status = SolveStatus.MAX_STEPS if out else SolveStatus.ENDED
-        # Row i·size + r of all is row i of rank r.
-        own = torch.zeros(-(-k // ranks.size), d + 2, dtype=torch.float64, device=ranks.device)
-        if best:
-            own[:len(best.W)] = torch.cat(
-                [best.W, best.objective[:, None], best.lower[:, None]], dim=1)
-        whole = ranks.gather(own).transpose(0, 1).reshape(-1, d + 2)[:k].cpu()
-        return {"W": whole[:, :d].clone(), "objective": whole[:, d].clone(),
-                "lower": whole[:, d + 1].clone(), "status": status.name, "steps": int(steps),
-                "history": history, "exchanged": ranks.exchanged}
+        return _together(best, k, d, ranks) | {
+            "status": status.name, "steps": int(steps), "history": history,
+            "exchanged": ranks.exchanged}
 
     def _agree(self, problem: Problem, ranks: Ranks) -> None:
         """Refuse ranks that would solve different problems, or by different rules."""
@@ -243,13 +240,13 @@ class ADMMMultiGPUSolver(ADMMSolver):
         for owner, names in ((problem, [f.name for f in fields(problem)]), (self, rules)):
             for name in names:
                 value = getattr(owner, name)
-                value = value.sum() if isinstance(value, Tensor) else value
+                value = value.double().abs().sum() if isinstance(value, Tensor) else value
                 figures[name] = math.nan if value is None else float(value)
         names = ranks.texts("|".join(figures))
         own = torch.tensor(list(figures.values()), dtype=torch.float64, device="cpu")
         table = ranks.gather(own) if len(set(names)) == 1 else own[None]
         # Sums over the same data on unlike machines differ by rounding.
-        same = torch.isclose(table, own, rtol=1e-9, equal_nan=True).all(dim=0).tolist()
+        same = torch.isclose(table, own, rtol=1e-9, atol=0, equal_nan=True).all(dim=0).tolist()
         odd = [name for name, fine in zip(figures, same, strict=True) if not fine]
         if odd or len(set(names)) > 1:
             raise ValueError(f"every rank must solve the same problem by the same rules, but the "
@@ -267,6 +264,18 @@ class ADMMMultiGPUSolver(ADMMSolver):
         rows = best.result(SolveStatus[found["status"]], found["steps"], start,
                            f"{self.name} ({how})", problem.gram.device)
         return replace(rows, stats=replace(rows.stats, exchanged=found["exchanged"]))
+
+
+def _together(best: _Best | None, k: int, d: int, ranks: Ranks) -> dict[str, Tensor]:
+    """The best points of all k rows, on the CPU, from those of each rank."""
+    own = torch.zeros(-(-k // ranks.size), d + 2, dtype=torch.float64, device=ranks.device)
+    if best:
+        own[:len(best.W)] = torch.cat(
+            [best.W, best.objective[:, None], best.lower[:, None]], dim=1)
+    # Row i·size + r of all is row i of rank r.
+    whole = ranks.gather(own).transpose(0, 1).reshape(-1, d + 2)[:k].cpu()
+    return {"W": whole[:, :d].clone(), "objective": whole[:, d].clone(),
+            "lower": whole[:, d + 1].clone()}
 
 
 def _reporter(bar: tqdm, watch: Callable | None) -> Callable[[dict[str, float], float], object]:

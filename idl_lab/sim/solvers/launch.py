@@ -82,7 +82,6 @@ class Workers:
             **({"GLOO_SOCKET_IFNAME": names[0]} if names[:1] in (["lo"], ["lo0"]) else {}),
             **os.environ,
             "OMP_NUM_THREADS": str(max(torch.get_num_threads() // self.count, 1)),
-            "LOCAL_RANK": str(rank),
             "PYTHONPATH": os.pathsep.join(filter(None, [
                 str(PACKAGE), os.environ.get("PYTHONPATH")])),
         }
@@ -109,11 +108,11 @@ class Workers:
             If a worker died or hung.
         """
         try:
-            self._wait(report, max(self.timeout, START))
+            self._wait(report, max(self.timeout, START), self.timeout)
         except KeyboardInterrupt:
             self.cancel.touch()
             with contextlib.suppress(RuntimeError):
-                self._wait(report, GRACE)
+                self._wait(report, GRACE, GRACE)
         result = self.folder / "result.pt"
         if not result.exists():
             return None
@@ -122,9 +121,9 @@ class Workers:
         found["exchanged"] += read + result.stat().st_size
         return found
 
-    def _wait(self, report: Callable[[dict[str, float], float], object], patience: float
-              ) -> None:
-        """Until all have ended well; the first sign of life may take `patience` seconds."""
+    def _wait(self, report: Callable[[dict[str, float], float], object], start: float,
+              timeout: float) -> None:
+        """Until all have ended well; until all have started, `start` is the timeout."""
         alive, beats, lost_since = time.monotonic(), self._times("beat"), None
         while any(codes := [process.poll() for process in self.processes]) or None in codes:
             now = time.monotonic()
@@ -135,7 +134,8 @@ class Workers:
                 if code and (code != LOST or now - lost_since > 2):
                     raise RuntimeError(self._said(rank, _ending(code)))
             if beats != (beats := self._times("beat")):
-                alive, patience = now, min(patience, self.timeout)
+                alive = now
+            patience = timeout if len(beats) == self.count else start
             if now - alive > patience:
                 rank = self._silent(beats)
                 raise RuntimeError(self._said(rank, f"gave no sign of life for {patience:g} s"))
