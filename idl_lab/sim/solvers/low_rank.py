@@ -80,8 +80,10 @@ class ProjectedGDLowRankSolver(BaseSolver):
     def iterates(self, problem: Problem) -> Iterator[Iterate]:
         """W = 0 while the problem without the rank is solved, then the points of rank r."""
         free = problem.ball == 0 or self.rank >= min(len(problem.cross), problem.ball)
+        zero = problem.zeros()
+        nothing = LowRank(zero[:, :self.rank], zero.new_zeros(problem.ball, self.rank))
         for W in self._without_rank(problem):
-            yield _full(problem, W) if free else Iterate(problem.zeros(), W)
+            yield _full(problem, W) if free else Iterate(zero, W, nothing)
         if not free:
             yield from self._of_rank(problem, W)
 
@@ -106,7 +108,7 @@ class ProjectedGDLowRankSolver(BaseSolver):
         rho = problem.spectrum[0].mean().clamp(min=torch.finfo(Z.dtype).tiny) * 1e-2
         u = -problem.gradient(start) / rho
         lower, steps = -math.inf, 0
-        tangent = _Tangent(point)
+        tangent = _Tangent(point, start)
         while True:
             # The multiplier ρu of the ℓ₁ terms, made to fit the point: what is normal to T in it
             # belongs to T's own multiplier.
@@ -129,7 +131,7 @@ class ProjectedGDLowRankSolver(BaseSolver):
                     factor = _imbalance(X - Z, Z - before, Z, u)
                     rho, u = rho * factor, u / factor
             if (moved := point.toward(Z)) is not point:
-                point, tangent, lower = moved, _Tangent(moved), -math.inf
+                point, tangent, lower = moved, _Tangent(moved, start), -math.inf
             point = point.with_best_B(8)
 
 
@@ -235,18 +237,27 @@ class _Tangent:
     """The tangent space T of the matrices of rank r at a point's A, times all B.
 
     With orthonormal bases U and V of A's columns and rows, T = {U Mᵀ + N Vᵀ}: of W, the rows
-    UᵀW are free, and the others have an A inside V's span.
+    UᵀW are free, and the others have an A inside V's span. Below rank r the bases are completed
+    by the directions in which A is farthest from `goal`, the optimum without the rank; small
+    moves are not confined to one T there, so that nothing is normal to them.
     """
 
-    def __init__(self, point: _Point) -> None:
+    def __init__(self, point: _Point, goal: Tensor) -> None:
         self.problem, b = point.problem, point.problem.ball
         L, R = point.factors.L, point.factors.R
-        self.U, size, turn = torch.linalg.svd(L, full_matrices=False)
-        self.V = R @ turn.mT
-        # Below rank r, T is not all that a small move can reach: all of it is.
-        rounding = len(R) * torch.finfo(R.dtype).eps
-        self.whole = bool(size[-1] <= rounding * size[0])
-        Q, V, r = self.problem.Q, self.V, len(size)
+        U, size, turn = torch.linalg.svd(L, full_matrices=False)
+        V = R @ turn.mT
+        rank = int((size > len(R) * torch.finfo(R.dtype).eps * size[0]).sum())
+        self.whole = rank < len(size)
+        if self.whole:
+            U, V = U[:, :rank], V[:, :rank]
+            away = goal[:, :b] - U @ (U.mT @ goal[:, :b])
+            left, _, right = torch.linalg.svd(away - (away @ V) @ V.mT, full_matrices=False)
+            more = len(size) - rank
+            U = torch.linalg.qr(torch.cat([U, left[:, :more]], dim=1)).Q
+            V = torch.linalg.qr(torch.cat([V, right[:more].mT], dim=1)).Q
+        self.U, self.V = U, V
+        Q, r = self.problem.Q, len(size)
         cross = V.mT @ Q[:b, b:]
         Q = torch.cat([torch.cat([V.mT @ Q[:b, :b] @ V, cross], dim=1),
                        torch.cat([cross.mT, Q[b:, b:]], dim=1)])
@@ -262,7 +273,7 @@ class _Tangent:
         return X + self.U @ (((top @ vectors) / (values + rho)) @ vectors.mT)
 
     def normal(self, G: Tensor) -> Tensor:
-        """The part of G (k, ball) that is orthogonal to every small move of A."""
+        """The part of G (k, ball) that is normal to every small move of A."""
         if self.whole:
             return torch.zeros_like(G)
         G = G - self.U @ (self.U.mT @ G)
