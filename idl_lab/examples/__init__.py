@@ -25,8 +25,7 @@ from idl_lab.examples.training import tolerance_study
 
 __all__ = [
     "ADJOINTS", "KINDS", "LISTENERS", "NETWORKS", "Gradient", "TorchRNN", "bound_study",
-    "change_units",
-    "digits_teacher", "exact_gradient", "gradient_problem", "gradients_after", "measure_gradient",
-    "random_matrix", "relative_error", "several_starts", "small_network", "solve_quietly",
-    "spread", "tolerance_study", "whole",
+    "change_units", "digits_teacher", "exact_gradient", "gradient_problem", "gradients_after",
+    "measure_gradient", "random_matrix", "relative_error", "several_starts", "small_network",
+    "solve_quietly", "spread", "tolerance_study", "whole",
 ]
