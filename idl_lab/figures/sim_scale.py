@@ -12,14 +12,14 @@ from idl_lab.examples.sim_scale import ASSUMED_GPU, Size, fit_machine
 POINTS = pd.DataFrame(
     [(part, d, support, 10 if part == "splitting" else 1, flops, seconds)
      for part, rows in {
-         "statistics": [(100, 35, 6.00e6, 8.4e-5), (200, 59, 4.80e7, 6.4e-4),
-                        (400, 104, 3.84e8, 5.2e-3), (800, 191, 3.07e9, 4.2e-2)],
-         "eigendecomposition": [(100, 35, 9.00e6, 7.3e-4), (200, 59, 7.20e7, 2.8e-3),
-                                (400, 104, 5.76e8, 1.6e-2), (800, 191, 4.61e9, 8.5e-2)],
-         "splitting": [(100, 35, 2.30e7, 3.6e-3), (200, 59, 1.18e8, 1.16e-2),
-                       (400, 104, 4.71e8, 3.3e-2), (800, 191, 1.88e9, 4.6e-2)],
-         "finish": [(100, 35, 1.37e7, 1.4e-2), (200, 59, 7.09e7, 2.4e-2),
-                    (400, 104, 2.90e8, 7.2e-2), (800, 191, 1.21e9, 2.0e-1)]}.items()
+         "statistics": [(100, 35, 6.00e6, 7.9e-5), (200, 59, 4.80e7, 6.1e-4),
+                        (400, 104, 3.84e8, 6.0e-3), (800, 191, 3.07e9, 4.6e-2)],
+         "eigendecomposition": [(100, 35, 9.00e6, 7.2e-4), (200, 59, 7.20e7, 3.1e-3),
+                                (400, 104, 5.76e8, 1.5e-2), (800, 191, 4.61e9, 9.5e-2)],
+         "splitting": [(100, 35, 2.30e7, 4.4e-3), (200, 59, 1.18e8, 8.9e-3),
+                       (400, 104, 4.71e8, 1.9e-2), (800, 191, 1.88e9, 5.9e-2)],
+         "finish": [(100, 35, 1.47e7, 5.8e-3), (200, 59, 7.61e7, 1.2e-2),
+                    (400, 104, 3.11e8, 3.0e-2), (800, 191, 1.30e9, 1.4e-1)]}.items()
      for d, support, flops, seconds in rows],
     columns=["part", "d", "support", "steps", "flops", "seconds"])
 
