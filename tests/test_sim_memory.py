@@ -22,7 +22,7 @@ def streamed():
 
 def test_peak_memory_does_not_grow_with_the_samples(streamed):
     (first, (few, many)), _, _ = streamed
-    assert first <= few <= many <= 1.2 * few
+    assert first > 0 and many <= 1.2 * few
     # The states that are not kept are most of what a ratio of whole processes leaves room for.
     assert many - few < 0.2 * 180_000 * STATE
 

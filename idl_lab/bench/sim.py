@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from idl_lab.bench.memory import peak
 from idl_lab.examples import digits_teacher
+from idl_lab.examples.streams import peak_of_states
 from idl_lab.fixed_point import Picard
 from idl_lab.model import ImplicitModel
 from idl_lab.sim import SIM
@@ -221,8 +221,8 @@ def run() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         print("\nrescaled\n" + accuracies().to_string(index=False, float_format="{:.4g}".format))
-    few, many = (peak("samples", count) for count in SAMPLES)
-    print(f"\npeak memory of summing the statistics: {few:.0f} MB at {SAMPLES[0]:,} samples, "
-          f"{many:.0f} MB at {SAMPLES[1]:,}: {many / few:.2f} times (to reach: 1.2)")
+    _, (few, many) = peak_of_states(SAMPLES, sizes=(64, 64, 32, 16, 10))
+    print(f"\npeak memory of summing the statistics: {few / 1e6:.0f} MB at {SAMPLES[0]:,} samples, "
+          f"{many / 1e6:.0f} MB at {SAMPLES[1]:,}: {many / few:.2f} times (to reach: 1.2)")
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from idl_lab import data, plots
-from idl_lab.bench.memory import peak_memory
+from idl_lab.bench.memory import peaks
 from idl_lab.equilibrium import Adjoint, Implicit, equilibrium
 from idl_lab.fixed_point import Anderson, Picard, Solver
 from idl_lab.model import ImplicitModel
@@ -231,7 +231,7 @@ def run(steps: int, folder: Path) -> None:
     print(f"hard instance, λ_PF(|A|) = 0.99, to 1e-6: Picard {middle['Picard steps']:.0f} steps, "
           f"{middle['Picard']:.1f} ms; Anderson {middle['Anderson steps']:.0f} steps, "
           f"{middle['Anderson']:.1f} ms, {ratio:.2f} of Picard's time\n")
-    memory = peak_memory()
+    memory = peaks()
     print("peak memory of forward + backward, MB\n"
           + memory.to_string(float_format="{:.1f}".format))
     figure = plots.draw_bench(tables, {w.name: w.target for w in WORKS}, memory)
