@@ -51,7 +51,7 @@ class Workers:
                  ) -> None:
         self.problem, self.options, self.count, self.timeout = problem, options, count, timeout
         self.processes: list[subprocess.Popen] = []
-        self.told = 0  # rows of the history that were reported
+        self.told = 0  # bytes of the workers' progress that were reported
 
     def __enter__(self) -> Workers:
         self._folder = tempfile.TemporaryDirectory(prefix="idl_lab-", ignore_cleanup_errors=True)
@@ -144,10 +144,13 @@ class Workers:
         self._tell(report)
 
     def _tell(self, report: Callable[[dict[str, float], float], object]) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            *lines, _ = (self.folder / "progress").read_text().split("\n")  # the last is not whole
-            for line in lines[self.told:]:
-                self.told += 1
+        with (contextlib.suppress(FileNotFoundError),
+              open(self.folder / "progress", "rb") as file):
+            file.seek(self.told)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break  # it is still being written
+                self.told += len(line)
                 if report(*json.loads(line)) and not self.cancel.exists():
                     raise KeyboardInterrupt
 
