@@ -274,13 +274,14 @@ def test_refused(call, error, fragments):
 # ---- through SIM ----------------------------------------------------------------------------
 
 
-@pytest.mark.cpu_default  # the teacher's layers are made without a device
 def test_a_model_of_low_rank_from_a_teacher():
     pixels, labels = load_digits(return_X_y=True)
-    U = torch.tensor(pixels[:400] / 16, dtype=torch.float32)
-    y = torch.tensor(labels[:400])
-    teacher = nn.Sequential(nn.Linear(64, 16, bias=False), nn.ReLU(),
-                            nn.Linear(16, 8, bias=False), nn.ReLU(), nn.Linear(8, 10, bias=False))
+    U = mat(pixels[:400] / 16, torch.float32)
+    y = torch.tensor(labels[:400], device="cpu")
+    with torch.device("cpu"):
+        teacher = nn.Sequential(
+            nn.Linear(64, 16, bias=False), nn.ReLU(), nn.Linear(16, 8, bias=False), nn.ReLU(),
+            nn.Linear(8, 10, bias=False))
     sim = SIM(device="cpu", progress=False)
     sim.train(ProjectedGDLowRankSolver(rank=3, lambda_z=1.0, tol=1e-2, **QUIET), teacher, [(U, y)])
     assert sim.result.status["state"] is SolveStatus.STATIONARY
