@@ -17,8 +17,7 @@ def digits_teacher(seed: int = 0, *, hidden: Sequence[int] = (64, 32, 16), biase
                    ) -> tuple[nn.Sequential, DataLoader, DataLoader]:
     """A network 64-64-32-16-10, trained on the first 1,400 of the digits within two seconds.
 
-    The other 397 images are for testing; they come from other writers, so that a network does
-    worse on them than on a random part.
+    The other 397 images are for testing: a harder part than a random one, the same every time.
 
     Parameters
     ----------
