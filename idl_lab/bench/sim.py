@@ -1,4 +1,4 @@
-"""SIM's solvers beside torchidl's, on the same states of the same teacher, in one process.
+"""SIM's solvers beside torchidl's, on the same states of the same teacher, in one run.
 
 Ours run before and after each of torchidl's and sum their statistics anew each time; torchidl is
 given the raw states. What each found is judged by one `Problem`: its objective, how far that is
@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import multiprocessing
 import os
 import time
 import warnings
-from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +29,13 @@ from idl_lab.fixed_point import Picard
 from idl_lab.model import ImplicitModel
 from idl_lab.sim import SIM
 from idl_lab.sim.problem import Problem, output_matching, state_matching
-from idl_lab.sim.solvers import ADMMSolver, BaseSolver, CVXSolver, LeastSquareSolver
+from idl_lab.sim.solvers import (
+    ADMMMultiGPUSolver,
+    ADMMSolver,
+    BaseSolver,
+    CVXSolver,
+    LeastSquareSolver,
+)
 from idl_lab.sim.states import States, collect, statistics
 from idl_lab.solution import ConvergenceWarning
 from idl_lab.training import evaluate
@@ -62,23 +69,37 @@ def ours(solver: BaseSolver, teacher: nn.Module, train: DataLoader) -> Found:
     return Found(time.perf_counter() - start, state.W, output.W)
 
 
-def theirs(solver: object, states: States) -> Found:
-    """The same by a solver of torchidl.
+def theirs(kind: str, settings: dict[str, float], states: States) -> Found:
+    """The same by a solver of torchidl, in a fresh process.
+
+    Its CVXSolver forks, and a fork of a process whose threads have worked waits for ever.
 
     Parameters
     ----------
-    solver : torchidl.sim.solvers.BaseSolver
+    kind : str
+        Name of the class.
+    settings : dict
+        Its arguments.
     states : States
     """
     raw = [T.T.numpy().astype(np.float32) for T in (states.X, states.U, states.Z, states.Y)]
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        seconds, found = process.submit(_solved_by_torchidl, kind, settings, raw).result()
+    A, B, C, D = (torch.from_numpy(M).double() for M in found)
+    return Found(seconds, torch.cat([A, B], dim=1), torch.cat([C, D], dim=1))
+
+
+def _solved_by_torchidl(kind: str, settings: dict[str, float], raw: list[np.ndarray]
+                        ) -> tuple[float, list[np.ndarray]]:
+    from torchidl.sim import solvers
+
     options = {"activation_fn": nn.functional.relu, "device": "cpu", "atol": 1e-6, "kappa": KAPPA}
+    solver = getattr(solvers, kind)(**settings)
     start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         found = solver.solve(*raw, options)
-    seconds = time.perf_counter() - start
-    A, B, C, D = (torch.as_tensor(M.toarray() if hasattr(M, "toarray") else M).double()
-                  for M in found)
-    return Found(seconds, torch.cat([A, B], dim=1), torch.cat([C, D], dim=1))
+    return time.perf_counter() - start, [
+        np.asarray(M.toarray() if hasattr(M, "toarray") else M) for M in found]
 
 
 def judge(found: Found, problem: Problem, optimum: float, test: DataLoader) -> dict[str, float]:
@@ -106,7 +127,7 @@ def judge(found: Found, problem: Problem, optimum: float, test: DataLoader) -> d
             "nonzeros": int(found.state.count_nonzero()), "accuracy": accuracy}
 
 
-def contest(lam: float, theirs_too: dict[str, Callable[[float], object]], repeats: int = 3
+def contest(lam: float, peers: dict[str, tuple[str, dict[str, float]]], repeats: int = 3
             ) -> pd.DataFrame:
     """All solvers on the digits at one λ: figures, median seconds, and of each of torchidl's.
 
@@ -114,8 +135,8 @@ def contest(lam: float, theirs_too: dict[str, Callable[[float], object]], repeat
     ----------
     lam : float
         λ_z = λ_y.
-    theirs_too : dict of str to callable
-        torchidl's solvers by name, made for a λ.
+    peers : dict of str to (str, dict)
+        torchidl's solvers by name: class and arguments besides λ.
     repeats : int
         Runs of ours before and after each of torchidl's.
     """
@@ -132,15 +153,15 @@ def contest(lam: float, theirs_too: dict[str, Callable[[float], object]], repeat
             runs.setdefault(name, []).extend(ours(solver, teacher, train) for _ in range(times))
 
     turn()
-    for name, make in theirs_too.items():
-        runs[name] = [theirs(make(lam), states)]
+    for name, (kind, settings) in peers.items():
+        runs[name] = [theirs(kind, {**settings, "lambda_z": lam, "lambda_y": lam}, states)]
         turn()
     best = runs["ADMMSolver"][-1]
     optimum = float(problem.dual(best.state).sum())
     rows = {name: {"seconds": pd.Series([run.seconds for run in all_]).median()}
             | judge(all_[-1], problem, optimum, test) for name, all_ in runs.items()}
     table = pd.DataFrame(rows).T
-    for name in theirs_too:
+    for name in peers:
         table.insert(1, f"of {name}", table["seconds"] / table.loc[name, "seconds"])
     return table
 
@@ -195,29 +216,28 @@ def accuracies(lams: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0, 10.0)) -> pd.Da
 
 def run() -> None:
     """Print the comparison."""
-    from torchidl.sim import solvers as peers
-
-    one_process_a_core = os.cpu_count()
-    theirs_too = {
-        "torchidl CVX": lambda lam: peers.CVXSolver(
-            lambda_z=lam, lambda_y=lam, num_processes=one_process_a_core),
-        # Its example script's settings.
-        "torchidl ADMM": lambda lam: peers.ADMMSolver(
-            num_epoch_ab=1500, num_epoch_cd=120, rho_ab=1.0, rho_cd=1.0, lambda_z=lam,
-            lambda_y=lam)}
+    peers = {"torchidl CVX": ("CVXSolver", {"num_processes": os.cpu_count()}),
+             # Its example script's settings.
+             "torchidl ADMM": ("ADMMSolver", {"num_epoch_ab": 1500, "num_epoch_cd": 120,
+                                              "rho_ab": 1.0, "rho_cd": 1.0})}
     print(f"SIM: digits, 1,400 samples, teacher 64-64-32-16-10 without biases, n = 112, κ = "
           f"{KAPPA}, not rescaled; ours are medians")
     for lam in (1e-2, 1.0):
-        table = contest(lam, theirs_too)
+        table = contest(lam, peers)
         print(f"\nλ = {lam:g}\n" + table.to_string(float_format="{:.4g}".format))
     print("to reach: ADMMSolver 1/75 = 0.0133 of torchidl's CVX and 1/8 = 0.125 of its ADMM, "
           "CVXSolver 1/10 of its CVX\n")
     problem = large()
+    print(f"{len(problem.gram)} columns, {len(problem.norms)} rows, 2,000 synthetic samples")
     for lam in (1e-2, 1.0):
-        rows = ADMMSolver(progress=False).solve(dataclasses.replace(problem, lam=lam))
-        print(f"ADMMSolver, {len(problem.gram)} columns, {len(problem.norms)} rows, 2,000 "
-              f"synthetic samples, λ = {lam:g}: {rows.stats.seconds:.1f} s, relative gap "
-              f"{rows.stats.relative_gap:.1e} (to reach: 30 s)")
+        asked = dataclasses.replace(problem, lam=lam)
+        one = ADMMSolver(progress=False).solve(asked)
+        two = ADMMMultiGPUSolver(workers=2, device="cpu", progress=False).solve(asked)
+        print(f"λ = {lam:g}: ADMMSolver {one.stats.seconds:.1f} s, relative gap "
+              f"{one.stats.relative_gap:.1e} (to reach: 30 s); two workers "
+              f"{two.stats.seconds:.1f} s, {two.history['seconds'].iloc[-1]:.1f} s of it after "
+              f"their start, {two.stats.exchanged / 1e6:.1f} MB exchanged, W differs by "
+              f"{float((one.W - two.W).abs().max() / one.W.abs().max()):.0e} of its largest entry")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         print("\nrescaled\n" + accuracies().to_string(index=False, float_format="{:.4g}".format))
