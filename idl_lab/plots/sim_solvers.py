@@ -17,6 +17,7 @@ from idl_lab.plots.numbers import array
 from idl_lab.sim.solvers import Rows
 
 FLOOR = 1e-12  # of relative figures that are drawn on a log scale
+CELLS = 0.27, 0.48, 0.75, 1.0  # right edges of the columns beside the curves
 FIRST, LAST = {"seconds": 1e-3, "step": 0.8}, {"seconds": 10.0, "step": 1e3}
 
 
@@ -50,7 +51,7 @@ def draw_solves(runs: Mapping[str, Rows | pd.DataFrame], kappa: float, *,
     _check(runs)
     validation.choice("against", against, tuple(FIRST))
     validation.real("kappa", kappa, at_least=0.0)
-    axes = canvas.row(figure, 3, 10.6, 3.3, (1, 1, 1.5), left=0.055, right=0.995, bottom=0.14,
+    axes = canvas.row(figure, 3, 9.6, 3.0, (1, 1, 1.4), left=0.057, right=0.995, bottom=0.14,
                       top=0.80, wspace=0.22)
     headings = "objective above the best lower bound", "own duality gap"
     longest = max((h[against].max() for h in map(_history, runs.values()) if len(h)), default=0.0)
@@ -66,6 +67,8 @@ def draw_solves(runs: Mapping[str, Rows | pd.DataFrame], kappa: float, *,
         line(axes[1], "tol", [FIRST[against], right], [tol, tol], "--", color=FAINT, linewidth=1)
     if frame(axes[2], xlim=(0, 1), ylim=(0, 1)):
         axes[2].set_axis_off()
+        for x, heading in zip(CELLS, ("objective", "own gap", "‖A‖∞", "non-zeros"), strict=True):
+            axes[2].text(x, 1.15, heading, ha="right", va="top", fontsize=8)
     bound = _bound(runs)
     for k, (name, run) in enumerate(runs.items()):
         _draw_curves(axes[:2], k, _history(run), bound, against)
@@ -119,21 +122,22 @@ def _spent(steps: float, seconds: float, against: str) -> str:
 
 def _draw_words(ax: Axes, k: int, name: str, run: Rows | pd.DataFrame, kappa: float,
                 against: str) -> None:
-    history, top = _history(run), 1.08 - 0.19 * k
-    status, said = "not run", ""
+    history, top = _history(run), 1.04 - 0.185 * k
+    status, cells = "not run", [""] * 4
     if len(history):
         last = history.iloc[-1]
         status = f"running, {_spent(last['step'], last['seconds'], against)}"
         share = _share(last["gap"], last["objective"])
-        said = f"objective {last['objective']:.6g}, gap {share:.0e}"
+        cells[:2] = f"{last['objective']:.6g}", f"{share:.0e}"
     if isinstance(run, Rows):
         norm, stats = run.stats.inf_norm, run.stats
         status = f"{run.status.name}, {_spent(stats.steps, stats.seconds, against)}"
-        said = (f"objective {float(stats.objective.sum()):.6g}, gap {stats.relative_gap:.0e}, "
-                f"‖A‖∞ {norm:.3g} {'≤' if norm <= kappa else '>'} κ, {stats.nonzeros} non-zero")
+        cells = (f"{float(stats.objective.sum()):.6g}", f"{stats.relative_gap:.0e}",
+                 f"{norm:.3g} {'≤' if norm <= kappa else '>'} κ", f"{stats.nonzeros}")
     words(ax, f"name {k}", 0.0, top, name, color=COLOURS[k], weight="bold", va="top", fontsize=9)
     words(ax, f"status {k}", 1.0, top, status, color=INK, ha="right", va="top", fontsize=8)
-    words(ax, f"said {k}", 0.0, top - 0.08, said, color=INK, va="top", fontsize=8)
+    for j, (x, cell) in enumerate(zip(CELLS, cells, strict=True)):
+        words(ax, f"cell {k} {j}", x, top - 0.08, cell, color=INK, ha="right", va="top", fontsize=8)
 
 
 @styled
