@@ -14,6 +14,7 @@ from torch import Tensor
 from idl_lab.sim.problem import Problem
 
 PATIENCE = 100
+BLOCK = 2**20  # numbers in the factored parts of Q that are held at a time
 DAMPING = 1e-11  # of the factored part of Q, whose diagonal is one
 
 
@@ -118,23 +119,37 @@ class ActiveSet:
     def _directions(self, rows: Tensor, inside: Tensor, slope: Tensor, pull: Tensor
                     ) -> tuple[Tensor, Tensor, Tensor]:
         """(Q_SS + εI)⁻¹ of slope and pull on each row's support S, and which rows failed."""
-        width = max(int(inside.sum(dim=1).amax()), 1)
+        right = torch.stack([slope, pull], dim=2)
+        out = torch.zeros_like(right)
+        failed = torch.zeros_like(rows, dtype=torch.bool)
+        sizes, order = inside.sum(dim=1).sort()  # rows of one size together
+        first, count = 0, len(rows)
+        while first < count:
+            fits = torch.arange(1, count - first + 1, device=rows.device) * sizes[first:]**2
+            last = first + max(int((fits <= BLOCK).sum()), 1)
+            part = order[first:last]
+            out[part], failed[part] = self._solved(
+                self.damping[rows[part]], inside[part], max(int(sizes[last - 1]), 1), right[part])
+            first = last
+        self.damping[rows] = torch.where(failed, self.damping[rows] * 100, self.damping[rows])
+        return out[:, :, 0], out[:, :, 1], failed
+
+    def _solved(self, damping: Tensor, inside: Tensor, width: int, right: Tensor
+                ) -> tuple[Tensor, Tensor]:
+        """The same for rows whose supports hold at most `width` columns."""
         at = inside.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :width]
         real = inside.gather(1, at)
         M = self.Q[at[:, :, None], at[:, None, :]]
-        M = M * (real[:, :, None] & real[:, None, :])
-        M.diagonal(dim1=1, dim2=2).add_(torch.where(real, self.damping[rows, None], 1.0))
-        right = torch.stack([slope, pull], dim=2).gather(1, at[:, :, None].expand(-1, -1, 2))
-        right = right * real[:, :, None]
+        if not real.all():
+            M *= real[:, :, None] & real[:, None, :]
+        M.diagonal(dim1=1, dim2=2).add_(torch.where(real, damping[:, None], 1.0))
+        where = at[:, :, None].expand(-1, -1, 2)
         root, info = torch.linalg.cholesky_ex(M)
         failed = info > 0
-        self.damping[rows] = torch.where(failed, self.damping[rows] * 100, self.damping[rows])
-        safe = torch.where(failed[:, None, None], torch.eye(width, dtype=M.dtype, device=M.device),
-                           root)
-        found = torch.cholesky_solve(right, safe)
-        out = slope.new_zeros(*slope.shape, 2)
-        out.scatter_(1, at[:, :, None].expand(-1, -1, 2), found * real[:, :, None])
-        return out[:, :, 0], out[:, :, 1], failed
+        if failed.any():
+            root[failed] = torch.eye(width, dtype=M.dtype, device=M.device)
+        found = torch.cholesky_solve(right.gather(1, where) * real[:, :, None], root)
+        return torch.zeros_like(right).scatter_(1, where, found * real[:, :, None]), failed
 
     def _search(self, V: Tensor, D: Tensor, sign: Tensor, residual: Tensor
                 ) -> tuple[Tensor, Tensor]:
