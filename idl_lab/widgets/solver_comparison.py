@@ -245,7 +245,7 @@ def _line(name: str, colour: str, run: Rows | pd.DataFrame, tol: float) -> str:
         done = np.clip(np.log10(max(gap, 1e-300)) / np.log10(min(tol, 0.1)), 0, 1)
         said = f"step {last['step']:.0f}, {last['seconds']:.1f} s, relative gap {gap:.0e}"
     if isinstance(run, Rows):
-        done, said = 1.0, f"{said}. {run.status.value.capitalize()}."
+        done, said = 1.0 if run.status.ok else done, f"{said}. {run.status.value.capitalize()}."
     return (f"<div style='line-height:20px;white-space:nowrap'><b style='display:inline-block;"
             f"width:150px;color:{colour}'>{html.escape(name)}</b><progress value='{done:.3f}' "
             f"max='1' style='width:120px'></progress> {html.escape(said)}</div>")
