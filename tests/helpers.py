@@ -6,6 +6,7 @@ theirs here: float64, on the CPU, from a seed.
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -13,6 +14,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 CPU64 = {"device": "cpu", "dtype": torch.float64}
@@ -111,3 +113,8 @@ def rejects(call: Callable[[], object], error: type[Exception], *fragments: str)
     message = str(caught.value)
     for fragment in fragments:
         assert re.search(re.escape(fragment), message), f"{fragment!r} is not in: {message}"
+
+
+def pixels(data: bytes) -> np.ndarray:
+    """The grey values of a PNG."""
+    return np.asarray(Image.open(io.BytesIO(data)).convert("L"), dtype=float)

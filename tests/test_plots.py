@@ -9,9 +9,9 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
+from helpers import pixels
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
 
 from idl_lab import canvas, figures, plots
 from idl_lab.examples import random_matrix, several_starts, solve_quietly, spread
@@ -31,10 +31,6 @@ def problem(kappa: float = 0.9, n: int = 6, starts: int = 3):
 def moving(figure: Figure) -> dict:
     return {(k, name): part for k, ax in enumerate(figure.axes)
             for name, part in canvas.moving(ax).items()}
-
-
-def pixels(data: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(data)).convert("L"), dtype=float)
 
 
 def test_residual_curves_are_the_traces():

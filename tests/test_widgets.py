@@ -8,6 +8,7 @@ import base64
 import numpy as np
 import pytest
 import torch
+from helpers import pixels
 
 from idl_lab.examples import random_matrix
 from idl_lab.model import ImplicitModel
@@ -141,7 +142,9 @@ def test_set_draws_once_for_many_controls():
 
 def test_saved_panel_keeps_its_picture_and_size():
     panel, _ = counting_panel()
+    shown = pixels(picture(panel))
     bundle = panel._repr_mimebundle_()
+    assert (pixels(base64.b64decode(bundle["image/png"])) == shown).all()
     assert "application/vnd.jupyter.widget-view+json" in bundle
     assert base64.b64decode(bundle["image/png"]) == picture(panel)
     width, height = panel.figure.bbox.size

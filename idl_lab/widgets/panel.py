@@ -14,7 +14,7 @@ import torch
 from matplotlib.figure import Figure
 
 from idl_lab import validation
-from idl_lab.canvas import png
+from idl_lab.canvas import packed, png
 
 
 class Panel(ipywidgets.VBox):
@@ -137,6 +137,7 @@ class Panel(ipywidgets.VBox):
 
     def _repr_mimebundle_(self, **kwargs) -> dict:
         bundle = super()._repr_mimebundle_(**kwargs)
+        self._image.value = packed(self._image.value)  # which goes into the notebook twice
         bundle["image/png"] = base64.b64encode(self._image.value).decode()
         bundle["text/plain"] = f"Panel({self.values})"
         return bundle
