@@ -122,15 +122,14 @@ class ActiveSet:
         right = torch.stack([slope, pull], dim=2)
         out = torch.zeros_like(right)
         failed = torch.zeros_like(rows, dtype=torch.bool)
-        sizes, order = inside.sum(dim=1).sort()  # rows of one size together
-        first, count = 0, len(rows)
-        while first < count:
-            fits = torch.arange(1, count - first + 1, device=rows.device) * sizes[first:]**2
-            last = first + max(int((fits <= BLOCK).sum()), 1)
-            part = order[first:last]
-            out[part], failed[part] = self._solved(
-                self.damping[rows[part]], inside[part], max(int(sizes[last - 1]), 1), right[part])
-            first = last
+        # A row's width does not depend on the rows beside it, nor then does its rounding: where
+        # rows are shared out among processes, each gets the same answer.
+        widths = 32 * (inside.sum(dim=1) // 32 + 1)
+        for width in widths.unique().tolist():
+            alike = torch.nonzero(widths == width)[:, 0]
+            for part in alike.split(max(BLOCK // width**2, 1)):
+                out[part], failed[part] = self._solved(
+                    self.damping[rows[part]], inside[part], min(width, len(self.Q)), right[part])
         self.damping[rows] = torch.where(failed, self.damping[rows] * 100, self.damping[rows])
         return out[:, :, 0], out[:, :, 1], failed
 
