@@ -2,6 +2,7 @@
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from helpers import draw, rejects
@@ -355,3 +356,55 @@ def test_no_warning_where_the_bound_is_free():
         warnings.simplefilter("ignore", ConvergenceWarning)
         found = train(teacher, [draw(0, 20, 3)], layers=["1"])
     assert "costs nothing" in found.result.notes[0] and found.model.activation.name == "tanh"
+
+
+# ---- what a careful reader found -------------------------------------------------------------
+
+
+class Zeros(BaseSolver):
+    """Gives up at once."""
+
+    def iterates(self, problem):
+        yield problem.zeros()
+
+
+def test_a_solve_that_ends_above_its_gap_warns(taught):
+    teacher, data, _ = taught["biases"]
+    with pytest.warns(ConvergenceWarning, match="state matching stopped early"):
+        train(teacher, data, solver=Zeros(progress=False))
+
+
+def test_large_units_are_solved_as_exactly_as_small_ones():
+    torch.manual_seed(0)
+    sizes = [8, *[24] * 6, 4]
+    parts = [part for p, q in zip(sizes, sizes[1:], strict=False)
+             for part in (nn.Linear(p, q, bias=False), nn.ReLU())]
+    teacher, U = nn.Sequential(*parts[:-1]), draw(0, 400, 8).float()
+    found = train(teacher, [U], kappa=0.1, solver=ADMMSolver(
+        lambda_z=0.0, lambda_y=0.0, tol=1e-10, max_steps=2000, progress=False))
+    assert found.result.units.max() > 1e6
+    with DEFAULT[0], torch.no_grad():
+        same = found.model(U).argmax(1) == teacher(U).argmax(1)
+    assert same.float().mean() > 0.97
+
+
+@pytest.mark.parametrize("phi", [nn.ReLU(), "relu", torch.relu, nn.functional.relu])
+def test_an_activation_may_be_named_in_any_way(taught, phi):
+    teacher, data, _ = taught["bias-free"]
+    found = train(teacher, data, activation_fn=phi, solver=solver(steps=20))
+    assert found.model.activation.name == "relu"
+
+
+def test_numpys_numbers_are_saved_as_plain_ones(taught, tmp_path):
+    teacher, data, _ = taught["bias-free"]
+    found = train(teacher, data, kappa=np.float64(0.9), solver=solver(np.float64(1e-2), steps=20))
+    found.save(tmp_path / "sim.pt")
+    assert type(SIM.load(tmp_path / "sim.pt", device="cpu").kappa) is float
+
+
+def test_another_activation_is_not_taken_for_the_saved_one(tmp_path):
+    net = nn.Sequential(nn.Linear(4, 6), nn.LeakyReLU(0.3), nn.Linear(6, 3))
+    train(net, [draw(0, 50, 4).float()], solver=solver(steps=20)).save(tmp_path / "sim.pt")
+    rejects(lambda: SIM.load(tmp_path / "sim.pt", device="cpu", activation_fn="tanh"), ValueError,
+            "has no name", "tanh, which was given, is another")
+    assert SIM.load(tmp_path / "sim.pt", device="cpu", activation_fn=nn.LeakyReLU(0.3))

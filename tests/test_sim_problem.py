@@ -147,3 +147,27 @@ def test_refused(change, error, fragments):
 def test_statistics_keep_one_dtype():
     rejects(lambda: Problem(mat(np.eye(3)), torch.ones(2, 3, device="cpu"),
                             torch.ones(2, **CPU64)), TypeError, "cross is torch.float32")
+
+
+def test_no_bound_is_claimed_where_rounding_hides_a_direction():
+    """Two columns are alike to 3e-6 and explain all: eigenvalues of ΦᵀΦ do not show it."""
+    rng = np.random.default_rng(0)
+    Phi = rng.random((300, 40)) + 0.5
+    t = rng.standard_normal(300)
+    Phi[:, 1] = Phi[:, 0] + 3e-6 * t
+    p = problem(Phi, t[:, None])
+    for W in (p.zeros(), p.cross @ pseudo_inverse(p.Q)):
+        assert float(p.dual(W).sum()) <= 1e-3  # the optimum is 0
+
+
+def test_the_bound_with_a_multiplier_is_one_for_every_matrix_orthogonal_to_it():
+    p = Problem(mat([[1.0]]), mat([[1.0], [-3.0]]), mat([1.0, 9.0]), kappa=10.0, ball=1)
+    bound = p.dual(mat([[0.0], [-2.0]]), mat([[1.0], [-1.0]])).sum()
+    assert bound <= p.objective(mat([[-1.0], [-1.0]])).sum()
+    one = Problem(mat([[1.0]]), mat([[1.0]]), mat([1.0]), kappa=1.0, ball=1)
+    assert one.dual(mat([[0.3]]), mat([[10.0]])).sum() <= -8  # 1/2 (a - 1)^2 + 10 a at a = -1
+
+
+def test_numbers_of_numpy_become_plain_ones():
+    p = problem(*data(), lam=np.float64(0.5), kappa=np.float64(0.9), ball=3)
+    assert type(p.lam) is float and type(p.kappa) is float

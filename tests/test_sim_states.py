@@ -314,3 +314,38 @@ def test_an_own_activation_named_is_a_layer():
     teacher = Functional(Sine())
     (layer,) = statistics(teacher, [draw(0, 4, 3)], layers=["last"]).layers
     assert layer.name == "last (Sine)" and layer.activation.slope == pytest.approx(1)
+
+
+def test_a_teacher_may_overwrite_its_input_and_the_callers_data_stay():
+    class Shifted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.phi = nn.Linear(3, 4, device="cpu"), nn.ReLU()
+
+        def forward(self, x):
+            x -= 3.0
+            return self.phi(self.one(x))
+
+    U = draw(0, 10, 3).float() + 3
+    before = U.clone()
+    states = collect(Shifted(), [U])
+    assert torch.equal(U, before) and torch.equal(states.U, before)
+
+
+def test_skipping_layers_loses_none_in_silence():
+    phi, cpu = nn.ReLU(), {"device": "cpu"}
+    shared = nn.Sequential(nn.Sequential(nn.Linear(5, 8, **cpu), phi),
+                           nn.Sequential(nn.Linear(8, 7, **cpu), phi), nn.Linear(7, 3, **cpu))
+    rejects(lambda: collect(shared, [draw(0, 6, 5).float()], skip_layers=2),
+            ValueError, "share the activation module 0.1", "layers=[...]")
+
+    class Functional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.phi = nn.Linear(5, 4, **cpu), nn.ReLU()
+
+        def forward(self, x):
+            return self.phi(torch.relu(self.one(x)) - 1)
+
+    rejects(lambda: collect(Functional(), [draw(0, 6, 5).float()], skip_layers=10),
+            ValueError, "relu outside an activation module")

@@ -104,13 +104,13 @@ def run(teacher: nn.Module, loader: Batches, *, skip_layers: int | None = None,
     for k, U in enumerate(inputs(loader, progress)):
         recorder = _Recorder(modules)
         watch = contextlib.nullcontext()
-        if not plan and skip_layers is None and layers is None:
+        if not plan and layers is None:
             watch = _Watch(recorder, teacher, len(U))
         with torch.no_grad(), recorder.watching(teacher), watch:
-            Y = teacher(U.to(device))
+            Y = teacher(U.to(device, copy=True))  # which it may overwrite
         calls = recorder.calls
         if not plan:
-            kept = _last_of_blocks(teacher, list(calls), skip_layers)
+            kept = _last_of_blocks(teacher, list(calls), skip_layers, modules)
             plan = tuple(_layer(name, *calls[name], len(U)) for name in kept)
         sizes = {name: _size(name, calls, len(U)) for name in kept}
         if sizes != {layer.name: layer.size for layer in plan}:
@@ -244,12 +244,23 @@ def _place() -> str:
                    for f in frames[-1:])
 
 
-def _last_of_blocks(teacher: nn.Module, calls: list[str], skip_layers: int | None) -> list[str]:
+def _last_of_blocks(teacher: nn.Module, calls: list[str], skip_layers: int | None,
+                    modules: dict[str, nn.Module]) -> list[str]:
     """The calls to keep, the last first."""
     if skip_layers is None:
         return calls[::-1]
     keep: set[str] = set()
-    for name, is_block in _blocks(teacher, "", skip_layers):
+    blocks = list(_blocks(teacher, "", skip_layers))
+    for name, module in modules.items():
+        paths = [path for path, other in teacher.named_modules(remove_duplicate=False)
+                 if other is module]
+        homes = [block for block, _ in blocks
+                 if any(path == block or path.startswith(f"{block}.") for path in paths)]
+        if len(homes) > 1 and any(whole for block, whole in blocks if block in homes):
+            raise ValueError(f"the blocks {', '.join(homes)} share the activation module {name}, "
+                             f"so that its calls cannot be told apart by block: give each its own "
+                             f"module, or choose with layers=[...].")
+    for name, is_block in blocks:
         inside = [call for call in calls
                   if not name or call.startswith((f"{name} (", f"{name}."))]
         keep |= set(inside[-1:] if is_block else inside)
@@ -282,7 +293,7 @@ def _size(name: str, calls: dict[str, tuple], samples: int) -> int:
 def _layer(name: str, module: nn.Module, Z: Tensor, X: Tensor, samples: int) -> Layer:
     size = _size(name, {name: (module, Z, X)}, samples)
     try:
-        phi = _activation(module)
+        phi = of_module(module)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} cannot be an implicit model's φ: {error}") from error
     S = Z.flatten(1).cpu().double()
@@ -295,8 +306,10 @@ def _layer(name: str, module: nn.Module, Z: Tensor, X: Tensor, samples: int) -> 
     return Layer(name, size, phi)
 
 
-def _activation(module: nn.Module) -> Activation:
-    """What a module computes, elementwise, as an `Activation` of its own."""
+def of_module(module: nn.Module | str | Activation | Callable) -> Activation:
+    """What a module computes, elementwise, as an `Activation`; of others what `activation` says."""
+    if not isinstance(module, nn.Module):
+        return activation(module)
     operation, options = LAYERS.get(type_before_parametrizations(module), ("", ""))
     if operation in ACTIVATION_CALLS:
         call: Callable[..., Activation] = ACTIVATION_CALLS[operation]

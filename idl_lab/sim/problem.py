@@ -16,6 +16,8 @@ from idl_lab import validation
 from idl_lab.sim.states import Statistics
 from idl_lab.well_posedness import project_rows
 
+FREE = 1e-10  # of ‖φ‖‖t‖: what counts as zero in a column that nothing holds
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -59,8 +61,8 @@ class Problem:
         validation.square("gram", self.gram)
         validation.tensor("cross", self.cross, "k d", like=self.gram, d=len(self.gram))
         validation.tensor("norms", self.norms, "k", like=self.gram, k=len(self.cross))
-        validation.real("lam", self.lam, at_least=0.0)
-        validation.real("ridge", self.ridge, at_least=0.0)
+        for name in ("lam", "ridge"):
+            object.__setattr__(self, name, validation.real(name, getattr(self, name), at_least=0.0))
         validation.integer("ball", self.ball, at_least=0)
         if self.ball > len(self.gram):
             raise ValueError(f"ball must be at most d={len(self.gram)}, the number of columns, got "
@@ -68,7 +70,7 @@ class Problem:
         if self.ball and self.kappa is None:
             raise ValueError(f"ball={self.ball} columns need a radius kappa, got None.")
         if self.kappa is not None:
-            validation.real("kappa", self.kappa, at_least=0.0)
+            object.__setattr__(self, "kappa", validation.real("kappa", self.kappa, at_least=0.0))
         if self.penalised is not None and (
                 self.penalised.dtype != torch.bool or self.penalised.shape != self.gram.shape[:1]):
             raise ValueError(f"penalised must be a mask (bool) of shape ({len(self.gram)},), got "
@@ -204,7 +206,7 @@ class Problem:
 
         Notes
         -----
-        It holds up to the rounding of s = 0 in the free columns.
+        A row in which s cannot be made zero in the free columns gets no bound.
         """
         s = -self.gradient(W)
         if Y is not None:
@@ -213,29 +215,40 @@ class Problem:
         if len(free):
             shift = s[:, free] @ self._free_inverse
             W = W.index_add(1, free, shift)
-            s = (s - shift @ self.Q[free]).index_fill(1, free, 0.0)
+            s = s - shift @ self.Q[free]
+            size = (self.Q.diagonal()[free].clamp(min=0) * self.norms[:, None]).sqrt()
+            unbounded = (s[:, free].abs() > FREE * size).any(dim=1)
+            s = s.index_fill(1, free, 0.0)
+        else:
+            unbounded = torch.zeros_like(self.norms, dtype=torch.bool)
         # Where the fit is almost exact both are small differences: what rounding may have added
         # to them is taken off.
-        rounding = 16 * torch.finfo(W.dtype).eps * (self.norms + (W * self.cross).abs().sum(dim=1))
+        eps = torch.finfo(W.dtype).eps
+        spread = (W.abs() @ self.Q.diagonal().clamp(min=0).sqrt()) ** 2  # at least |w|ᵀ|Q||w|
+        rounding = eps * (16 * (self.norms + (W * self.cross).abs().sum(dim=1)) + spread)
         square = 2 * self.fit(W) + rounding  # ‖ν‖² at θ = 1
         slope = self.norms - (W * self.cross).sum(dim=1) - rounding  # −νᵀt at θ = 1
         # θ is at most `far`; up to `near` the ball costs nothing, beyond it h* grows with θ.
         far = _ratio(self.weights[self.ball:], s[:, self.ball:])
-        inside = s[:, :self.ball].abs()
+        inside, multiplier = s[:, :self.ball].abs(), 0.0 if Y is None else Y
+        signed = s[:, :self.ball] + multiplier  # s = θ · signed − Y
         candidates = [_clamped_ratio(slope, square, far)]
         if self.ball:
             near = torch.minimum(_ratio(self.weights[:self.ball], inside), far)
             candidates = [near, torch.minimum(candidates[0], near), far.clamp(max=1e300)]
             # h* is a maximum of lines: its best θ lies between kinks, found by a few halvings.
             candidates += self._kinks(slope, square, inside, far)
-        value = torch.zeros_like(slope)  # θ = 0
-        for theta in candidates:
+        if Y is not None:  # which the residual itself fits, not a multiple of it
+            candidates.append(far.clamp(max=1.0))
+        value = torch.full_like(slope, -torch.inf)
+        for theta in [torch.zeros_like(slope), *candidates]:
+            theta = torch.where(unbounded, 0.0, theta)
             h = torch.zeros_like(slope)
             if self.ball and self.kappa:
-                excess = theta[:, None] * inside - self.weights[:self.ball]
+                excess = (theta[:, None] * signed - multiplier).abs() - self.weights[:self.ball]
                 h = self.kappa * excess.clamp(min=0).amax(dim=1)
             bound = theta * slope - 0.5 * theta**2 * square - h
-            value = torch.maximum(value, torch.nan_to_num(bound, nan=0.0, neginf=0.0))
+            value = torch.maximum(value, torch.nan_to_num(bound, nan=-torch.inf, neginf=-torch.inf))
         return value
 
     def _kinks(self, slope: Tensor, square: Tensor, inside: Tensor, far: Tensor) -> list[Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from idl_lab.activations import ACTIVATIONS, Activation
@@ -57,7 +58,8 @@ class SimResult:
     def plain(self) -> dict[str, Any]:
         """Tensors, numbers and words alone, without the solver's trace: what a file takes."""
         return vars(self) | {
-            "layers": [[layer.name, layer.size, layer.activation.name] for layer in self.layers],
+            "layers": [[layer.name, layer.size, layer.activation.name, values(layer.activation)]
+                       for layer in self.layers],
             "stats": {k: v for k, v in self.stats.items() if k not in ("state", "output")},
             "status": {k: str(getattr(v, "value", v)) for k, v in self.status.items()},
             "trace": {}, "factors": self.factors and [self.factors.L, self.factors.R]}
@@ -72,14 +74,27 @@ class SimResult:
         other : Activation, optional
             φ of the layers whose activation is not one of the named ones.
         """
-        unknown = sorted({phi for _, _, phi in kept["layers"]} - set(ACTIVATIONS))
-        if unknown and other is None:
-            raise ValueError(f"the saved model's activation {', '.join(unknown)} has no name that "
-                             f"could be looked up: give it as activation_fn=.")
-        layers = tuple(Layer(name, size, ACTIVATIONS.get(phi) or other)
-                       for name, size, phi in kept["layers"])
+        layers = []
+        for name, size, called, seen in kept["layers"]:
+            found = [phi for phi in (ACTIVATIONS.get(called), other) if phi is not None]
+            fitting = [phi for phi in found if torch.allclose(values(phi), seen)]
+            if not fitting:
+                given = f"; {other.name}, which was given, is another" if other else ""
+                raise ValueError(f"the saved activation of {name}: {called} has no name that could "
+                                 f"be looked up{given}: give it as activation_fn=.")
+            layers.append(Layer(name, size, fitting[0]))
         factors = kept["factors"] and LowRank(*kept["factors"])
-        return cls(**{**kept, "layers": layers, "factors": factors})
+        return cls(**{**kept, "layers": tuple(layers), "factors": factors})
+
+
+def values(phi: Activation) -> Tensor:
+    """φ on a grid, by which one activation is told from another."""
+    return phi(torch.linspace(-8, 8, 161, dtype=torch.float64, device="cpu")).detach()
+
+
+def alike(one: Activation, two: Activation) -> bool:
+    """Whether two activations are the same function, on that grid."""
+    return one == two or torch.allclose(values(one), values(two))
 
 
 def split(W: Tensor, stats: Statistics) -> tuple[Tensor, Tensor, Tensor | None]:

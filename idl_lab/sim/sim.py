@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from idl_lab import validation
-from idl_lab.activations import Activation, activation, blockwise
+from idl_lab.activations import Activation, blockwise
 from idl_lab.fixed_point import Picard
 from idl_lab.model import ImplicitModel
-from idl_lab.sim.hooks import Batches, Layer, States, run
+from idl_lab.sim.hooks import Batches, Layer, States, of_module, run
 from idl_lab.sim.problem import Problem, output_matching, state_matching
-from idl_lab.sim.result import SimResult, fit, layer_fits, split
+from idl_lab.sim.result import SimResult, alike, fit, layer_fits, split
 from idl_lab.sim.score import score
 from idl_lab.sim.solvers import BaseSolver, Rows, SolveStatus
 from idl_lab.sim.states import Statistics, accumulate, read, rescale, statistics
@@ -78,8 +78,8 @@ class SIM:
 
     def __post_init__(self) -> None:
         if self.activation_fn is not None:
-            self.activation_fn = activation(self.activation_fn)
-        validation.kappa(self.kappa)
+            self.activation_fn = of_module(self.activation_fn)
+        self.kappa = validation.kappa(self.kappa)
         validation.floating(self.dtype)
         self.device = validation.resolve_device(self.device)
         self._model: ImplicitModel | None = None
@@ -158,7 +158,8 @@ class SIM:
             {"state": state.status, "output": output.status}, figures,
             {"state": state.history, "output": output.history}, stats.layers, stats.units, notes,
             state.factors)
-        self._model = self._built(A_model, B, C, D, state_bias, output_bias, stats.activation)
+        self._model = self._built(A_model, B, C, D, state_bias, output_bias, stats.activation,
+                                  stats.units)
         return self
 
     def evaluate(self, dataloader: Batches) -> float:
@@ -224,7 +225,7 @@ class SIM:
         sim._result = result = SimResult.of_plain(read_["result"], sim.activation_fn)
         phi = blockwise([(layer.activation, layer.size) for layer in result.layers])
         sim._model = sim._built(result.A, result.B, result.C, result.D, result.state_bias,
-                                result.output_bias, phi)
+                                result.output_bias, phi, result.units)
         sim._model.load_state_dict(read_["state_dict"])
         return sim
 
@@ -232,7 +233,7 @@ class SIM:
 
     def _check_activation(self, stats: Statistics) -> None:
         for layer in stats.layers:
-            if self.activation_fn is not None and layer.activation != self.activation_fn:
+            if self.activation_fn is not None and not alike(layer.activation, self.activation_fn):
                 raise ValueError(f"activation_fn is {self.activation_fn.name}, but the teacher's "
                                  f"{layer.name} is {layer.activation.name}: activation_fn=None "
                                  f"takes each layer's own.")
@@ -274,11 +275,14 @@ class SIM:
         return (A * factor).to(self.dtype)
 
     def _built(self, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state_bias: Tensor | None,
-               output_bias: Tensor | None, phi: Activation) -> ImplicitModel:
+               output_bias: Tensor | None, phi: Activation, units: Tensor) -> ImplicitModel:
         A, B, C, D, *biases = (None if M is None else M.to(self.device, self.dtype)
                                for M in (A, B, C, D, state_bias, output_bias))
-        return ImplicitModel.from_matrices(A, B, C, D, activation=phi, kappa=self.kappa,
-                                           state_bias=biases[0], output_bias=biases[1])
+        # A tolerance is absolute, and what is small in large units need not be small.
+        largest = max(float(units.max()), 1.0)
+        return ImplicitModel.from_matrices(
+            A, B, C, D, activation=phi, kappa=self.kappa, state_bias=biases[0],
+            output_bias=biases[1], solver=Picard(Picard().tol / largest) if largest > 1 else None)
 
     def _regenerated(self, A: Tensor, B: Tensor, bias: Tensor | None, stats: Statistics,
                      teacher: nn.Module, loader: Batches) -> Statistics:
@@ -288,7 +292,8 @@ class SIM:
         student = ImplicitModel.from_matrices(
             A, B, A.new_zeros(stats.q, stats.n), activation=stats.activation, kappa=self.kappa,
             state_bias=None if bias is None else bias.to(self.dtype).double(),
-            output_bias=None if bias is None else zero, solver=Picard(tol=1e-9, max_steps=10_000))
+            output_bias=None if bias is None else zero, solver=Picard(
+                tol=1e-9 / max(float(stats.units.max()), 1.0), max_steps=10_000))
         if not (found := student.certificate()).well_posed:
             raise ValueError(f"regenerate_states=True needs a well-posed model: {found.sentence}")
 
@@ -306,15 +311,18 @@ class SIM:
 def _solved(name: str, solver: BaseSolver, problem: Problem) -> Rows:
     found = solver.solve(problem.exact() if solver.exact else problem)
     # One that leaves κ out solves another problem; whoever cancels knows.
-    if solver.honours_kappa and found.status in (SolveStatus.MAX_STEPS, SolveStatus.SECONDS):
+    if solver.honours_kappa and found.status in (SolveStatus.MAX_STEPS, SolveStatus.SECONDS,
+                                                  SolveStatus.ENDED):
         warnings.warn(f"{name} matching stopped early: {found.status.value}. Its objective is at "
                       f"most {found.stats.relative_gap:.1e} of itself above the optimum; give "
                       f"{solver.name} more max_steps or seconds, or a larger tol.",
                       ConvergenceWarning, stacklevel=3)
-    missed = (1 - fit(problem.gram, problem.cross, problem.norms, found.W)) ** 0.5
+    of_row = 2 * problem.fit(found.W) / problem.norms.clamp(min=1e-300)
+    missed = float(of_row[problem.norms > 0].clamp(min=0).amax(dim=0, keepdim=True).sum() ** 0.5
+                   if (problem.norms > 0).any() else 0.0)
     if solver.exact and missed > 1e-4:
         inside = f" with ‖A‖∞ ≤ κ = {problem.kappa:g}" if problem.ball else ""
         warnings.warn(f"{name} matching was to be exact, and nothing{inside} is: what was found "
-                      f"misses {missed:.1e} of the size of the targets.", UserWarning,
+                      f"misses {missed:.1e} of the size of a target.", UserWarning,
                       stacklevel=3)
     return found

@@ -166,9 +166,10 @@ class BaseSolver(abc.ABC):
     separable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        # Whatever number was given, a plain one is kept: NumPy's own cannot be saved as data.
         for name in ("lambda_z", "lambda_y", "ridge"):
-            validation.real(name, getattr(self, name), at_least=0.0)
-        validation.real("tol", self.tol, above=0.0)
+            object.__setattr__(self, name, validation.real(name, getattr(self, name), at_least=0.0))
+        object.__setattr__(self, "tol", validation.real("tol", self.tol, above=0.0))
         validation.integer("max_steps", self.max_steps)
         validation.integer("check_every", self.check_every)
         if self.exact and self.ridge:
