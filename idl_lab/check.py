@@ -328,7 +328,7 @@ def merged_scatter(answer: Callable[..., Tensor]) -> Verdict:
         return torch.allclose(given.double(), wanted, rtol=1e-9)
 
     if same(S1 + S2 + weight * between):
-        return _right("Three numbers a shard are enough, and none of them grows with its size.")
+        return _right("A number, a vector and a matrix a shard are enough, whatever its size.")
     if same(S1 + S2):
         return _hint("That is the scatter around each shard's own mean. Around the common mean "
                      "there is more, unless the two means agree.")

@@ -187,7 +187,7 @@ def test_exact_matching_is_the_teacher_with_a_bound_or_says_that_it_is_not(taugh
     U = torch.cat([U for U, _ in test])
     with DEFAULT[0], torch.no_grad():
         torch.testing.assert_close(found.model(U), teacher(U), atol=0.05, rtol=0)
-    with pytest.warns(UserWarning, match="state matching was to be exact.*A‖∞ ≤ κ = 0.99 is"):
+    with pytest.warns(UserWarning, match="state matching was to be exact.*A‖∞ ≤ κ = 0.99 misses"):
         train(teacher, data, solver=ADMMSolver(exact=True, progress=False), rescale=False)
 
 

@@ -14,7 +14,7 @@ from idl_lab.sim.hooks import Layer
 from idl_lab.sim.states import Statistics
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SimResult:
     """What SIM found, float64 on the CPU, in the units of the rescaled states.
 
@@ -26,7 +26,8 @@ class SimResult:
     status : dict
         How the solver ended, for "state" and for "output" matching.
     stats : dict
-        The solver's own under "state" and "output"; samples, seconds, inf_norm (‖A‖∞), nonzeros
+        The solver's own under "state" and "output", which a file does not keep; relative_gap of
+        either; samples, seconds, inf_norm (‖A‖∞), nonzeros
         of each matrix, fit: for each layer and for "output" the share of its sum of squares that
         the matching explains, 1 where it is exact.
     trace : dict
@@ -54,6 +55,13 @@ class SimResult:
     units: Tensor
     notes: tuple[str, ...]
     factors: LowRank | None = None
+
+    def __repr__(self) -> str:
+        (n, p), q = self.B.shape, len(self.C)
+        ended = "; ".join(f"{name}: {getattr(status, 'value', status)}"
+                          for name, status in self.status.items())
+        return (f"SimResult(n={n}, p={p}, q={q}, ‖A‖∞ = {self.stats['inf_norm']:.4g}, non-zeros "
+                f"{self.stats['nonzeros']}; {ended})")
 
     def plain(self) -> dict[str, Any]:
         """Tensors, numbers and words alone, without the solver's trace: what a file takes."""

@@ -149,6 +149,8 @@ class SIM:
             source.gram, source.cross_Y, source.norms_Y, output.W)}
         figures = {
             "state": state.stats, "output": output.stats, "samples": stats.samples,
+            "relative_gap": {"state": state.stats.relative_gap,
+                             "output": output.stats.relative_gap},
             "seconds": time.perf_counter() - start, "inf_norm": float(inf_norm(A)),
             "nonzeros": {name: int(M.count_nonzero()) for name, M in zip("ABCD", (A, B, C, D),
                                                                          strict=True)},
@@ -313,16 +315,16 @@ def _solved(name: str, solver: BaseSolver, problem: Problem) -> Rows:
     # One that leaves κ out solves another problem; whoever cancels knows.
     if solver.honours_kappa and found.status in (SolveStatus.MAX_STEPS, SolveStatus.SECONDS,
                                                   SolveStatus.ENDED):
-        warnings.warn(f"{name} matching stopped early: {found.status.value}. Its objective is at "
-                      f"most {found.stats.relative_gap:.1e} of itself above the optimum; give "
-                      f"{solver.name} more max_steps or seconds, or a larger tol.",
+        warnings.warn(f"{name} matching stopped early: {found.status.value}. The relative gap is "
+                      f"{found.stats.relative_gap:.1e}; give {solver.name} more max_steps or "
+                      f"seconds, or a larger tol.",
                       ConvergenceWarning, stacklevel=3)
     of_row = 2 * problem.fit(found.W) / problem.norms.clamp(min=1e-300)
     missed = float(of_row[problem.norms > 0].clamp(min=0).amax(dim=0, keepdim=True).sum() ** 0.5
                    if (problem.norms > 0).any() else 0.0)
     if solver.exact and missed > 1e-4:
         inside = f" with ‖A‖∞ ≤ κ = {problem.kappa:g}" if problem.ball else ""
-        warnings.warn(f"{name} matching was to be exact, and nothing{inside} is: what was found "
-                      f"misses {missed:.1e} of the size of a target.", UserWarning,
-                      stacklevel=3)
+        warnings.warn(f"{name} matching was to be exact, and what {solver.name} found{inside} "
+                      f"misses {missed:.1e} of the size of a target: nothing may match, or the "
+                      f"solver ended before it did.", UserWarning, stacklevel=3)
     return found

@@ -68,7 +68,7 @@ class RowStats:
     objective, gap : Tensor, shape (k,)
         Of each row: its objective, and how far above the optimum that is at most.
     relative_gap : float
-        Sum of the gaps over the sum of the objectives.
+        Sum of the gaps over the sum of the objectives, or of `Problem.scale` where that is larger.
     inf_norm : float
         ‖·‖∞ of the columns in the ball, A; 0 without a ball.
     nonzeros : int
