@@ -9,6 +9,7 @@ import enum
 import html
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,6 +63,22 @@ def _right(sentence: str) -> Verdict:
     return Verdict(Outcome.RIGHT, sentence)
 
 
+def _given(answer: Callable, arguments: tuple, what: str, shape: torch.Size | None = None,
+           wanted: str = "") -> Any:
+    """What the reader's function gives; a verdict where there is no such tensor to look at."""
+    try:
+        given = answer(*arguments)
+    except Exception as error:  # the reader's own code: say what it said
+        return _hint(f"Your function raised {type(error).__name__}: {error}")
+    if given is ... or given is None:
+        return _not_attempted(what)
+    if shape is not None and (not isinstance(given, Tensor) or given.shape != shape
+                              or given.is_complex()):
+        return _hint(f"{wanted}, yours is "
+                     f"{tuple(given.shape) if isinstance(given, Tensor) else given!r}.")
+    return given
+
+
 def picard_step(answer: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Verdict:
     """Lab 00: ``answer(A, B, x, u)`` is φ(Ax + Bu) for one sample with φ = ReLU."""
     generator = torch.Generator("cpu").manual_seed(0)
@@ -70,15 +87,10 @@ def picard_step(answer: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> V
         return torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu")
 
     A, B, x, u = draw(4, 4), draw(4, 3), draw(4), draw(3)
-    try:
-        given = answer(A, B, x, u)
-    except Exception as error:  # the reader's own code: say what it said
-        return _hint(f"Your function raised {type(error).__name__}: {error}")
-    if given is ... or given is None:
-        return _not_attempted("φ(Ax + Bu)")
-    if not isinstance(given, Tensor) or given.shape != x.shape or given.is_complex():
-        return _hint(f"The next state is a tensor of shape (4,), yours is "
-                     f"{tuple(given.shape) if isinstance(given, Tensor) else given!r}.")
+    given = _given(answer, (A, B, x, u), "φ(Ax + Bu)", x.shape,
+                   "The next state is a tensor of shape (4,)")
+    if isinstance(given, Verdict):
+        return given
     inside = A @ x + B @ u
     if torch.allclose(given.double(), inside.relu()):
         return _right("Repeat this step from x = 0 and you have Picard's iteration.")
@@ -162,15 +174,10 @@ def adjoint_vector(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Verdic
 
     A, d, g = draw(4, 4) / 4, draw(4), draw(4)
     eye, D = torch.eye(4, dtype=A.dtype, device=A.device), torch.diag(d)
-    try:
-        given = answer(A, d, g)
-    except Exception as error:  # the reader's own code: say what it said
-        return _hint(f"Your function raised {type(error).__name__}: {error}")
-    if given is ... or given is None:
-        return _not_attempted("v")
-    if not isinstance(given, Tensor) or given.shape != g.shape or given.is_complex():
-        return _hint(f"v is a tensor of shape (4,), yours is "
-                     f"{tuple(given.shape) if isinstance(given, Tensor) else given!r}.")
+    given = _given(answer, (A, d, g), "v", g.shape,
+                   "v is a tensor of shape (4,)")
+    if isinstance(given, Verdict):
+        return given
 
     def is_solution(M: Tensor) -> bool:
         return torch.allclose(given.double(), torch.linalg.solve(M, g), rtol=1e-5)
@@ -202,15 +209,10 @@ def memory_matrix(answer: Callable[..., Tensor]) -> Verdict:
 
     A, B, C, D = 0.2 * draw(4, 4), draw(4, 3), draw(3, 4), draw(3, 3)
     slope = torch.rand(4, generator=generator, dtype=torch.float64, device="cpu")
-    try:
-        given = answer(A, B, C, D, slope)
-    except Exception as error:  # the reader's own code: say what it said
-        return _hint(f"Your function raised {type(error).__name__}: {error}")
-    if given is ... or given is None:
-        return _not_attempted("the matrix")
-    if not isinstance(given, Tensor) or given.shape != D.shape or given.is_complex():
-        return _hint(f"The derivative of three numbers by three is a (3, 3) tensor, yours is "
-                     f"{tuple(given.shape) if isinstance(given, Tensor) else given!r}.")
+    given = _given(answer, (A, B, C, D, slope), "the matrix", D.shape,
+                   "The derivative of three numbers by three is a (3, 3) tensor")
+    if isinstance(given, Verdict):
+        return given
     eye = torch.eye(4, dtype=A.dtype, device=A.device)
 
     def through(slope: Tensor, M: Tensor) -> Tensor:
@@ -273,12 +275,9 @@ def gram_objective(answer: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -
     Phi, z, w = (torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu")
                  for shape in ((9, 4), (9,), (4,)))
     gram, cross, norm = Phi.mT @ Phi, Phi.mT @ z, z @ z
-    try:
-        given = answer(w, gram, cross, norm)
-    except Exception as error:  # the reader's own code: say what it said
-        return _hint(f"Your function raised {type(error).__name__}: {error}")
-    if given is ... or given is None:
-        return _not_attempted("½‖Φw − z‖², written with gram, cross and norm")
+    given = _given(answer, (w, gram, cross, norm), "½‖Φw − z‖², written with gram, cross and norm")
+    if isinstance(given, Verdict):
+        return given
     one = isinstance(given, (int, float)) or (
         isinstance(given, Tensor) and given.numel() == 1 and not given.is_complex())
     if not one:
@@ -314,15 +313,10 @@ def merged_scatter(answer: Callable[..., Tensor]) -> Verdict:
     (m1, mean1, S1), (m2, mean2, S2) = shard(5, 0.0), shard(20, 3.0)
     gap = mean1 - mean2
     between, weight = torch.outer(gap, gap), m1 * m2 / (m1 + m2)
-    try:
-        given = answer(m1, mean1, S1, m2, mean2, S2)
-    except Exception as error:  # the reader's own code: say what it said
-        return _hint(f"Your function raised {type(error).__name__}: {error}")
-    if given is ... or given is None:
-        return _not_attempted("the scatter matrix")
-    if not isinstance(given, Tensor) or given.shape != S1.shape or given.is_complex():
-        return _hint(f"The scatter matrix of three features is a (3, 3) tensor, yours is "
-                     f"{tuple(given.shape) if isinstance(given, Tensor) else given!r}.")
+    given = _given(answer, (m1, mean1, S1, m2, mean2, S2), "the scatter matrix", S1.shape,
+                   "The scatter matrix of three features is a (3, 3) tensor")
+    if isinstance(given, Verdict):
+        return given
 
     def same(wanted: Tensor) -> bool:
         return torch.allclose(given.double(), wanted, rtol=1e-9)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import pytest
-from sim_cases import data, optimum, problem
+from sim_cases import Fista, data, optimum, problem
 from torch import Tensor
 
 from idl_lab import check
@@ -23,22 +22,12 @@ SCALES = np.logspace(0, -2, 12)
 
 @dataclass(frozen=True, kw_only=True)
 class Plain(BaseSolver):
-    momentum: ClassVar[bool] = False
-
     def iterates(self, problem: Problem) -> Iterator[Tensor]:
         step = 1 / problem.spectrum[0].amax()
-        W = V = problem.zeros()
-        t = 1.0
+        W = problem.zeros()
         while True:
-            before, W = W, problem.prox(V - step * problem.gradient(V), step)
-            t, last = (1 + math.sqrt(1 + 4 * t * t)) / 2, t
-            V = W + (last - 1) / t * (W - before) if self.momentum else W
+            W = problem.prox(W - step * problem.gradient(W), step)
             yield W
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fast(Plain):
-    momentum: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +52,7 @@ def verdict(answer) -> check.Verdict:
 
 
 def test_momentum_is_right_and_plain_steps_are_too_slow():
-    assert verdict(Fast).right and "100 steps" in verdict(Fast).sentence
+    assert verdict(Fista).right and "100 steps" in verdict(Fista).sentence
     slow = verdict(Plain)
     assert slow.outcome is Outcome.HINT and "above the optimum" in slow.sentence
 
@@ -71,7 +60,7 @@ def test_momentum_is_right_and_plain_steps_are_too_slow():
 @pytest.mark.parametrize(("answer", "outcome", "words"), [
     (..., Outcome.NOT_ATTEMPTED, "subclass of BaseSolver"),
     (3, Outcome.HINT, "no subclass of BaseSolver but 3"),
-    (Fast(), Outcome.HINT, "no subclass"),
+    (Fista(), Outcome.HINT, "no subclass"),
     (BaseSolver, Outcome.HINT, "It raises TypeError"),
     (Failing, Outcome.HINT, "It raises"),
     (Outside, Outcome.HINT, "not in the ball"),

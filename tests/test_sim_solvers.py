@@ -1,6 +1,5 @@
 """SIM solvers: against cvxpy on the samples, KKT by numpy, degenerate data, cancel and limits."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,29 +11,14 @@ import torch
 from helpers import draw, mat, rejects
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sim_cases import CASES, data, optimum, problem
+from sim_cases import CASES, Fista, data, optimum, problem
 from torch import Tensor
 
 from idl_lab.sim.problem import Problem
-from idl_lab.sim.solvers import ADMMSolver, BaseSolver, CVXSolver, LeastSquareSolver, SolveStatus
+from idl_lab.sim.solvers import ADMMSolver, CVXSolver, LeastSquareSolver, SolveStatus
 from idl_lab.sim.solvers.active_set import finish
 
 QUIET = {"progress": False}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fista(BaseSolver):
-    """Accelerated proximal gradient: what a solver of one's own takes."""
-
-    def iterates(self, problem: Problem) -> Iterator[Tensor]:
-        step = 1 / problem.spectrum[0].amax()
-        W = V = problem.zeros()
-        t = 1.0
-        while True:
-            before, W = W, problem.prox(V - step * problem.gradient(V), step)
-            t, t_before = (1 + math.sqrt(1 + 4 * t * t)) / 2, t
-            V = W + (t_before - 1) / t * (W - before)
-            yield W
 
 
 def made(name):

@@ -319,10 +319,11 @@ def _solved(name: str, solver: BaseSolver, problem: Problem) -> Rows:
                       f"{found.stats.relative_gap:.1e}; give {solver.name} more max_steps or "
                       f"seconds, or a larger tol.",
                       ConvergenceWarning, stacklevel=3)
-    of_row = 2 * problem.fit(found.W) / problem.norms.clamp(min=1e-300)
-    missed = float(of_row[problem.norms > 0].clamp(min=0).amax(dim=0, keepdim=True).sum() ** 0.5
-                   if (problem.norms > 0).any() else 0.0)
-    if solver.exact and missed > 1e-4:
+    seen = problem.norms > 0
+    if not (solver.exact and seen.any()):
+        return found
+    missed = float((2 * problem.fit(found.W) / problem.norms)[seen].amax()) ** 0.5
+    if missed > 1e-4:
         inside = f" with ‖A‖∞ ≤ κ = {problem.kappa:g}" if problem.ball else ""
         warnings.warn(f"{name} matching was to be exact, and what {solver.name} found{inside} "
                       f"misses {missed:.1e} of the size of a target: nothing may match, or the "
