@@ -60,11 +60,11 @@ lab: $(READY)
 	  $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
 figures: $(READY)
-	@$(BIN)/python -m idl_lab.figures $(ARGS)
+	@$(BIN)/python -m idl_lab.runs.gallery $(ARGS)
 
 bench: $(READY)
 	@$(PIP) install --quiet --no-deps $(PEERS)
-	@$(BIN)/python -m idl_lab.bench $(ARGS)
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from idl_lab import progress, runner, series
+from idl_lab.runs import progress, results, runner, series
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,12 +54,12 @@ def _run(options: argparse.Namespace) -> int:
         parameters[name] = series.value(text)
     status = 0
     try:
-        results = runner.run_notebooks(options.notebooks, parameters, options.out,
+        done = runner.run_notebooks(options.notebooks, parameters, options.out,
                                        progress.Progress())
     except runner.RunInterrupted as interrupted:
-        results, status = interrupted.results, 130
-    print(f"\n{runner.table(results)}\n\nEverything is in {results[0].path.parent}")
-    return status or int(any(result.status != "ok" for result in results))
+        done, status = interrupted.results, 130
+    print(f"\n{results.table(done)}\n\nEverything is in {done[0].path.parent}")
+    return status or int(any(result.status != "ok" for result in done))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from torch import Tensor
 from idl_lab import validation
 from idl_lab.activations import Activation, activation
 from idl_lab.fixed_point import Picard, Solver, check_solver, fixed_point, reshape
+from idl_lab.fixed_point.solution import ConvergenceWarning, Solution
 from idl_lab.operators import (
     LowRank,
     Operator,
@@ -28,7 +29,6 @@ from idl_lab.operators import (
     gradients,
     leaves,
 )
-from idl_lab.solution import ConvergenceWarning, Solution
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from idl_lab import constraints, networks, operators, validation
 from idl_lab.activations import Activation, activation
 from idl_lab.equilibrium import Adjoint, Implicit, check_adjoint, solve
 from idl_lab.fixed_point import PeacemanRachford, Picard, Solver, check_solver
+from idl_lab.fixed_point.solution import Solution
 from idl_lab.operators import Operator, leaves, linear
-from idl_lab.solution import Solution
 from idl_lab.well_posedness import Certificate, certificate, units
 
 

@@ -20,8 +20,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from idl_lab import validation
 from idl_lab.equilibrium import Unrolled, equilibrium
+from idl_lab.fixed_point.solution import Solution, one_warning
 from idl_lab.model import ImplicitModel
-from idl_lab.solution import Solution, one_warning
 from idl_lab.well_posedness import Certificate
 
 

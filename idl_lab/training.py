@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from idl_lab import validation
-from idl_lab.solution import one_warning
+from idl_lab.fixed_point.solution import one_warning
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Loss = Callable[[Tensor, Tensor], Tensor]

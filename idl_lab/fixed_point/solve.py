@@ -10,9 +10,16 @@ from torch import Tensor
 
 from idl_lab import validation
 from idl_lab.fixed_point.picard import Picard
+from idl_lab.fixed_point.solution import (
+    ConvergenceError,
+    ConvergenceWarning,
+    Solution,
+    Stats,
+    Status,
+    Trace,
+)
 from idl_lab.fixed_point.solver import Map, Solver, check_solver
 from idl_lab.operators import StateMap
-from idl_lab.solution import ConvergenceError, ConvergenceWarning, Solution, Stats, Status, Trace
 
 
 def fixed_point(f: Map, x: Tensor, solver: Solver = Picard(), *, keep_states: bool = False,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from idl_lab import validation
-from idl_lab.solution import Stats, Status
+from idl_lab.fixed_point.solution import Stats, Status
 
 Map = Callable[[Tensor], Tensor]
 _SLACK = 4.0  # how far a jump's residual may rise: forbidding it costs steps

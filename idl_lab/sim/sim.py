@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from idl_lab import validation
 from idl_lab.activations import Activation, blockwise
 from idl_lab.fixed_point import Picard
+from idl_lab.fixed_point.solution import ConvergenceWarning
 from idl_lab.model import ImplicitModel
 from idl_lab.sim.hooks import Batches, Layer, States, of_module, run
 from idl_lab.sim.problem import Problem, output_matching, state_matching
@@ -29,7 +30,6 @@ from idl_lab.sim.result import SimResult, alike, fit, layer_fits, split
 from idl_lab.sim.score import score
 from idl_lab.sim.solvers import BaseSolver, Rows, SolveStatus
 from idl_lab.sim.states import Statistics, accumulate, read, rescale, statistics
-from idl_lab.solution import ConvergenceWarning
 from idl_lab.well_posedness import inf_norm
 
 

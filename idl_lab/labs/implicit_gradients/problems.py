@@ -1,0 +1,140 @@
+"""A loss with a known gradient, and what each way to take it gives and costs."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from idl_lab import validation
+from idl_lab.equilibrium import Adjoint, Implicit, OneStep, Unrolled, equilibrium
+from idl_lab.fixed_point import Anderson, Picard, Solver
+from idl_lab.fixed_point.solution import ConvergenceWarning
+from idl_lab.labs.kit.problems import random_matrix
+
+LISTENERS = ("all", "hub")
+ADJOINTS = {"implicit": Implicit(), "unrolled": Unrolled(), "one-step": OneStep()}
+
+
+def gradient_problem(n: int, kappa: float, listens: str = "all", phi: str = "relu", *,
+                     samples: int = 3, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """A, injection b and target T of L = ½‖X − T‖², all float64, with a known dL/dX.
+
+    At the equilibrium X the gradient X − T is (1, −½, …, −½) in every sample: the loss wants
+    the first state lower and the others higher.
+
+    Parameters
+    ----------
+    n : int
+    kappa : float
+        ‖A‖∞, below 1.
+    listens : {"all", "hub"}
+        Every state listens to all, with positive weights and equal row sums, so that κ itself
+        is the rate; or every state listens to the first alone, so that ‖A‖₂ = κ√n may exceed 1
+        although ‖A‖∞ = κ does not.
+    phi : str
+    samples : int
+        m.
+    generator : torch.Generator
+        On the CPU.
+
+    Returns
+    -------
+    A, injection, target : Tensor, shapes (n, n), (m, n) and (m, n)
+    """
+    validation.integer("n", n, at_least=2)
+    validation.integer("samples", samples)
+    validation.kappa(kappa)
+    validation.choice("listens", listens, LISTENERS)
+    A = random_matrix(n, kappa, "positive", generator=generator)
+    if listens == "hub":
+        A = torch.zeros_like(A)
+        A[:, 0] = kappa
+    b = torch.randn(samples, n, generator=generator, dtype=A.dtype, device=A.device).abs()
+    g = torch.full_like(b, -0.5)
+    g[:, 0] = 1.0
+    return A, b, equilibrium(A, b, phi, solver=Anderson(tol=1e-13)).value - g
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """A gradient of L = ½‖X − T‖² and what it cost.
+
+    Attributes
+    ----------
+    A, injection : Tensor, shapes (n, n) and (m, n)
+        dL/dA and dL/db.
+    saved : int
+        Bytes that the forward pass kept for the backward one, beside A and b themselves.
+    seconds : float
+        Of both passes.
+    """
+
+    A: Tensor
+    injection: Tensor
+    saved: int
+    seconds: float
+
+
+def measure_gradient(A: Tensor, injection: Tensor, target: Tensor, phi: str = "relu",
+                     adjoint: Adjoint = Implicit(), solver: Solver = Picard()) -> Gradient:
+    """Gradient of ½‖X − T‖² through `equilibrium`, where stopping early is part of the lesson.
+
+    Parameters
+    ----------
+    A, injection, target : Tensor, shapes (n, n), (m, n) and (m, n)
+    phi : str
+    adjoint : Implicit, Unrolled or OneStep
+    solver : Picard or Anderson
+        ``Picard(tol=0, max_steps=k)`` takes k steps, and `Implicit` k adjoint steps.
+
+    Returns
+    -------
+    Gradient
+    """
+    A, injection = (M.detach().clone().requires_grad_() for M in (A, injection))
+    kept: dict[int, Tensor] = {}
+    own = {M.untyped_storage().data_ptr() for M in (A, injection)}
+
+    def pack(saved: Tensor) -> Tensor:
+        kept[saved.untyped_storage().data_ptr()] = saved  # views of one storage count once
+        return saved
+
+    start = time.perf_counter()
+    with warnings.catch_warnings(), torch.enable_grad():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
+            X = equilibrium(A, injection, phi, solver=solver, adjoint=adjoint).value
+        dA, db = torch.autograd.grad(0.5 * (X - target).square().sum(), (A, injection))
+    seconds = time.perf_counter() - start
+    saved = sum(t.untyped_storage().nbytes() for at, t in kept.items() if at not in own)
+    return Gradient(dA, db, saved, seconds)
+
+
+def gradients_after(steps: Sequence[int], A: Tensor, injection: Tensor, target: Tensor,
+                    phi: str = "relu", *, repeat: int = 1) -> dict[str, list[Gradient]]:
+    """What each of `ADJOINTS` gives when solve and adjoint solve stop after k steps, k in steps.
+
+    ``seconds`` is the shortest of ``repeat`` measurements.
+    """
+    def shortest(adjoint: Adjoint, k: int) -> Gradient:
+        seen = [measure_gradient(A, injection, target, phi, adjoint, Picard(0, k))
+                for _ in range(repeat)]
+        return min(seen, key=lambda g: g.seconds)
+
+    validation.integer("repeat", repeat)
+    return {name: [shortest(adjoint, k) for k in steps] for name, adjoint in ADJOINTS.items()}
+
+
+def exact_gradient(A: Tensor, injection: Tensor, target: Tensor, phi: str = "relu") -> Gradient:
+    """The gradient at the solution, to rounding."""
+    return measure_gradient(A, injection, target, phi, solver=Anderson(tol=1e-13))
+
+
+def relative_error(value: Tensor, exact: Tensor) -> float:
+    """‖value − exact‖₂ / ‖exact‖₂ over all entries."""
+    return float((value - exact).norm() / exact.norm())

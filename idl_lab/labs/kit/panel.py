@@ -1,0 +1,175 @@
+"""The panel that all labs use: controls above one picture that is replaced in place."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import html
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+
+import ipywidgets
+import torch
+from matplotlib.figure import Figure
+
+from idl_lab import validation
+from idl_lab.labs.kit.canvas import packed, png
+
+
+class Panel(ipywidgets.VBox):
+    """Controls bound to one drawing function.
+
+    The picture has a fixed size and its bytes are replaced, so nothing flickers and the page
+    does not jump. While the reader drags, only the newest position is drawn: events that
+    arrive during a redraw are merged. From code, `set` draws at once and lets errors through,
+    so that a headless run fails on them. Saved in a notebook, the panel leaves its picture.
+
+    Parameters
+    ----------
+    draw : callable
+        Takes every control's value by name and the figure of the last call as ``figure``
+        (None at first); returns the figure.
+    controls : mapping of str to widget
+    play : tuple of (str, widget), optional
+        A control's name and the `ipywidgets.Play` that drives it.
+
+    Attributes
+    ----------
+    redraws : int
+        Pictures made so far.
+    figure : Figure
+    """
+
+    def __init__(self, draw: Callable[..., Figure], controls: Mapping[str, ipywidgets.Widget],
+                 play: tuple[str, ipywidgets.Play] | None = None) -> None:
+        self._draw, self.controls = draw, dict(controls)
+        self.figure, self.redraws, self._waiting = None, 0, False
+        self._image = ipywidgets.Image(format="png")
+        self._message = ipywidgets.HTML(layout={"height": "22px"})
+        shown = list(self.controls.values())
+        if play is not None:
+            name, player = play
+            # Linked in the browser: playing goes on while the kernel draws.
+            self._link = ipywidgets.jslink((player, "value"), (self.controls[name], "value"))
+            shown.insert(shown.index(self.controls[name]), player)
+        for control in self.controls.values():
+            control.observe(self._changed, "value")
+        self._redraw()
+        width, height = (round(side) for side in self.figure.bbox.size)
+        self._image.layout = {"width": f"{width}px", "height": f"{height}px", "max_width": "none"}
+        box = ipywidgets.HBox(shown, layout={"flex_flow": "row wrap", "align_items": "center"})
+        super().__init__([box, self._image, self._message],
+                         layout={"min_height": f"{height + 70}px", "overflow": "hidden"})
+        self.add_class("idl-lab-panel")
+
+    @property
+    def values(self) -> dict:
+        """The controls' values by name."""
+        return {name: control.value for name, control in self.controls.items()}
+
+    def set(self, **values) -> None:
+        """Move controls by name and draw once, at once.
+
+        Raises
+        ------
+        ValueError
+            On a name that no control has, or a value outside a control's range.
+        """
+        unknown = sorted(set(values) - set(self.controls))
+        if unknown:
+            raise ValueError(f"no control is called {', '.join(unknown)}; "
+                             f"there is {', '.join(self.controls)}.")
+        for name, value in values.items():  # all are checked before any is moved
+            control = self.controls[name]
+            if isinstance(control, ipywidgets.SelectMultiple):
+                for choice in value:
+                    validation.choice(name, choice, control.options)
+            elif hasattr(control, "options"):
+                validation.choice(name, value, control.options)
+            else:
+                validation.real(name, value, at_least=control.min, at_most=control.max)
+        for control in self.controls.values():
+            control.unobserve(self._changed, "value")
+        try:
+            for name, value in values.items():
+                self.controls[name].value = value
+        finally:
+            for control in self.controls.values():
+                control.observe(self._changed, "value")
+        self._redraw()
+
+    def _redraw(self) -> None:
+        with _one_thread():
+            self.figure = self._draw(**self.values, figure=self.figure)
+        self._image.value = png(self.figure)
+        self._message.value = ""
+        self.redraws += 1
+
+    def _changed(self, change: dict) -> None:
+        # ipywidgets holds this lock exactly while it applies a message from the browser.
+        from_browser = bool(getattr(change["owner"], "_property_lock", None))
+        try:
+            loop = asyncio.get_running_loop() if from_browser else None
+        except RuntimeError:
+            loop = None
+        if loop is None:
+            self._redraw()
+        elif not self._waiting:
+            # Messages already queued are applied before this runs; all but the last are stale.
+            self._waiting = True
+            loop.call_later(0.01, self._redraw_later)
+
+    def _redraw_later(self) -> None:
+        self._waiting = False
+        self._shown(self._redraw)
+
+    def _shown(self, call: Callable[[], None]) -> None:
+        """Call from the loop: nothing above that frame would show an error."""
+        try:
+            call()
+        except Exception as error:
+            self._say(error)
+            traceback.print_exc()
+
+    def _say(self, error: BaseException) -> None:
+        self._message.value = html.escape(f"{type(error).__name__}: {error}")
+
+    def _repr_mimebundle_(self, **kwargs) -> dict:
+        bundle = super()._repr_mimebundle_(**kwargs)
+        self._image.value = packed(self._image.value)  # which goes into the notebook twice
+        bundle["image/png"] = base64.b64encode(self._image.value).decode()
+        bundle["text/plain"] = f"Panel({self.values})"
+        return bundle
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """A panel's matrices are small: on a busy machine threads wait longer than they work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def slider(value: float, low: float, high: float, step: float, label: str) -> ipywidgets.Widget:
+    """A labelled slider, whole numbers if ``step`` is one."""
+    validation.real(label, value, at_least=low, at_most=high)
+    kind = ipywidgets.IntSlider if isinstance(step, int) else ipywidgets.FloatSlider
+    return kind(value=value, min=low, max=high, step=step, description=label,
+                style={"description_width": "initial"}, layout={"width": "260px"})
+
+
+def dropdown(value: str, options: tuple[str, ...], label: str) -> ipywidgets.Dropdown:
+    """A labelled choice."""
+    validation.choice(label, value, options)
+    return ipywidgets.Dropdown(value=value, options=options, description=label,
+                               style={"description_width": "initial"}, layout={"width": "190px"})
+
+
+def player(steps: int) -> ipywidgets.Play:
+    """Play and pause buttons that count from 0 to ``steps``, three a second."""
+    return ipywidgets.Play(value=0, min=0, max=steps, step=1, interval=300,
+                           show_repeat=False, layout={"width": "130px"})

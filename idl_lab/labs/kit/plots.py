@@ -1,0 +1,204 @@
+"""Pictures that several labs share, and what drawing functions ask of their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from torch import Tensor
+
+from idl_lab import validation
+from idl_lab.fixed_point.solution import Solution
+from idl_lab.labs.kit import canvas
+from idl_lab.labs.kit.canvas import COLOURS, FAINT, INK, frame, line, styled, title, words
+
+
+def array(name: str, values: Tensor | np.ndarray, axes: int) -> np.ndarray:
+    """The numbers as a float array with that many axes; a diverged solve may bring NaN."""
+    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if array.ndim != axes or array.size == 0:
+        raise ValueError(f"{name} must have {axes} axes, got shape {array.shape}.")
+    return array.astype(float)
+
+
+def check_solutions(solutions: Mapping[str, Solution], states: bool = False) -> None:
+    """Check a mapping of names to solutions, with their states where these are drawn."""
+    if not isinstance(solutions, Mapping):
+        raise TypeError(f"solutions must be a mapping of names to Solutions, got "
+                        f"{type(solutions).__name__}.")
+    if not solutions:
+        raise ValueError("solutions must hold at least one Solution, got none.")
+    for name, solution in solutions.items():
+        if not isinstance(solution, Solution):
+            raise TypeError(f"{name!r} must be a Solution, got {type(solution).__name__}.")
+        if states and solution.trace.states is None:
+            raise ValueError(f"{name!r} has no states to draw: solve with keep_states=True.")
+
+
+@styled
+def draw_residuals(solutions: Mapping[str, Solution], step: int | None = None,
+                   tol: float | None = None, ax: Axes | None = None, *,
+                   max_steps: int | None = None) -> Figure:
+    """Residual ‖f(x) − x‖∞ against the step, a curve a method, on a log scale.
+
+    Parameters
+    ----------
+    solutions : mapping of str to Solution
+        The worst sample of each is drawn.
+    step : int, optional
+        Where the dots are; the end by default.
+    tol : float, optional
+        Drawn as a dashed line.
+    ax : Axes, optional
+    max_steps : int, optional
+        Right end of the axis; the longest curve by default.
+    """
+    check_solutions(solutions)
+    tol is None or validation.real("tol", tol, above=0.0)
+    step is None or validation.integer("step", step, at_least=0)
+    ax = canvas.axes(ax)
+    curves = {name: array("residuals", s.trace.worst, 1) for name, s in solutions.items()}
+    reach = max_steps or max(*(s.stats.steps for s in solutions.values()), 2)
+    top = max(np.max(c, where=np.isfinite(c), initial=1) for c in curves.values())
+    high = 4 if tol else 1 + int(np.log10(top))
+    low = int(np.floor(np.log10(tol))) - 2 if tol else -17
+    first = frame(ax, xlim=(0, reach + 0.5), xlabel="step",
+                  yscale="log", ylim=(10.0 ** low, 10.0 ** min(high, 30)),
+                  title="Residual ‖f(x) − x‖∞")
+    if first:
+        # Plain numbers: matplotlib's powers of ten are typeset anew at every draw.
+        ax.yaxis.set_major_locator(FixedLocator(10.0 ** np.arange(low, high + 1, 2)))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.0e}"))
+        ax.yaxis.set_minor_locator(NullLocator())
+        if tol:
+            ax.axhline(tol, color=INK, linestyle="--", linewidth=0.8)
+            ax.text(0.01 * reach, tol, "tol", va="bottom", fontsize=8)
+    for k, (name, residual) in enumerate(curves.items()):
+        colour, solution = COLOURS[k % len(COLOURS)], solutions[name]
+        seen = np.where((residual > 0) & np.isfinite(residual), residual, np.nan)
+        tested = solution.trace.steps  # a lean solve has no residual for the other steps
+        steps = np.arange(1, len(seen) + 1) if tested is None else np.array(tested)
+        at = len(seen) if step is None else int((steps <= step).sum())
+        line(ax, f"rest {k}", steps, seen, color=colour, alpha=0.3)
+        line(ax, f"curve {k}", steps[:at], seen[:at], color=colour)
+        line(ax, f"dot {k}", steps[at - 1:at] if at else [], seen[at - 1:at] if at else [], "o",
+             color=colour, markersize=5)
+        how = "" if solution.status.ok else ", " + solution.status.name.lower().replace("_", " ")
+        words(ax, f"name {k}", 0.98, 0.97 - 0.075 * k,
+              f"{name}: {solution.stats.steps} steps{how}", ha="right", va="top", fontsize=8,
+              color=colour)
+    return ax.figure
+
+
+@styled
+def draw_history(history: pd.DataFrame, ax: Axes | None = None) -> Figure:
+    """Training loss and validation metric against the epoch, from `training.fit`'s table."""
+    if "train_loss" not in getattr(history, "columns", ()):
+        raise TypeError(f"history must be the table of training.fit, got {type(history).__name__}.")
+    ax = canvas.axes(ax, 4.8, 2.8)
+    ax.plot(history.index, history["train_loss"], color=COLOURS[0])
+    ax.set(xlabel="epoch", title="Training", ylim=(0, None))
+    ax.set_ylabel("training loss", color=COLOURS[0])
+    if "val_metric" in history:
+        right = ax.twinx()
+        right.plot(history.index, history["val_metric"], color=COLOURS[1])
+        right.set_ylabel("validation metric", color=COLOURS[1])
+        right.spines["right"].set_visible(True)
+        if history["val_metric"].between(0, 1).all():
+            right.set_ylim(0, 1.02)
+        for each in (ax, right):
+            each.set_position((0.13, 0.17, 0.74, 0.7))
+    return ax.figure
+
+
+Blocks = Sequence[tuple[str, int]]
+
+
+@styled
+def draw_rescaled_rows(before: Tensor, after: Tensor, blocks: Blocks, kappa: float,
+                       ax: Axes | None = None) -> Figure:
+    """Absolute row sums of A before (grey) and after (blue) a change of units, log scale.
+
+    Parameters
+    ----------
+    before, after : Tensor, shape (n, n)
+    blocks : sequence of (str, int)
+        Names and sizes of the blocks of states.
+    kappa : float
+        What the row sums are brought below, a dashed line.
+    ax : Axes, optional
+    """
+    old, new = (np.abs(array(key, M, 2)).sum(axis=1) for key, M in (
+        ("before", before), ("after", after)))
+    if old.shape != new.shape:
+        raise ValueError(f"before and after must have the same number of rows, got {len(old)} and "
+                         f"{len(new)}.")
+    check_blocks("blocks", blocks, len(old))
+    ax = canvas.axes(ax, 4.2, 3.2)
+    state_axes(ax, blocks, (1e-2, 1e2), "row sum of |A|")
+    for key, sums, colour, width in (("before", old, FAINT, 5.0), ("after", new, COLOURS[0], 2.0)):
+        line(ax, key, *bars(np.clip(sums, 1e-3, None)), color=colour, linewidth=width,
+             solid_capstyle="butt")
+    line(ax, "kappa", [0, len(old)], [kappa, kappa], "--", color=INK, linewidth=0.9)
+    corner(ax, "name before", 0.975, f"before: ‖A‖∞ = {old.max():.3g}", "#777777")
+    corner(ax, "name after", 0.905, f"after: ‖A‖∞ = {new.max():.3g} ≤ κ", COLOURS[0])
+    title(ax, "Row sums")
+    return ax.figure
+
+
+def check_blocks(what: str, blocks: Blocks, size: int) -> None:
+    sizes = [validation.integer("size", n, at_least=1) for _, n in blocks]
+    if sum(sizes) != size:
+        raise ValueError(f"{what} must have sizes that add up to {size}, got {sum(sizes)}.")
+
+
+def edges_of(blocks: Blocks) -> tuple[np.ndarray, np.ndarray]:
+    """Where one block ends and the next begins; and the blocks' middles."""
+    ends = np.cumsum([size for _, size in blocks])
+    return ends[:-1], ends - 0.5 * np.array([size for _, size in blocks])
+
+
+def bars(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A line's points for one short horizontal bar a state."""
+    at, gap = np.arange(len(values)), np.full(len(values), np.nan)
+    bars = np.column_stack([values, values, gap])
+    return np.column_stack([at, at + 1, gap]).ravel(), bars.ravel()
+
+
+def name_blocks(axis: Axis, middles: np.ndarray, blocks: Blocks) -> None:
+    """The blocks' names at their middles; matplotlib ties a tick's name to its place."""
+    wanted = tuple(middles), tuple(name for name, _ in blocks)
+    if getattr(axis, "idl_lab_names", None) != wanted:
+        axis.set_ticks(*wanted)
+        axis.idl_lab_names = wanted
+
+
+def corner(ax: Axes, key: str, y: float, text: str, colour: str) -> None:
+    words(ax, key, 0.985, y, text, color=colour, ha="right", va="top", fontsize=8,
+          bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0})
+
+
+def state_axes(ax: Axes, blocks: Blocks, ylim: tuple[float, float], ylabel: str) -> None:
+    """Axes with the states from left to right, their blocks named below, and a log scale."""
+    edges, middles = edges_of(blocks)
+    if not hasattr(ax, "idl_lab_frame"):
+        ax.set_yscale("log")
+        ax.axhline(1, color=FAINT, linewidth=0.8)
+        ax.tick_params(axis="x", length=0)
+    low, high = (float(end) for end in ylim)
+    if frame(ax, xlim=(0, sum(size for _, size in blocks)), ylim=(low, high), ylabel=ylabel):
+        decades = np.arange(round(np.log10(low)), round(np.log10(high)) + 1)
+        ax.yaxis.set_major_locator(FixedLocator(list(10.0 ** decades[::-(-len(decades) // 7)])))
+        # Plain numbers: matplotlib's powers of ten are typeset anew at every draw.
+        ax.yaxis.set_major_formatter(FuncFormatter(
+            lambda y, _: f"{y:g}" if y < 1e5 else f"1e{np.log10(y):.0f}"))
+        ax.yaxis.set_minor_locator(NullLocator())
+    name_blocks(ax.xaxis, middles, blocks)
+    x = np.concatenate([[np.nan], *([e, e, np.nan] for e in edges)])
+    line(ax, "edges", x, np.concatenate([[np.nan], *([low, high, np.nan] for _ in edges)]),
+         color=FAINT, linewidth=0.6)

@@ -1,0 +1,146 @@
+"""Small seeded problems that several labs share: matrices, units, a teacher."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from idl_lab import training, validation
+from idl_lab.equilibrium import equilibrium
+from idl_lab.fixed_point import Solver
+from idl_lab.fixed_point.solution import ConvergenceWarning, Solution
+from idl_lab.model import ImplicitModel
+from idl_lab.well_posedness import inf_norm
+
+
+def generator() -> torch.Generator:
+    """A new generator, seeded with 0."""
+    return torch.Generator("cpu").manual_seed(0)
+
+
+def normal(*shape: int, generator: torch.Generator) -> Tensor:
+    """Standard normal numbers in float64."""
+    return torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu")
+
+
+KINDS = ("positive", "signed")
+
+
+def random_matrix(n: int, norm: float, kind: str = "signed", *,
+                  generator: torch.Generator) -> Tensor:
+    """A random A (n, n), float64, with ‖A‖∞ = ``norm``.
+
+    Parameters
+    ----------
+    n : int
+    norm : float
+        ‖A‖∞, at least 0; may exceed 1.
+    kind : {"positive", "signed"}
+        "positive": entries > 0 and equal row sums, so λ_PF(|A|) = ‖A‖∞ and nothing cancels.
+        "signed": normal entries, one factor for the whole matrix, so rows differ and
+        λ_PF(|A|) < ‖A‖∞.
+    generator : torch.Generator
+        On the CPU.
+
+    Returns
+    -------
+    Tensor, shape (n, n)
+    """
+    validation.integer("n", n)
+    validation.real("norm", norm, at_least=0.0)
+    validation.choice("kind", kind, KINDS)
+    A = torch.randn(n, n, generator=generator, dtype=torch.float64, device="cpu")
+    if kind == "positive":
+        A = A.abs()
+        return A * (norm / A.sum(dim=1, keepdim=True))
+    return A * (norm / inf_norm(A))
+
+
+def solve_quietly(A: Tensor, injection: Tensor, phi: str, solver: Solver, X0: Tensor | None = None
+                  ) -> Solution:
+    """An equilibrium with its states kept, where failing to converge is part of the lesson."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return equilibrium(A, injection, phi, X0=X0, solver=solver, keep_states=True)
+
+
+def whole(model: ImplicitModel) -> Tensor:
+    """The matrix [A B; C D] of a model, dense, shape (n + q, n + p); a missing D is zero."""
+    A, B, C = (M.detach().to_dense() for M in (model.A, model.B, model.C))
+    D = C.new_zeros(len(C), B.shape[1]) if model.D is None else model.D.detach().to_dense()
+    return torch.cat([torch.cat([A, B], 1), torch.cat([C, D], 1)])
+
+
+def change_units(M: Tensor, v: Tensor) -> Tensor:
+    """[A B; C D] in units v (n,) of the states: A ← V⁻¹AV, B ← V⁻¹B, C ← CV."""
+    n, new = len(v), M.clone()
+    new[:n] /= v[:, None]
+    new[:, :n] *= v
+    return new
+
+
+def digits_teacher(seed: int = 0, *, hidden: Sequence[int] = (64, 32, 16), biases: bool = False,
+                   conv: bool = False, epochs: int = 30, activation: type[nn.Module] = nn.ReLU
+                   ) -> tuple[nn.Sequential, DataLoader, DataLoader]:
+    """A network 64-64-32-16-10, trained on the first 1,400 of the digits within two seconds.
+
+    The other 397 images are for testing: a harder part than a random one, the same every time.
+
+    Parameters
+    ----------
+    seed : int
+        Decides initial weights and the order of training.
+    hidden : sequence of int
+        Sizes of the hidden layers.
+    biases : bool
+    conv : bool
+        Two convolutions to 4 × 4 × 4 and 2 × 2 × 8 take the place of the hidden layers, and
+        batches are images (m, 1, 8, 8).
+    epochs : int
+        Of Adam at 5e-3, batches of 64.
+    activation : type of nn.Module
+        After each hidden layer.
+
+    Returns
+    -------
+    teacher : nn.Sequential
+        On the CPU, in eval mode.
+    train, test : DataLoader
+        Batches U (m, 64), pixels in [0, 1], and labels (m,), in the dataset's order.
+    """
+    generator = torch.Generator("cpu").manual_seed(validation.integer("seed", seed, at_least=0))
+    for size in hidden:
+        validation.integer("a size in hidden", size)
+    cpu = {"device": "cpu", "bias": biases}
+    parts: list[nn.Module] = []
+    for p, q in zip((64, *hidden), hidden, strict=False):
+        parts += [nn.Linear(p, q, **cpu), activation()]
+    parts.append(nn.Linear((64, *hidden)[-1], 10, **cpu))
+    if conv:
+        size = {"kernel_size": 3, "stride": 2, "padding": 1, **cpu}
+        parts = [nn.Conv2d(1, 4, **size), activation(), nn.Conv2d(4, 8, **size), activation(),
+                 nn.Flatten(), nn.Linear(32, 10, **cpu)]
+    teacher = _drawn(nn.Sequential(*parts), generator)
+    pixels, labels = load_digits(return_X_y=True)
+    U = torch.tensor(pixels / 16, dtype=torch.float32, device="cpu")
+    U = U.reshape(-1, 1, 8, 8) if conv else U
+    y = torch.tensor(labels, dtype=torch.int64, device="cpu")
+    first, last = TensorDataset(U[:1400], y[:1400]), TensorDataset(U[1400:], y[1400:])
+    shuffled = DataLoader(first, 64, shuffle=True, generator=generator)
+    training.fit(teacher, shuffled, epochs=epochs, progress=False)
+    return teacher.eval(), DataLoader(first, 100), DataLoader(last, 100)
+
+
+def _drawn(teacher: nn.Sequential, generator: torch.Generator) -> nn.Sequential:
+    """Weights and biases U(−1/√fan_in, 1/√fan_in), as torch draws them."""
+    with torch.no_grad():
+        for layer in teacher:
+            for numbers in layer.parameters():
+                reach = layer.weight[0].numel() ** -0.5
+                numbers.uniform_(-reach, reach, generator=generator)
+    return teacher

@@ -1,0 +1,18 @@
+"""Lab 09: a million samples, two workers, and a model of the cost."""
+
+from idl_lab.labs.sim_at_scale.machine import ASSUMED_GPU, Machine, Size, fit_machine
+from idl_lab.labs.sim_at_scale.panel import scale_panel
+from idl_lab.labs.sim_at_scale.plots import (
+    draw_budget,
+    draw_costs,
+    draw_samples_needed,
+    draw_stream_memory,
+)
+from idl_lab.labs.sim_at_scale.points import measure_parts
+from idl_lab.labs.sim_at_scale.streams import Stream, peak_of_states
+
+__all__ = [
+    "ASSUMED_GPU", "Machine", "Size", "Stream", "draw_budget", "draw_costs",
+    "draw_samples_needed", "draw_stream_memory", "fit_machine", "measure_parts",
+    "peak_of_states", "scale_panel",
+]

@@ -1,0 +1,47 @@
+"""Solvers of the SIM problem."""
+
+from __future__ import annotations
+
+import functools
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from idl_lab.labs.kit.problems import generator, normal
+from idl_lab.labs.sim_solvers.plots import draw_patterns, draw_solves, draw_sparsity
+from idl_lab.sim.problem import Problem
+from idl_lab.sim.solvers import ADMMSolver, CVXSolver, LeastSquareSolver, Rows
+
+
+@functools.cache
+def _solved() -> dict[str, Rows]:
+    """Two solvers on random rows that want to leave the ball, and one that lets them."""
+    draws = generator()
+    Phi = normal(80, 30, generator=draws)
+    T = Phi @ normal(30, 12, generator=draws) + normal(80, 12, generator=draws)
+    problem = Problem(Phi.mT @ Phi, T.mT @ Phi, T.square().sum(0), lam=10.0, kappa=0.9, ball=12)
+    solvers = {"ADMM": ADMMSolver(check_every=2, device="cpu", progress=False),
+               "CVX": CVXSolver(progress=False),
+               "least squares": LeastSquareSolver(device="cpu", progress=False)}
+    return {name: solver.solve(problem) for name, solver in solvers.items()}
+
+
+def solves() -> Figure:
+    """Against steps, since seconds differ with every run."""
+    return draw_solves(_solved(), 0.9, against="step", tol=1e-6, verdict="κ = 0.9, λ = 10")
+
+
+def patterns() -> Figure:
+    """Which entries they leave."""
+    return draw_patterns({name: rows.W for name, rows in _solved().items()}, 12)
+
+
+def sparsity() -> Figure:
+    """Made-up numbers of the digits' size."""
+    table = pd.DataFrame({"nonzeros": [5650, 3120, 1760, 1140, 600],
+                          "accuracy": [0.910, 0.905, 0.89, 0.85, 0.61]},
+                         index=[0.01, 1.0, 3.0, 10.0, 30.0])
+    return draw_sparsity(table, 0.917)
+
+
+GALLERY = (solves, patterns, sparsity)

@@ -1,0 +1,207 @@
+"""Solvers of one convex problem side by side, and what λ buys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from torch import Tensor
+
+from idl_lab import validation
+from idl_lab.labs.kit import canvas
+from idl_lab.labs.kit.canvas import COLOURS, FAINT, INK, frame, line, styled, title, words
+from idl_lab.labs.kit.plots import array
+from idl_lab.sim.solvers import Rows
+
+FLOOR = 1e-12  # of relative figures that are drawn on a log scale
+CELLS = 0.27, 0.48, 0.75, 1.0  # right edges of the columns beside the curves
+FIRST, LAST = {"seconds": 1e-3, "step": 0.8}, {"seconds": 10.0, "step": 1e3}
+
+
+@styled
+def draw_solves(runs: Mapping[str, Rows | pd.DataFrame], kappa: float, *,
+                against: str = "seconds", tol: float | None = None, verdict: str = "",
+                figure: Figure | None = None) -> Figure:
+    """Several solves of one problem: objective, duality gap, and what they found.
+
+    Parameters
+    ----------
+    runs : mapping of str to Rows or DataFrame
+        Finished solves, or the `Rows.history` so far of those that still run, empty before they
+        start. At most six.
+    kappa : float
+        κ, to which each ‖A‖∞ is compared.
+    against : {"seconds", "step"}
+    tol : float, optional
+        The relative gap at which solvers stop.
+    verdict : str
+        A line above the picture.
+    figure : Figure, optional
+        From an earlier call.
+
+    Notes
+    -----
+    The left picture measures every objective from the largest lower bound that any of the runs
+    has proved: a solver may be closer to the optimum than it can prove itself. An answer below
+    that bound is not feasible; it has a triangle at the bottom.
+    """
+    _check(runs)
+    validation.choice("against", against, tuple(FIRST))
+    validation.real("kappa", kappa, at_least=0.0)
+    axes = canvas.row(figure, 3, 9.6, 3.0, (1, 1, 1.4), left=0.057, right=0.995, bottom=0.14,
+                      top=0.80, wspace=0.22)
+    headings = "objective above the best lower bound", "own duality gap"
+    longest = max((h[against].max() for h in map(_history, runs.values()) if len(h)), default=0.0)
+    right = max(LAST[against], 10.0 ** np.ceil(np.log10(max(longest, 1e-9))))
+    for ax, heading in zip(axes, headings, strict=False):
+        if frame(ax, xscale="log", yscale="log", xlim=(FIRST[against], right),
+                 ylim=(FLOOR / 3, 30), xlabel=against):
+            ax.set_title(f"{heading}, relative", fontsize=9)
+            ax.yaxis.set_major_locator(FixedLocator(10.0 ** np.arange(-12, 1, 3)))
+            ax.yaxis.set_minor_locator(NullLocator())
+            ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    if tol is not None:
+        line(axes[1], "tol", [FIRST[against], right], [tol, tol], "--", color=FAINT, linewidth=1)
+    if frame(axes[2], xlim=(0, 1), ylim=(0, 1)):
+        axes[2].set_axis_off()
+        for x, heading in zip(CELLS, ("objective", "own gap", "‖A‖∞", "non-zeros"), strict=True):
+            axes[2].text(x, 1.15, heading, ha="right", va="top", fontsize=8)
+    bound = _bound(runs)
+    for k, (name, run) in enumerate(runs.items()):
+        _draw_curves(axes[:2], k, _history(run), bound, against)
+        _draw_words(axes[2], k, name, run, kappa, against)
+    words(axes[0], "verdict", -0.14, 1.17, verdict, fontsize=10, weight="bold")
+    return axes[0].figure
+
+
+def _check(runs: Mapping[str, Rows | pd.DataFrame]) -> None:
+    if not isinstance(runs, Mapping):
+        raise TypeError(f"runs must be a mapping of names to Rows, got {type(runs).__name__}.")
+    if not 0 < len(runs) <= len(COLOURS):
+        raise ValueError(f"runs must hold 1 to {len(COLOURS)} solves, got {len(runs)}.")
+    for name, run in runs.items():
+        if not isinstance(run, Rows | pd.DataFrame):
+            raise TypeError(f"{name!r} must be a Rows or its history, got {type(run).__name__}.")
+
+
+def _history(run: Rows | pd.DataFrame) -> pd.DataFrame:
+    return run.history if isinstance(run, Rows) else run
+
+
+def _bound(runs: Mapping[str, Rows | pd.DataFrame]) -> float:
+    """The best lower bound on the optimum that any of them has proved."""
+    proved = [(h["objective"] - h["gap"]).max() for h in map(_history, runs.values()) if len(h)]
+    return max(proved, default=0.0)
+
+
+def _draw_curves(axes: list[Axes], k: int, history: pd.DataFrame, bound: float, against: str
+                 ) -> None:
+    x, objective, gap = (history[name].to_numpy(float) if len(history) else np.empty(0)
+                         for name in (against, "objective", "gap"))
+    above = objective / bound - 1 if bound > 0 else np.full_like(objective, np.nan)
+    below = above < -1e-9
+    share = _share(gap, objective)
+    for ax, y in zip(axes, (np.where(below, np.nan, above), share), strict=True):
+        # A point of an earlier solver never hides one of a later: the last is the smallest.
+        line(ax, f"curve {k}", x, np.maximum(y, FLOOR), "-", color=COLOURS[k], marker="o",
+             markersize=4 - 0.3 * k)
+    line(axes[0], f"below {k}", x[below], np.full(below.sum(), FLOOR), "v", color=COLOURS[k],
+         markersize=7)
+
+
+def _share(gap: np.ndarray, objective: np.ndarray) -> np.ndarray:
+    return gap / np.maximum(objective, np.finfo(float).tiny)
+
+
+def _spent(steps: float, seconds: float, against: str) -> str:
+    return f"{seconds:.2f} s" if against == "seconds" else f"{steps:.0f} steps"
+
+
+def _draw_words(ax: Axes, k: int, name: str, run: Rows | pd.DataFrame, kappa: float,
+                against: str) -> None:
+    history, top = _history(run), 1.04 - 0.185 * k
+    status, cells = "not run", [""] * 4
+    if len(history):
+        last = history.iloc[-1]
+        status = f"running, {_spent(last['step'], last['seconds'], against)}"
+        share = _share(last["gap"], last["objective"])
+        cells[:2] = f"{last['objective']:.6g}", f"{share:.0e}"
+    if isinstance(run, Rows):
+        norm, stats = run.stats.inf_norm, run.stats
+        status = f"{run.status.name}, {_spent(stats.steps, stats.seconds, against)}"
+        cells = (f"{float(stats.objective.sum()):.6g}", f"{stats.relative_gap:.0e}",
+                 f"{norm:.3g} {'≤' if norm <= kappa else '>'} κ", f"{stats.nonzeros}")
+    words(ax, f"name {k}", 0.0, top, name, color=COLOURS[k], weight="bold", va="top", fontsize=9)
+    words(ax, f"status {k}", 1.0, top, status, color=INK, ha="right", va="top", fontsize=8)
+    for j, (x, cell) in enumerate(zip(CELLS, cells, strict=True)):
+        words(ax, f"cell {k} {j}", x, top - 0.08, cell, color=INK, ha="right", va="top", fontsize=8)
+
+
+@styled
+def draw_patterns(matrices: Mapping[str, Tensor], n: int) -> Figure:
+    """Which entries of [A B] are not zero.
+
+    Parameters
+    ----------
+    matrices : mapping of str to Tensor, shape (k, d)
+        At least one; all of one shape.
+    n : int
+        Columns of A.
+    """
+    if not matrices:
+        raise ValueError("matrices must hold at least one matrix, got none.")
+    shown = {name: array(name, W, 2) for name, W in matrices.items()}
+    if len({W.shape for W in shown.values()}) > 1:
+        raise ValueError(f"matrices must have one shape, got "
+                         f"{', '.join(str(W.shape) for W in shown.values())}.")
+    k, d = next(iter(shown.values())).shape
+    validation.integer("n", n)
+    if n > d:
+        raise ValueError(f"n must be at most d={d}, the number of columns, got {n}.")
+    width = 10.0 / max(len(shown), 3)
+    axes = canvas.row(None, len(shown), width * len(shown), 0.95 * width * k / d + 0.7, left=0.01,
+                      right=0.99, bottom=0.14, top=0.84, wspace=0.08)
+    for ax, (name, W) in zip(axes, shown.items(), strict=True):
+        ax.imshow(W != 0, cmap="Greys", vmin=0, vmax=1.25, interpolation="nearest", aspect="auto")
+        ax.axvline(n - 0.5, color=COLOURS[1], linewidth=1.2)
+        ax.set(xticks=[], yticks=[])
+        ax.spines[["top", "right"]].set_visible(True)
+        title(ax, f"{name}: {np.count_nonzero(W)} non-zero")
+        for at, part in ((0.5 * n / d, "A"), (0.5 * (1 + n / d), "B")):
+            ax.text(at, -0.04, part, transform=ax.transAxes, ha="center", va="top")
+    return axes[0].figure
+
+
+@styled
+def draw_sparsity(table: pd.DataFrame, teacher: float) -> Figure:
+    """Test accuracy against the number of non-zero weights, a point for each λ.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        By λ (its index): nonzeros, accuracy.
+    teacher : float
+        The teacher's accuracy.
+    """
+    if not isinstance(table, pd.DataFrame) or len(table) == 0:
+        raise TypeError("table must be a pandas.DataFrame with a row for each λ.")
+    for name in ("nonzeros", "accuracy"):
+        validation.choice("column", name, table.columns)
+    validation.real("teacher", teacher, at_least=0.0, at_most=1.0)
+    ax = canvas.axes(None, 5.6, 3.3)
+    ax.axhline(teacher, color=INK, linestyle="--", linewidth=0.9)
+    ax.text(table["nonzeros"].min(), teacher, "teacher", va="bottom", fontsize=8)
+    ax.plot(table["nonzeros"], table["accuracy"], "o-", color=COLOURS[0], markersize=5)
+    for lam, row in table.iterrows():
+        ax.annotate(f"λ = {lam:g}", (row["nonzeros"], row["accuracy"]), xytext=(4, -11),
+                    textcoords="offset points", fontsize=8)
+    ax.set(xlabel="non-zero entries of A, B, C, D", ylabel="test accuracy",
+           title="What sparsity costs")
+    ax.set_xlim(right=1.12 * table["nonzeros"].max())
+    low, high = table["accuracy"].min(), max(teacher, table["accuracy"].max())
+    ax.set_ylim(low - 0.15 * (high - low) - 0.02, high + 0.15 * (high - low) + 0.02)
+    return ax.figure

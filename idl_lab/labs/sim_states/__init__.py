@@ -1,0 +1,15 @@
+"""Lab 07: a teacher's states, and why fitting them is convex."""
+
+from idl_lab.labs.sim_states.panel import sim_states_panel
+from idl_lab.labs.sim_states.plots import (
+    draw_bound,
+    draw_features,
+    draw_segments,
+    draw_teacher_states,
+)
+from idl_lab.labs.sim_states.problems import bound_study
+
+__all__ = [
+    "bound_study", "draw_bound", "draw_features", "draw_segments", "draw_teacher_states",
+    "sim_states_panel",
+]

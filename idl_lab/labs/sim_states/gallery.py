@@ -1,0 +1,76 @@
+"""State-driven implicit modeling: a teacher's states and the bound on A."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from idl_lab import well_posedness
+from idl_lab.labs.kit.problems import change_units, digits_teacher, generator, whole
+from idl_lab.labs.sim_states.panel import sim_states_panel
+from idl_lab.labs.sim_states.plots import draw_features, draw_segments, draw_teacher_states
+from idl_lab.model import ImplicitModel
+from idl_lab.sim.hooks import States
+from idl_lab.sim.problem import state_matching
+from idl_lab.sim.states import collect, statistics
+
+_BLOCKS = [("layer 3", 16), ("layer 2", 32), ("layer 1", 64)]
+
+
+@functools.cache
+def _taught() -> tuple[nn.Sequential, DataLoader, DataLoader]:
+    return digits_teacher()
+
+
+def _states() -> tuple[States, Tensor]:
+    """A teacher's states on the training images, and their classes."""
+    teacher, train, _ = _taught()
+    return collect(teacher, train, progress=False), train.dataset.tensors[1]
+
+
+def teacher_states() -> Figure:
+    """A hundred and fifty images, sorted by class."""
+    states, labels = _states()
+    return draw_teacher_states(states.X[::9], labels[::9], _BLOCKS)
+
+
+def features() -> Figure:
+    """Dead units and units that are always on are what no sample sees."""
+    states, _ = _states()
+    Phi = torch.cat([states.X, states.U], dim=1).double()
+    return draw_features(Phi, [*_BLOCKS, ("u", 64)])
+
+
+def segments() -> Figure:
+    """From a model to itself with its states renumbered: the loss has a hill, SIM has none."""
+    teacher, train, _ = _taught()
+    model = ImplicitModel.from_network(teacher)
+    v = well_posedness.units(model.A.detach(), 0.99)
+    M = change_units(whole(model).double(), v)
+    n = len(v)
+    ends = [M[:n, :n], M[:n, n:], M[n:, :n]]
+    P = torch.randperm(n, generator=generator(), device="cpu")
+    twin = [ends[0][P][:, P], ends[1][P], ends[2][:, P]]
+    stats = statistics(teacher, train, ones=False, progress=False)
+    problem = state_matching(stats.rescaled(v), 0.99)
+    U, y = train.dataset.tensors[0].double(), train.dataset.tensors[1]
+    t, loss, objective = torch.linspace(0, 1, 21, dtype=torch.float64, device="cpu"), [], []
+    for s in t.tolist():
+        A, B, C = ((1 - s) * M + s * N for M, N in zip(ends, twin, strict=True))
+        scores = ImplicitModel.from_matrices(A, B, C)(U).detach()
+        loss.append(float(torch.nn.functional.cross_entropy(scores, y)))
+        objective.append(float(problem.objective(torch.cat([A, B], 1)).sum()))
+    return draw_segments(t, {"loss of the model": t.new_tensor(loss),
+                                   "SIM's state matching": t.new_tensor(objective)})
+
+
+def bound() -> Figure:
+    """κ = 0.5 with and without rescaling."""
+    return sim_states_panel(*_taught(), kappas=(0.1, 0.5, 0.99)).figure
+
+
+GALLERY = (teacher_states, features, segments, bound)

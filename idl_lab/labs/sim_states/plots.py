@@ -1,0 +1,217 @@
+"""A teacher's states, the convex problem that they make, and what the bound on A costs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    MaxNLocator,
+    NullLocator,
+    PercentFormatter,
+)
+from torch import Tensor
+
+from idl_lab import validation
+from idl_lab.labs.kit import canvas
+from idl_lab.labs.kit.canvas import COLOURS, FAINT, INK, frame, line, styled, title, words
+from idl_lab.labs.kit.plots import Blocks, array, draw_rescaled_rows
+
+_WAYS = {True: ("rescaled", COLOURS[0]), False: ("not rescaled", COLOURS[1])}
+
+
+@styled
+def draw_teacher_states(X: Tensor, labels: Tensor, blocks: Blocks, ax: Axes | None = None
+                        ) -> Figure:
+    """States as a picture: a row a sample, sorted by class; a column a state, layer by layer.
+
+    Each layer is shown in shades of its own largest value.
+
+    Parameters
+    ----------
+    X : Tensor, shape (m, n)
+        Activations, as ReLU leaves them; the shade is the size.
+    labels : Tensor, shape (m,)
+        Class of each sample.
+    blocks : sequence of (str, int)
+        Names and sizes of the layers, in the order of the states.
+    ax : Axes, optional
+    """
+    values, classes = array("X", X, 2), array("labels", labels, 1)
+    sizes = [validation.integer("size", size) for _, size in blocks]
+    if sum(sizes) != values.shape[1] or len(classes) != len(values):
+        raise ValueError(f"X of shape {values.shape} needs blocks whose sizes add up to "
+                         f"{values.shape[1]} and {len(values)} labels, got {sum(sizes)} and "
+                         f"{len(classes)}.")
+    ax = canvas.axes(ax, 6.4, 3.8)
+    order, ends = np.argsort(classes, kind="stable"), np.cumsum(sizes)
+    shades = np.hstack([np.abs(part) / max(np.abs(part).max(), 1e-12)
+                        for part in np.split(values[order], ends[:-1], axis=1)])
+    ax.imshow(shades, aspect="auto", interpolation="nearest", cmap="Blues", vmin=0, vmax=1,
+              extent=(0, len(shades[0]), len(shades), 0))
+    kinds, first = np.unique(classes[order], return_index=True)
+    for at in ends[:-1]:
+        ax.axvline(at, color=INK, linewidth=0.8)
+    for at in first[1:]:
+        ax.axhline(at, color=FAINT, linewidth=0.5)
+    middles = (first + np.append(first[1:], len(classes))) / 2
+    ax.set_xticks(ends - np.array(sizes) / 2, [name for name, _ in blocks])
+    ax.set_yticks(middles, [f"{kind:g}" for kind in kinds])
+    ax.tick_params(length=0)
+    ax.set(ylabel="samples by class", title="Activations X of the teacher")
+    return ax.figure
+
+
+@styled
+def draw_features(Phi: Tensor, blocks: Blocks) -> Figure:
+    """How often each feature is on, and the spectrum of ΦᵀΦ.
+
+    Parameters
+    ----------
+    Phi : Tensor, shape (m, d)
+        Features that are on where they are positive.
+    blocks : sequence of (str, int)
+        Names and sizes of the runs of features.
+    """
+    values = array("Phi", Phi, 2)
+    sizes = [validation.integer("size", size) for _, size in blocks]
+    if sum(sizes) != values.shape[1]:
+        raise ValueError(f"blocks must have sizes that add up to {values.shape[1]}, the number of "
+                         f"features, got {sum(sizes)}.")
+    left, right = canvas.row(None, 2, 8.6, 3.0, [1.3, 1], left=0.075, right=0.975, bottom=0.16,
+                             top=0.88, wspace=0.22)
+    share, ends = (values > 0).mean(axis=0), np.cumsum(sizes)
+    same = (share == 0) | (share == 1)
+    for some, colour in ((~same, COLOURS[0]), (same, COLOURS[1])):
+        left.plot(np.flatnonzero(some) + 0.5, share[some], ".", color=colour, markersize=5,
+                  clip_on=False)
+    for at in ends[:-1]:
+        left.axvline(at, color=INK, linewidth=0.8)
+    left.set(title="How often a feature is on", xlim=(0, ends[-1]), ylim=(-0.02, 1.02))
+    left.set_xticks(ends - np.array(sizes) / 2, [name for name, _ in blocks])
+    left.yaxis.set_major_formatter(PercentFormatter(1.0))
+    left.tick_params(axis="x", length=0)
+    spectrum = np.linalg.eigvalsh(values.T @ values)[::-1]
+    floor = 1e-12 * spectrum[0]  # dependent features differ by float32's rounding
+    zero, at = spectrum <= floor, np.arange(1, len(spectrum) + 1)
+    shown = np.where(zero, 0.1 * floor, spectrum)
+    for some, colour in ((~zero, COLOURS[0]), (zero, COLOURS[1])):
+        right.plot(at[some], shown[some], ".", color=colour, markersize=4)
+    right.set(yscale="log", title="Eigenvalues of ΦᵀΦ, the largest first",
+              xlim=(0, len(spectrum) + 2))
+    if zero.any():
+        right.annotate(f"{zero.sum()} zero, to rounding", (at[zero][0], 0.1 * floor), (-8, 0),
+                       textcoords="offset points", color=COLOURS[1], fontsize=8, ha="right",
+                       va="center")
+    return left.figure
+
+
+@styled
+def draw_segments(t: Tensor, curves: Mapping[str, Tensor]) -> Figure:
+    """Objectives along a segment, side by side; shaded where a curve is above its chord.
+
+    Parameters
+    ----------
+    t : Tensor, shape (T,)
+        From 0, one end, to 1, the other.
+    curves : mapping of str to Tensor, shape (T,)
+        Titles and values.
+    """
+    at = array("t", t, 1)
+    if not curves:
+        raise ValueError("curves must hold at least one, got none.")
+    axes = canvas.row(None, len(curves), 4.1 * len(curves), 2.9, left=0.2 / (1 + len(curves)),
+                      right=0.98, bottom=0.17, wspace=0.28)
+    for ax, (name, curve) in zip(axes, curves.items(), strict=True):
+        values = array(name, curve, 1)
+        if len(values) != len(at):
+            raise ValueError(f"{name!r} must have {len(at)} values, one for each t, got "
+                             f"{len(values)}.")
+        chord = (1 - at) * values[0] + at * values[-1]
+        ax.fill_between(at, chord, values, where=values > chord, color=COLOURS[1], alpha=0.2,
+                        linewidth=0, interpolate=True)
+        ax.plot(at, values, color=COLOURS[0], label="along the segment")
+        ax.plot(at, chord, "--", color=INK, linewidth=0.9, label="chord")
+        ax.plot(at[[0, -1]], values[[0, -1]], "o", color=INK, markersize=4)
+        low, high = min(0.0, values.min()), values.max()
+        ax.set(xlabel="t", title=name, xlim=(-0.03, 1.03),
+               ylim=(low - 0.04 * (high - low), high + 0.25 * (high - low)))
+        ax.yaxis.set_major_locator(MaxNLocator(5))
+        ax.legend(loc="upper center", ncols=2)
+    return axes[0].figure
+
+
+@styled
+def draw_bound(table: pd.DataFrame, before: Tensor, after: Tensor, blocks: Blocks, kappa: float,
+               teacher: float, *, figure: Figure | None = None) -> Figure:
+    """What ‖A‖∞ ≤ κ costs: the teacher's row sums, the misfit of each layer, the accuracy.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        From `examples.bound_study`.
+    before, after : Tensor, shape (n, n)
+        The teacher's own A, and A in units in which ‖A‖∞ ≤ κ.
+    blocks : sequence of (str, int)
+        Names and sizes of the layers; ``table`` has a column of each name.
+    kappa : float
+        One of the table's.
+    teacher : float
+        The teacher's accuracy.
+    figure : Figure, optional
+        From an earlier call.
+    """
+    kappas = sorted(set(table.index.get_level_values("kappa")))
+    if kappa not in kappas:
+        raise ValueError(f"kappa must be one of the table's {kappas}, got {kappa}.")
+    left, middle, right = canvas.row(figure, 3, 10.4, 3.6, left=0.06, right=0.985, bottom=0.14,
+                                     top=0.78, wspace=0.28)
+    draw_rescaled_rows(before, after, blocks, kappa, left)
+    title(left, "The teacher's row sums of |A|")
+    _misfits(middle, table, [name for name, _ in blocks], kappa)
+    scores = {way: table.xs(way, level="rescaled")["accuracy"].sort_index() for way in _WAYS}
+    every = [teacher, *(float(s) for way in _WAYS for s in scores[way])]
+    room = max(0.35 * (max(every) - min(every)), 0.01)
+    ylim = (min(every) - room, max(every) + room)
+    if frame(right, xlabel="κ", xlim=(min(kappas) - 0.06, max(kappas) + 0.06), ylim=ylim):
+        right.axhline(teacher, color=INK, linestyle="--", linewidth=0.9, label="teacher")
+        for way, (name, colour) in _WAYS.items():
+            right.plot(scores[way].index, scores[way], "o-", color=colour, label=name,
+                       markersize=4)
+        right.legend(loc="lower left", ncols=3, columnspacing=1.0, handlelength=1.4)
+        right.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        right.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.3g} %"))
+    title(right, "Accuracy on the test images")
+    line(right, "kappa", [kappa, kappa], ylim, color=FAINT, linewidth=6, alpha=0.5, zorder=0)
+    here = table.loc[kappa]
+    unsolved = "" if here["solved"].all() else "; a solve stopped early"
+    points = [f"{100 * here.loc[way, 'accuracy']:.1f} % {name}" for way, (name, _) in _WAYS.items()]
+    words(left, "verdict", -0.17, 1.2,
+          f"κ = {kappa:g}: {', '.join(points)}, teacher {100 * teacher:.1f} %; largest relative "
+          f"gap {here['gap'].max():.0e}{unsolved}", fontsize=10, weight="bold")
+    return left.figure
+
+
+def _misfits(ax: Axes, table: pd.DataFrame, names: Sequence[str], kappa: float) -> None:
+    """The share of each layer's sum of squares that is left unexplained, at one κ."""
+    misfits = table[list(names)].clip(lower=1e-8)
+    low = 10.0 ** (np.floor(np.log10(misfits.min(axis=None))) - 0.5)
+    high = 10.0 ** np.ceil(np.log10(misfits.max(axis=None)) + 0.2)
+    if frame(ax, yscale="log", xlim=(-0.6, len(names) - 0.4), ylim=(low, high)):
+        ax.set_xticks(range(len(names)), names)
+        ax.tick_params(axis="x", length=0)
+        decades = np.arange(np.ceil(np.log10(low)), round(np.log10(high)) + 1)
+        ax.yaxis.set_major_locator(FixedLocator(list(10.0 ** decades)))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.3g} %"))
+        ax.yaxis.set_minor_locator(NullLocator())
+    at = np.arange(len(names))
+    for (way, (name, colour)), shift in zip(_WAYS.items(), (-0.14, 0.14), strict=True):
+        heights = misfits.loc[(kappa, way)].to_numpy()
+        line(ax, name, *canvas.stems(at + shift, low, heights), color=colour, linewidth=10,
+             solid_capstyle="butt")
+    title(ax, "Unexplained share of Z, by layer")

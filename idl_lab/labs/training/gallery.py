@@ -1,0 +1,60 @@
+"""A model of the digits, and what training it costs."""
+
+from __future__ import annotations
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from idl_lab.data import load
+from idl_lab.labs.kit.plots import draw_history
+from idl_lab.labs.kit.problems import generator
+from idl_lab.labs.training.plots import draw_sweep, draw_tolerance
+from idl_lab.labs.training.problems import tolerance_study
+from idl_lab.model import ImplicitModel
+from idl_lab.training import evaluate, fit
+
+
+def _trained() -> tuple[ImplicitModel, Tensor, Tensor, object]:
+    train, test = load("digits", seed=0)
+    digits = ImplicitModel(64, 10, 40, kappa=0.9, generator=generator(), device="cpu")
+    history = fit(digits, train, test, epochs=8, progress=False)
+    U, labels = next(iter(test))
+    return digits, U, labels, history
+
+
+def history() -> Figure:
+    """Eight epochs on the digits."""
+    return draw_history(_trained()[3])
+
+
+def sweep() -> Figure:
+    """κ on the digits, three runs each: what it costs, and that it buys nothing there."""
+    rows = []
+    for kappa in (0.0, 0.5, 0.9, 0.99):
+        for run in range(3):
+            draws = torch.Generator("cpu").manual_seed(run)
+            train, test = load("digits", seed=run, batch_size=128)
+            digits = ImplicitModel(64, 10, 40, kappa=kappa, generator=draws, device="cpu")
+            fit(digits, train, epochs=8, lr=0.01, progress=False)
+            U = test.dataset.tensors[0]
+            with torch.no_grad():
+                steps = digits.equilibrium(U, keep_states=True).stats.steps
+            rows.append({"kappa": kappa, "accuracy": evaluate(digits, test), "steps": steps})
+    return draw_sweep(pd.DataFrame(rows), "kappa", {"accuracy": "accuracy",
+                                                          "steps": "steps of the solver"})
+
+
+def tolerance() -> Figure:
+    """A trained model solved to tol = 0.1: the bound promises nothing, the margins hold."""
+    digits, _, _, _ = _trained()
+    U, labels = load("digits")[1].dataset.tensors
+    table, scores, exact = tolerance_study(digits, U, labels, [10.0 ** k for k in range(-5, 3)])
+    best = exact.topk(2, dim=1).values
+    margins = best[:, 0] - best[:, 1]
+    doubtful = int(margins.argmin())
+    return draw_tolerance(table, margins, 0.1, scores[4, doubtful], exact[doubtful])
+
+
+GALLERY = (history, sweep, tolerance)

@@ -1,0 +1,153 @@
+"""pyproject.toml, the pins and environment.yml hold together; the Makefile fails in a sentence."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+import idl_lab
+
+pytestmark = pytest.mark.cpu_default
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+CONDA = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+PIN_LINES = [line for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+             if line and not line.startswith("#")]
+PINS = {canonicalize_name(name): version
+        for name, version in (line.split("==") for line in PIN_LINES)}
+DIRECT = [Requirement(text) for text in [
+    *PROJECT["project"]["dependencies"],
+    *PROJECT["project"]["optional-dependencies"]["test"],
+    *PROJECT["build-system"]["requires"],
+]]
+# Pinned by torch's own metadata; only the wheel of the package index wants them.
+CUDA = ("nvidia-", "cuda-", "triton")
+
+
+@pytest.mark.parametrize("wanted", DIRECT, ids=str)
+def test_every_direct_dependency_is_pinned_within_its_bound(wanted):
+    assert canonicalize_name(wanted.name) in PINS
+    assert wanted.specifier.contains(PINS[canonicalize_name(wanted.name)])
+
+
+@pytest.mark.parametrize("name", PINS)
+def test_the_pins_are_closed_under_requirement(name):
+    try:
+        needed = [Requirement(text) for text in requires(name) or []]
+    except PackageNotFoundError:
+        pytest.fail(f"{name} is pinned but not installed here: this is not the pinned environment")
+    for other in needed:
+        if other.marker and not other.marker.evaluate({"extra": ""}):
+            continue
+        if not other.name.startswith(CUDA):
+            assert canonicalize_name(other.name) in PINS, f"{name} needs {other}"
+
+
+def test_pins_are_exact_sorted_and_without_local_versions():
+    assert PIN_LINES == sorted(PIN_LINES, key=lambda line: line.split("==")[0].lower())
+    assert len(PINS) == len(PIN_LINES)
+    assert all(Version(version).local is None for version in PINS.values())
+    assert PINS["torch"] == "2.13.0"
+    assert not [name for name in PINS if name.startswith((*CUDA, "torchvision"))]
+
+
+def test_conda_takes_python_and_pip_and_leaves_the_rest_to_the_pins():
+    assert CONDA["name"] == PROJECT["project"]["name"] == "idl_lab"
+    assert CONDA["channels"] == ["conda-forge", "nodefaults"]
+    *packages, through_pip = CONDA["dependencies"]
+    python, pip = packages
+    assert pip == "pip"
+    assert through_pip == {"pip": ["-r requirements.txt", "-e ."]}
+    bounds = SpecifierSet(python.removeprefix("python"))
+    assert PROJECT["project"]["requires-python"] in [str(bound) for bound in bounds]
+
+
+def test_one_version():
+    assert idl_lab.__version__ == PROJECT["project"]["version"]
+
+
+# The Makefile, run for real in a copy of what it needs.
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Run make in a copy; PATH holds only what the test puts into bin/, and grep and id."""
+    binaries = tmp_path / "bin"
+    binaries.mkdir()
+    for tool in ["grep", "id", "rm"]:
+        (binaries / tool).symlink_to(shutil.which(tool))
+    for file in ["Makefile", "pyproject.toml", "requirements.txt"]:
+        shutil.copy(ROOT / file, tmp_path)
+    program = shutil.which("make")
+
+    def run(target: str, **environment: str) -> tuple[int, list[str]]:
+        clean = {k: v for k, v in os.environ.items()
+                 if not k.startswith(("PIP_", "MAKE", "MFLAGS", "PYTHON"))}
+        done = subprocess.run([program, target], cwd=tmp_path, capture_output=True, text=True,
+                              env=clean | {"PATH": str(binaries)} | environment)
+        said = [line for line in done.stderr.splitlines() if not line.startswith("make")]
+        return done.returncode, done.stdout.splitlines() + said
+
+    return run
+
+
+def stub(tmp_path: Path, name: str, script: str) -> None:
+    path = tmp_path / "bin" / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize("target", ["run", "test", "lab", "venv"])
+def test_no_python_is_one_sentence(make, tmp_path, target):
+    status, said = make(target)
+    assert status != 0 and not (tmp_path / ".venv").exists()
+    [sentence] = said
+    assert sentence.startswith("idl_lab needs Python >= 3.11 and found only no python3 python3.14")
+
+
+def test_an_old_python_is_one_sentence_that_names_it(make, tmp_path):
+    stub(tmp_path, "python3", 'case "$2" in *print*) echo 3.9;; *) exit 1;; esac')
+    stub(tmp_path, "python3.12", "exit 127")  # as a version manager's shim does
+    status, said = make("run")
+    assert status != 0 and not (tmp_path / ".venv").exists()
+    assert said == ["idl_lab needs Python >= 3.11 and found only python3 (3.9): install one or "
+                    "name it, make run PYTHON=/path/to/python3.11"]
+
+
+def test_a_python_without_venv_is_one_sentence(make, tmp_path):
+    stub(tmp_path, "python3", f'case "$2" in *ensurepip*) exit 1;; *) exec {sys.executable} "$@";; '
+                              'esac')
+    status, said = make("run")
+    assert status != 0 and not (tmp_path / ".venv").exists()
+    [sentence] = said
+    assert sentence.startswith("python3 (3.") and "has no venv or ensurepip module" in sentence
+
+
+def test_no_network_is_one_sentence(make, tmp_path):
+    status, said = make("run", PYTHON=sys.executable, PIP_CONFIG_FILE=os.devnull,
+                        PIP_INDEX_URL="http://127.0.0.1:9/simple")
+    assert status != 0
+    [sentence] = said
+    assert sentence.startswith("The packages cannot be downloaded: pip reaches no package index")
+
+
+def test_a_complete_environment_needs_no_network(make, tmp_path):
+    stub_environment = tmp_path / ".venv" / "bin"
+    stub_environment.mkdir(parents=True)
+    (stub_environment / "python").write_text('#!/bin/sh\necho "python $@"\n')
+    (stub_environment / "python").chmod(0o755)
+    (tmp_path / ".venv" / ".complete").touch()
+    assert make("run", ARGS="02 -p kappa 0.5") == (0, ["python -m idl_lab run 02 -p kappa 0.5"])

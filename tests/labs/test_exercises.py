@@ -1,0 +1,96 @@
+"""Every exercise: untouched, each slip, right, hard-coded, and answers that are odd."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+import pytest
+import torch
+
+from idl_lab import labs
+from idl_lab.labs import check
+from idl_lab.labs.kit.exercise import Example, Exercise, Outcome
+from idl_lab.labs.kit.problems import generator
+
+EXERCISES = {f"{topic.name}.{name}": exercise
+             for topic in pkgutil.iter_modules(labs.__path__) if topic.ispkg
+             and importlib.util.find_spec(f"{labs.__name__}.{topic.name}.exercises")
+             for name, exercise in vars(getattr(check, topic.name)).items()
+             if isinstance(exercise, (Exercise, Example))}
+FUNCTIONS = {name: e for name, e in EXERCISES.items() if isinstance(e, Exercise)}
+EXAMPLES = {name: e for name, e in EXERCISES.items() if isinstance(e, Example)}
+ODD = [None, 3, 1.5, "x", [1.0, 2.0], {}, torch.ones(2, 3, device="cpu"), int,
+       torch.ones(4, dtype=torch.complex128, device="cpu"), lambda *arguments: "x",
+       lambda *arguments: 1j, lambda: 0.0, lambda *arguments: arguments[0], object()]
+
+
+def named(exercises: dict) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("exercise", exercises.values(), ids=exercises)
+
+
+def slips(exercises: dict) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(
+        ("exercise", "said", "slip"),
+        [pytest.param(e, said, slip, id=f"{name}-{k}")
+         for name, e in exercises.items() for k, (said, slip) in enumerate(e.slips.items())])
+
+
+@named(EXERCISES)
+def test_untouched_is_not_attempted(exercise):
+    assert exercise(...).outcome is Outcome.NOT_ATTEMPTED
+    assert exercise.what in exercise(...).sentence
+
+
+@named(FUNCTIONS)
+def test_the_right_function_is_right_whatever_it_is_given(exercise):
+    assert exercise(exercise.right).right
+    verdict = exercise(lambda *arguments: exercise.right(*arguments) + 1)
+    assert verdict.outcome is Outcome.HINT
+
+
+@named(FUNCTIONS)
+def test_a_stub_that_returns_its_dots_is_not_attempted(exercise):
+    assert exercise(lambda *arguments: ...).outcome is Outcome.NOT_ATTEMPTED
+
+
+@named(FUNCTIONS)
+def test_a_hard_coded_answer_is_not_right(exercise):
+    first = exercise.right(*exercise.inputs(generator()))
+    assert exercise(lambda *arguments: first).outcome is Outcome.HINT
+
+
+@slips(FUNCTIONS)
+def test_each_slip_gets_its_own_sentence(exercise, said, slip):
+    assert exercise(slip).sentence == said
+    assert not exercise(slip).right
+
+
+@named(EXAMPLES)
+def test_the_right_example_is_right(exercise):
+    assert exercise(exercise.right).right
+
+
+@slips(EXAMPLES)
+def test_each_wrong_example_gets_its_own_sentence(exercise, said, slip):
+    verdict = exercise(slip)
+    assert verdict.outcome is Outcome.HINT and said in verdict.sentence, verdict
+
+
+@named(EXERCISES)
+@pytest.mark.parametrize("answer", ODD, ids=lambda a: type(a).__name__)
+def test_no_answer_raises(exercise, answer):
+    verdict = exercise(answer)
+    assert not verdict.right and verdict.sentence
+
+
+@named(FUNCTIONS)
+def test_an_answer_that_overwrites_what_it_is_given_spoils_nothing(exercise):
+    def careless(*arguments):
+        value = exercise.right(*arguments)
+        for a in arguments:
+            if isinstance(a, torch.Tensor):
+                a.zero_()
+        return value
+
+    assert exercise(careless).right

@@ -1,0 +1,83 @@
+"""What every saved lab obeys, so that nothing but its content needs a reader's eye."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from pathlib import Path
+
+import nbformat
+import pytest
+
+pytestmark = pytest.mark.cpu_default
+ROOT = Path(__file__).parents[2]
+LABS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+MACHINE = re.compile(r"/(?:home|root|tmp|Users|work|opt)/\w|0x[0-9a-f]{8,}|127\.0\.0\.1")
+
+
+def code(notebook) -> list:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+@pytest.fixture(params=LABS, ids=lambda p: p.stem)
+def lab(request):
+    return request.param, nbformat.read(request.param, as_version=4)
+
+
+def test_the_series_is_numbered():
+    assert [p.name[:3] for p in LABS] == [f"{k:02d}_" for k in range(len(LABS))] and len(LABS) >= 3
+
+
+def test_saved_from_one_clean_run(lab):
+    path, notebook = lab
+    nbformat.validate(notebook)
+    cells = code(notebook)
+    assert [c.execution_count for c in cells] == list(range(1, len(cells) + 1))
+    assert not [o for c in cells for o in c.outputs if o.output_type == "error"]
+    assert not [o.text for c in cells for o in c.outputs if o.get("name") == "stderr"]
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert path.stat().st_size < 400_000
+
+
+def test_shape(lab):
+    _, notebook = lab
+    cells = code(notebook)
+    lengths = [len(c.source.splitlines()) for c in cells]
+    assert statistics.median(lengths) <= 12 and max(lengths) <= 30
+    tags = [tag for c in cells for tag in c.metadata.get("tags", [])]
+    assert tags.count("parameters") == 1 and "solution" in tags
+    parameters = next(c for c in cells if "parameters" in c.metadata.get("tags", []))
+    assert {"seed", "device"} <= {line.split(" = ")[0] for line in parameters.source.splitlines()}
+    text = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+    for part in ("At the end you can", "Exercise", "## Takeaways", "**References.**"):
+        assert part in text
+    assert sum("assert" in c.source for c in cells) >= 5
+
+
+def test_the_panel_has_a_static_twin(lab):
+    _, notebook = lab
+    bundles = [o.data for c in code(notebook) for o in c.outputs if "data" in o]
+    panels = [b for b in bundles if b.get("text/plain", "").startswith("Panel(")]
+    assert panels
+    for bundle in panels:
+        assert "image/png" in bundle and "application/vnd.jupyter.widget-view+json" in bundle
+
+
+def test_nothing_of_the_machine_is_saved(lab):
+    _, notebook = lab
+    for cell in notebook.cells:
+        shown = cell.source + json.dumps([
+            {k: v for k, v in o.get("data", {"text": o.get("text")}).items() if k != "image/png"}
+            for o in cell.get("outputs", [])])
+        assert not MACHINE.search(shown), MACHINE.search(shown)
+
+
+def test_readme_names_every_lab_and_only_files_that_exist():
+    readme = (ROOT / "README.md").read_text()
+    linked = set(re.findall(r"\]\(((?:notebooks|figures)/[^)]+)\)", readme))
+    assert {f"notebooks/{p.name}" for p in LABS} <= linked
+    assert all((ROOT / name).exists() for name in linked)
+    rooms = set(re.findall(r"\b([a-z_]+)\.py\b", readme)) - {"__main__"}
+    there = {p.stem for p in (ROOT / "idl_lab").glob("*.py")} - {"__init__", "__main__"}
+    assert rooms == there

@@ -1,0 +1,243 @@
+"""The pictures: what is plotted, not pixels; and that a redraw updates in place."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import io
+import pkgutil
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import torch
+from helpers import pixels
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from idl_lab import labs
+from idl_lab.fixed_point import Anderson, Picard
+from idl_lab.fixed_point.solution import Trace
+from idl_lab.labs.fixed_points.plots import draw_convergence, draw_model, draw_state
+from idl_lab.labs.kit import canvas
+from idl_lab.labs.kit.plots import draw_history, draw_residuals
+from idl_lab.labs.kit.problems import random_matrix, solve_quietly
+from idl_lab.labs.start_here.plots import draw_digit
+from idl_lab.labs.well_posedness import gallery as wp_gallery
+from idl_lab.labs.well_posedness.plots import (
+    draw_norm_bound,
+    draw_paths,
+    draw_row_sums,
+    draw_spectrum,
+)
+from idl_lab.labs.well_posedness.problems import several_starts, spread
+from idl_lab.runs import gallery
+
+CPU = {"dtype": torch.float64, "device": "cpu"}
+
+
+def problem(kappa: float = 0.9, n: int = 6, starts: int = 3):
+    generator = torch.Generator("cpu").manual_seed(1)
+    A = random_matrix(n, kappa, "positive", generator=generator)
+    b = torch.full((starts, n), 0.1, **CPU)
+    return A, b, several_starts(n, starts, generator=generator)
+
+
+def moving(figure: Figure) -> dict:
+    return {(k, name): part for k, ax in enumerate(figure.axes)
+            for name, part in canvas.moving(ax).items()}
+
+
+def test_residual_curves_are_the_traces():
+    A, b, X0 = problem()
+    solutions = {"Picard": solve_quietly(A, b, "relu", Picard(), X0),
+                 "Anderson": solve_quietly(A, b, "relu", Anderson(), X0)}
+    figure = draw_residuals(solutions, step=4, tol=1e-6)
+    parts = moving(figure)
+    for k, solution in enumerate(solutions.values()):
+        worst = solution.trace.worst.numpy()
+        np.testing.assert_array_equal(parts[0, f"rest {k}"].get_ydata(), worst)
+        np.testing.assert_array_equal(parts[0, f"curve {k}"].get_ydata(), worst[:4])
+        assert parts[0, f"dot {k}"].get_xdata() == [4]
+        assert f"{solution.stats.steps} steps" in parts[0, f"name {k}"].get_text()
+
+
+def test_a_failed_solve_is_named_in_its_curve():
+    A, b, X0 = problem(kappa=1.4)
+    solution = solve_quietly(A, b, "relu", Picard(max_steps=30), X0)
+    text = moving(draw_residuals({"Picard": solution}))[0, "name 0"].get_text()
+    assert text == "Picard: 30 steps, diverged"
+
+
+def test_a_solve_that_overflowed_is_drawn():
+    A, b, X0 = problem(kappa=1.4)
+    solution = solve_quietly(A, b, "relu", Picard(max_steps=3000), X0)
+    assert not torch.isfinite(solution.trace.worst).all()
+    figure = draw_residuals({"Picard": solution})
+    assert canvas.png(figure) and np.isfinite(figure.axes[0].get_ylim()).all()
+
+
+def test_norm_bound_draws_eigenvalues_rows_and_ends():
+    A, b, X0 = problem()
+    solution = solve_quietly(A, b, "tanh", Picard(), X0)
+    figure = draw_norm_bound(A, solution, 0.9, 1e-6, "words")
+    parts = moving(figure)
+    drawn = parts[0, "values"].get_xdata() + 1j * parts[0, "values"].get_ydata()
+    expected = np.linalg.eigvals(A.numpy())
+    assert np.abs(np.sort_complex(drawn) - np.sort_complex(expected)).max() < 1e-12
+    bars = parts[1, "in"].get_ydata()
+    np.testing.assert_allclose(bars[1::3], A.abs().sum(dim=1).numpy())
+    assert parts[0, "verdict"].get_text() == "words"
+    ends = {name for _, name in parts if name.startswith("end")}
+    assert len(ends) == len(X0)
+
+
+def test_rows_past_one_change_colour():
+    A = torch.diag(torch.tensor([0.5, 1.5, 0.2], **CPU))
+    parts = moving(draw_row_sums(A, 0.9))
+    assert parts[0, "in"].get_ydata()[1::3].tolist() == [0.5, 0.2]
+    assert parts[0, "out"].get_ydata()[1::3].tolist() == [1.5]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e200])
+def test_a_state_out_of_range_stays_in_the_frame(value):
+    goal = torch.ones(3, **CPU)
+    state = torch.tensor([1.0, value, -1.0], **CPU)
+    dots = moving(draw_state(state, goal))[0, "dots"].get_ydata()
+    assert np.isfinite(dots).all() and dots.max() <= 1.3
+    paths = torch.stack([state.expand(2, 3), goal.expand(2, 3)])
+    draw_paths(paths)
+
+
+def test_one_dimensional_paths_lie_on_the_axis():
+    states = torch.tensor([[[0.5], [-0.5]], [[1.0], [-1.0]]], **CPU)
+    assert moving(draw_paths(states))[0, "path 0"].get_ydata().tolist() == [0, 0]
+
+
+def test_a_second_call_updates_the_same_figure():
+    A, b, X0 = problem()
+    first = solve_quietly(A, b, "relu", Picard(), X0)
+    figure = draw_norm_bound(A, first, 0.9, 1e-6, "a", max_steps=200)
+    count = sum(len(ax.get_children()) for ax in figure.axes)
+    canvas.png(figure)
+    assert not figure.stale
+    half = solve_quietly(A / 2, b, "relu", Picard(), X0)
+    again = draw_norm_bound(A / 2, half, 0.45, 1e-6, "b", max_steps=200, figure=figure)
+    assert again is figure
+    assert sum(len(ax.get_children()) for ax in figure.axes) == count
+    assert not figure.stale, "only moving parts changed, the frame is to be kept"
+
+
+def test_a_redraw_gives_the_picture_of_a_fresh_one():
+    A, b, X0 = problem()
+    def draw(kappa, figure=None):
+        solution = solve_quietly(A * kappa / 0.9, b, "tanh", Picard(max_steps=100), X0)
+        return draw_norm_bound(A * kappa / 0.9, solution, kappa, 1e-6, max_steps=100,
+                                     figure=figure)
+    used = draw(0.3)
+    canvas.png(used)
+    again, fresh = canvas.png(draw(1.2, used)), canvas.png(draw(1.2))
+    np.testing.assert_array_equal(pixels(again), pixels(fresh))
+    assert np.abs(pixels(again) - pixels(canvas.png(draw(0.3)))).max() > 50
+
+
+def test_fast_picture_shows_what_a_saved_one_shows():
+    figure = wp_gallery.norm_bound()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    saved, fast = pixels(buffer.getvalue()), pixels(canvas.png(figure))
+    assert saved.shape == fast.shape
+    # The order of painting differs a little where lines cross the frame.
+    assert (np.abs(saved - fast) > 60).mean() < 0.01
+
+
+def test_style_is_ours_whatever_the_user_set():
+    with mpl.rc_context({"axes.spines.top": True, "font.size": 30}):
+        figure = draw_state(torch.ones(3, **CPU), torch.ones(3, **CPU))
+        assert not figure.axes[0].spines["top"].get_visible()
+        assert mpl.rcParams["font.size"] == 30
+
+
+def test_every_picture_is_in_the_gallery_and_committed():
+    names = {name for topic in pkgutil.walk_packages(labs.__path__, f"{labs.__name__}.")
+             if topic.name.endswith(".plots")
+             for name in vars(importlib.import_module(topic.name)) if name.startswith("draw_")}
+    assert set(gallery.gallery()) == names
+    # `make bench` measures and draws draw_bench.
+    assert {p.stem for p in gallery.FOLDER.glob("*.png")} == names | {"draw_bench"}
+
+
+@pytest.mark.cpu_default  # training draws its batches on torch's default device
+def test_the_gallery_is_drawn_anew(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["figures", "--out", str(tmp_path)])
+    gallery.main()
+    made = sorted(p.stem for p in tmp_path.glob("*.png"))
+    assert made == sorted(gallery.gallery()) and len(capsys.readouterr().out.split()) == len(made)
+    for path in tmp_path.glob("*.png"):
+        grey = pixels(path.read_bytes())
+        assert grey.std() > 5, f"{path.name} is blank"
+
+
+@pytest.mark.parametrize("kind", ["positive", "signed"])
+def test_random_matrix_has_the_norm(kind):
+    A = random_matrix(9, 1.3, kind, generator=torch.Generator("cpu").manual_seed(0))
+    assert float(A.abs().sum(dim=1).max()) == pytest.approx(1.3, abs=1e-12)
+    assert (A > 0).all() == (kind == "positive")
+
+
+def test_spread_is_the_largest_distance_of_ends():
+    starts = torch.tensor([[-1.0], [1.0]], **CPU)
+    solution = solve_quietly(torch.tensor([[2.0]], **CPU), 0 * starts, "tanh", Picard(), starts)
+    assert spread(solution) == pytest.approx(2 * 0.95750402, abs=1e-5)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ({"n": 0}, "n must be at least 1, got 0"),
+    ({"norm": -1.0}, "norm must be >= 0, got -1"),
+    ({"kind": "positiv"}, "Did you mean 'positive'"),
+])
+def test_random_matrix_refuses(arguments, message):
+    given = {"n": 3, "norm": 0.5, "kind": "signed"} | arguments
+    with pytest.raises(ValueError, match=message):
+        random_matrix(**given, generator=torch.Generator("cpu"))
+
+
+def test_a_users_own_axes_show_everything_live():
+    figure = Figure()
+    FigureCanvasAgg(figure)
+    A, b, X0 = problem()
+    draw_residuals({"Picard": solve_quietly(A, b, "relu", Picard(), X0)},
+                         ax=figure.add_subplot())
+    figure.canvas.draw()
+    colours = np.asarray(figure.canvas.buffer_rgba())[:, :, :3].astype(int)
+    blue = np.abs(colours - np.array([0x00, 0x72, 0xB2])).max(axis=2) < 8
+    assert blue.sum() > 100
+
+
+SOLVED = solve_quietly(*(t.to("cpu") for t in problem()[:2]), "relu", Picard())
+STATELESS = dataclasses.replace(SOLVED, trace=Trace(SOLVED.trace.residuals))
+VECTOR, MATRIX = torch.ones(3, **CPU), torch.eye(3, **CPU)
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda: draw_residuals({}), "at least one Solution"),
+    (lambda: draw_residuals(VECTOR), "mapping of names to Solutions, got Tensor"),
+    (lambda: draw_residuals({"a": 3}), "'a' must be a Solution, got int"),
+    (lambda: draw_residuals({"a": SOLVED}, tol=-1.0), "tol must be > 0, got -1"),
+    (lambda: draw_residuals({"a": SOLVED}, step=-1), "step must be at least 0, got -1"),
+    (lambda: draw_convergence({"a": STATELESS}, VECTOR, 1), "keep_states=True"),
+    (lambda: draw_norm_bound(MATRIX, STATELESS, 0.9), "keep_states=True"),
+    (lambda: draw_row_sums(MATRIX * float("nan")), "A must be finite"),
+    (lambda: draw_row_sums(VECTOR), r"A must have shape \(n, p\), got \(3,\)"),
+    (lambda: draw_spectrum(VECTOR), r"A must have shape \(n, n\), got \(3,\)"),
+    (lambda: draw_paths(MATRIX), r"states must have 3 axes, got shape \(3, 3\)"),
+    (lambda: draw_state(MATRIX, VECTOR), "state must have 1 axes"),
+    (lambda: draw_state(VECTOR, MATRIX[0, :2]), "same size"),
+    (lambda: draw_digit(MATRIX, MATRIX, MATRIX, step=-7), "step must be at least 0, got -7"),
+    (lambda: draw_digit(VECTOR, MATRIX, MATRIX), "pixels must have 2 axes"),
+    (lambda: draw_history(3), "history must be the table of training.fit, got int"),
+    (lambda: draw_model({}), "at least one model"),
+])
+def test_pictures_refuse(call, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        call()

@@ -1,0 +1,191 @@
+"""Panels: redraws, stale events, errors, and what a saved notebook keeps."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+
+import numpy as np
+import pytest
+import torch
+from helpers import pixels
+
+from idl_lab.labs.fixed_points.panel import convergence_panel
+from idl_lab.labs.kit.panel import Panel, slider
+from idl_lab.labs.kit.problems import random_matrix
+from idl_lab.labs.start_here.panel import digit_panel
+from idl_lab.labs.well_posedness.panel import norm_bound_panel
+from idl_lab.model import ImplicitModel
+
+
+def from_browser(control, value) -> None:
+    """Deliver what the browser sends when a slider is dragged."""
+    control._handle_msg({"content": {"data": {"method": "update", "state": {"value": value},
+                                              "buffer_paths": []}}, "buffers": []})
+
+
+def picture(panel: Panel) -> bytes:
+    return bytes(panel._image.value)
+
+
+def small_digit_panel() -> Panel:
+    generator = torch.Generator("cpu").manual_seed(0)
+    model = ImplicitModel(64, 10, 8, device="cpu", generator=generator)
+    U = torch.rand(5, 64, generator=generator, device="cpu")
+    return digit_panel(model, U, torch.arange(5, device="cpu"), steps=6)
+
+
+PANELS = {"convergence": (convergence_panel, {"kappa": 0.5}),
+          "norm bound": (norm_bound_panel, {"kappa": 1.3}),
+          "digit": (small_digit_panel, {"image": 3})}
+
+
+@pytest.mark.parametrize(("make", "move"), PANELS.values(), ids=PANELS)
+def test_panel_draws_once_and_follows_its_controls(make, move):
+    panel = make()
+    assert panel.redraws == 1
+    first, figure = picture(panel), panel.figure
+    assert first.startswith(b"\x89PNG")
+    panel.set(**move)
+    assert panel.redraws == 2 and picture(panel) != first and panel.figure is figure
+    for name, control in panel.controls.items():
+        assert panel.values[name] == control.value
+
+
+def test_every_setting_of_the_norm_bound_panel_draws():
+    panel = norm_bound_panel(n=6)
+    for phi in panel.controls["activation"].options:
+        for kind in panel.controls["kind"].options:
+            for kappa in (0.0, 0.99, 1.5):
+                panel.set(activation=phi, kind=kind, kappa=kappa)
+                words = panel.figure.axes[0].texts[-1].get_text()
+                A = random_matrix(6, kappa, kind, generator=torch.Generator("cpu").manual_seed(0))
+                root = np.abs(np.linalg.eigvals(A.abs().numpy())).max()
+                top = np.linalg.eigvalsh((A + A.mT).numpy() / 2)[-1]
+                promised = (0.25 if phi == "sigmoid" else 1) * min(root, top) < 1
+                assert ("Guaranteed" in words) == promised, (phi, kind, kappa, words)
+    for n in (2, 60):
+        panel.set(n=n, activation="tanh")
+
+
+@pytest.mark.parametrize(("phi", "words"), [("relu", "diverges"), ("tanh", "several equilibria")])
+def test_past_one_the_panel_shows_what_happens(phi, words):
+    panel = norm_bound_panel(kappa=1.3, activation=phi)
+    assert words in panel.figure.axes[0].texts[-1].get_text()
+
+
+def counting_panel(cost: float = 0.0) -> tuple[Panel, list]:
+    from idl_lab.labs.kit.canvas import axes, line
+    seen = []
+
+    def draw(value, figure):
+        if value == 13:
+            raise ValueError("unlucky")
+        seen.append(value)
+        ax = axes(figure and figure.axes[0])
+        line(ax, "dot", [0.5], [value / 20], "o")
+        return ax.figure
+    return Panel(draw, {"value": slider(0, 0, 20, 1, "value")}), seen
+
+
+def test_stale_events_are_dropped_and_the_last_is_drawn():
+    panel, seen = counting_panel()
+
+    async def drag():
+        for value in range(1, 13):
+            from_browser(panel.controls["value"], value)
+        await asyncio.sleep(0.2)
+    asyncio.run(drag())
+    assert seen == [0, 12] and panel.redraws == 2
+
+
+def test_code_draws_at_once_and_errors_reach_it():
+    panel, seen = counting_panel()
+
+    async def cell():  # a notebook's cell runs inside the kernel's loop too
+        panel.controls["value"].value = 5
+        assert seen == [0, 5]
+        with pytest.raises(ValueError, match="unlucky"):
+            panel.set(value=13)
+    asyncio.run(cell())
+
+
+def test_an_error_while_dragging_is_shown_and_goes_away(capsys):
+    panel, _ = counting_panel()
+
+    async def drag(value):
+        from_browser(panel.controls["value"], value)
+        await asyncio.sleep(0.1)
+    asyncio.run(drag(13))
+    assert "ValueError: unlucky" in panel._message.value
+    assert "unlucky" in capsys.readouterr().err
+    asyncio.run(drag(14))
+    assert panel._message.value == ""
+
+
+def test_an_error_at_creation_is_raised():
+    def draw(value, figure):
+        raise RuntimeError("no")
+    with pytest.raises(RuntimeError, match="no"):
+        Panel(draw, {"value": slider(0, 0, 1, 1, "value")})
+
+
+def test_unknown_control_is_named():
+    panel, _ = counting_panel()
+    with pytest.raises(ValueError, match="no control is called kapa; there is value"):
+        panel.set(kapa=1)
+
+
+def test_set_draws_once_for_many_controls():
+    panel = small_digit_panel()
+    panel.set(image=2, step=1)
+    assert panel.redraws == 2
+
+
+def test_saved_panel_keeps_its_picture_and_size():
+    panel, _ = counting_panel()
+    shown = pixels(picture(panel))
+    bundle = panel._repr_mimebundle_()
+    saved = base64.b64decode(bundle["image/png"])
+    assert np.abs(pixels(saved) - shown).max() < 10 and saved == picture(panel)
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+    assert base64.b64decode(bundle["image/png"]) == picture(panel)
+    width, height = panel.figure.bbox.size
+    assert panel._image.layout.height == f"{height:.0f}px"
+    assert panel._image.layout.width == f"{width:.0f}px"
+
+
+def test_a_panel_leaves_the_number_of_threads_alone():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        counting_panel()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda: convergence_panel(kappa=1.5), "must be >= 0 and <= 0.99, got 1.5"),
+    (lambda: convergence_panel(activation="rleu"), "Did you mean 'relu'"),
+    (lambda: norm_bound_panel(kappa=2), "must be >= 0 and <= 1.5, got 2"),
+    (lambda: norm_bound_panel(n=1), "n must be at least 2, got 1"),
+    (lambda: norm_bound_panel(kind="pos"), "Did you mean 'positive'"),
+    (lambda: digit_panel(None, torch.ones(2, 9, device="cpu"), [0, 1]), "p=64"),
+    (lambda: digit_panel(None, torch.ones(0, 64, device="cpu"), []), "at least one"),
+    (lambda: small_digit_panel().set(image=99), "image must be >= 0 and <= 4, got 99"),
+])
+def test_panels_refuse(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_a_refused_setting_moves_nothing():
+    panel = norm_bound_panel(n=3)
+    with pytest.raises(ValueError, match="activation"):
+        panel.set(kappa=0.5, activation="bad")
+    assert panel.values["kappa"] == 0.9 and panel.redraws == 1
+
+
+def test_a_larger_n_than_the_slider_has_is_drawn():
+    assert norm_bound_panel(n=80).values["n"] == 80

@@ -1,0 +1,410 @@
+"""SIM end to end: small teachers of the digits, a solver in a dozen lines, refusals."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from helpers import draw, rejects
+from sklearn.datasets import load_digits
+from torch import nn
+
+from idl_lab.fixed_point.solution import ConvergenceWarning
+from idl_lab.sim import SIM
+from idl_lab.sim.solvers import ADMMSolver, BaseSolver, ProjectedGDLowRankSolver
+from idl_lab.training import accuracy
+from idl_lab.well_posedness import inf_norm
+
+# A few hundred gradient steps are enough for what is tested here, not for the gap that is asked.
+pytestmark = pytest.mark.filterwarnings("ignore:(state|output) matching stopped early")
+DEFAULT = []
+
+
+@pytest.fixture(autouse=True)
+def _teachers_on_the_cpu():
+    """Layers are made without a device, so on the CPU; only idl_lab meets the default one."""
+    DEFAULT[:] = [torch.get_default_device()]
+    torch.set_default_device("cpu")
+    yield
+    torch.set_default_device(DEFAULT.pop())
+
+
+class Gradient(BaseSolver):
+    """Accelerated proximal gradient with restarts: a solver of one's own."""
+
+    def iterates(self, problem):
+        step = 1 / problem.spectrum[0].max()
+        W = V = problem.zeros()
+        t = 1.0
+        while True:
+            N = problem.prox(V - step * problem.gradient(V), step)
+            up = bool(((V - N) * (N - W)).sum() > 0)
+            s = 1.0 if up else (1 + (1 + 4 * t * t) ** 0.5) / 2
+            W, V, t = N, N if up else N + (t - 1) / s * (N - W), s
+            yield W
+
+
+class Exact(Gradient):
+    """Minimum-norm least squares, whatever the norm of A is."""
+
+    honours_kappa = False
+
+    def iterates(self, problem):
+        yield problem.cross @ torch.linalg.pinv(problem.gram, hermitian=True, rtol=1e-12)
+
+
+class IllPosed(Exact):
+    """An A for which nothing is certain."""
+
+    def iterates(self, problem):
+        W = next(super().iterates(problem))
+        W[:, :problem.ball].fill_diagonal_(2.0)
+        yield W
+
+
+class Liar(Exact):
+    """Promises the bound and breaks it."""
+
+    honours_kappa = True
+
+    def solve(self, problem):
+        return IllPosed(progress=False).solve(problem)
+
+
+def solver(lambda_z=1e-3, lambda_y=1e-3, steps=600, kind=Gradient):
+    return kind(lambda_z=lambda_z, lambda_y=lambda_y, max_steps=steps, tol=1e-5, check_every=100,
+                progress=False, device="cpu")
+
+
+def make(**options):
+    return SIM(**{"device": "cpu", "progress": False} | options)
+
+
+def train(teacher, loader, *, solver=None, **options):
+    found = make(**options)
+    with DEFAULT[0]:
+        return found.train(solver=solver or globals()["solver"](), model=teacher,
+                           dataloader=loader)
+
+
+def batches(U, y, size=100):
+    return list(zip(U.split(size), y.split(size), strict=True))
+
+
+@pytest.fixture(scope="module")
+def digits():
+    pixels, labels = load_digits(return_X_y=True)
+    U = torch.tensor(pixels / 16, device="cpu", dtype=torch.float32)
+    y = torch.tensor(labels, device="cpu")
+    return batches(U[:1400], y[:1400]), batches(U[1400:], y[1400:])
+
+
+def mlp(bias):
+    return nn.Sequential(nn.Linear(64, 32, bias=bias), nn.ReLU(), nn.Linear(32, 16, bias=bias),
+                         nn.ReLU(), nn.Linear(16, 10, bias=bias))
+
+
+def conv():
+    return nn.Sequential(nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.ReLU(),
+                         nn.Conv2d(4, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(),
+                         nn.Linear(32, 10))
+
+
+def tanh():
+    return nn.Sequential(nn.Linear(64, 24), nn.Tanh(), nn.Linear(24, 12), nn.Sigmoid(),
+                         nn.Linear(12, 10))
+
+
+TEACHERS = {"bias-free": lambda: mlp(False), "biases": lambda: mlp(True), "conv": conv,
+            "mixed": tanh}
+
+
+@pytest.fixture(scope="module")
+def taught(digits):
+    """Teachers trained on the digits, and their loaders."""
+    before, found = torch.get_default_device(), {}
+    torch.set_default_device("cpu")
+    for name, build in TEACHERS.items():
+        torch.manual_seed(0)
+        teacher = build()
+        shape = (1, 8, 8) if name == "conv" else (64,)
+        loaders = [[(U.reshape(-1, *shape), y) for U, y in part] for part in digits]
+        adam = torch.optim.Adam(teacher.parameters(), 1e-2)
+        for _ in range(12):
+            for U, y in loaders[0]:
+                adam.zero_grad()
+                nn.functional.cross_entropy(teacher(U), y).backward()
+                adam.step()
+        found[name] = teacher, *loaders
+    torch.set_default_device(before)
+    return found
+
+
+@torch.no_grad()
+def teachers_accuracy(teacher, loader):
+    return sum(len(U) * float(accuracy(teacher(U), y)) for U, y in loader) / sum(
+        len(U) for U, _ in loader)
+
+
+@pytest.mark.parametrize("name", ["bias-free", "biases", "conv"])
+def test_sim_reaches_its_teacher_with_a_certificate(taught, name):
+    teacher, data, test = taught[name]
+    found = train(teacher, data, solver=solver(1e-2, 1e-2, kind=ADMMSolver))
+    result, model = found.result, found.model
+    with DEFAULT[0]:
+        reached = found.evaluate(test)
+    assert teachers_accuracy(teacher, test) > 0.85
+    # Half a point is two of the 397 images.
+    assert abs(round(397 * (reached - teachers_accuracy(teacher, test)))) <= 2
+    assert model.certificate().condition.name == "NORM"
+    assert inf_norm(model.A) <= 0.99 and inf_norm(model.A.double()) <= 0.99
+    assert inf_norm(result.A) <= 0.99 and model.A.dtype == torch.float32
+    assert "Rescaled" in result.notes[0] and result.units.max() > 1
+    assert (result.state_bias is None) == (name == "bias-free")
+    assert min(result.stats["fit"].values()) > 0.99
+    assert result.stats["samples"] == 1400 and result.stats["nonzeros"]["D"] <= 640
+    assert torch.allclose(model.A.double(), result.A, atol=1e-5)
+
+
+def test_a_solver_of_ones_own_comes_close(taught):
+    teacher, data, test = taught["biases"]
+    found = train(teacher, data)
+    with DEFAULT[0]:
+        assert found.evaluate(test) == pytest.approx(teachers_accuracy(teacher, test), abs=0.0125)
+
+
+def test_a_solve_that_stops_early_warns(taught):
+    teacher, data, _ = taught["biases"]
+    with pytest.warns(ConvergenceWarning, match="state matching stopped early.*more max_steps"):
+        train(teacher, data, solver=solver(steps=3))
+
+
+def test_exact_matching_is_the_teacher_with_a_bound_or_says_that_it_is_not(taught):
+    teacher, data, test = taught["biases"]
+    found = train(teacher, data, solver=ADMMSolver(exact=True, progress=False))
+    assert min(found.result.stats["fit"].values()) > 1 - 1e-8
+    assert inf_norm(found.result.A) <= 0.99
+    U = torch.cat([U for U, _ in test])
+    with DEFAULT[0], torch.no_grad():
+        torch.testing.assert_close(found.model(U), teacher(U), atol=0.05, rtol=0)
+    with pytest.warns(UserWarning, match="state matching was to be exact.*A‖∞ ≤ κ = 0.99 misses"):
+        train(teacher, data, solver=ADMMSolver(exact=True, progress=False), rescale=False)
+
+
+def test_a_rank_is_kept_and_its_factors_are_saved(taught, tmp_path):
+    teacher, data, test = taught["biases"]
+    found = train(teacher, data, solver=ProjectedGDLowRankSolver(
+        rank=6, lambda_z=1e-2, lambda_y=1e-2, tol=1e-2, max_steps=60, progress=False))
+    A, factors = found.result.A, found.result.factors
+    assert torch.linalg.matrix_rank(A) == 6 and inf_norm(A) <= 0.99
+    assert factors.L.shape == (48, 6) and torch.equal(factors.to_dense(), A)
+    assert found.model.certificate().well_posed
+    found.save(tmp_path / "low.pt")
+    again = SIM.load(tmp_path / "low.pt", device="cpu").result
+    assert torch.equal(again.factors.L, factors.L) and torch.equal(again.A, A)
+
+
+def test_some_layers_alone_make_a_smaller_model(taught):
+    teacher, data, _ = taught["biases"]
+    found = train(teacher, data, layers=["3"])
+    assert found.model.A.shape == (16, 16) and "Only 1 of its 2 layers" in found.result.notes[0]
+
+
+def test_rescaling_is_worth_its_name(taught):
+    teacher, data, _ = taught["bias-free"]
+    scaled, plain = train(teacher, data), train(teacher, data, rescale=False)
+    layer = plain.result.layers[0].name
+    assert plain.result.stats["fit"][layer] < scaled.result.stats["fit"][layer]
+    assert "rescale=False" in plain.result.notes[0] and (plain.result.units == 1).all()
+
+
+def test_a_mixed_teacher_keeps_its_own_activations(taught):
+    teacher, data, test = taught["mixed"]
+    with pytest.warns(UserWarning, match="sigmoid, tanh is not positively homogeneous"):
+        found = train(teacher, data)
+    with DEFAULT[0]:
+        assert found.evaluate(test) > 0.7
+    phi, S = found.model.activation, draw(0, 2, 36)
+    assert torch.equal(phi(S), torch.cat([S[:, :12].sigmoid(), S[:, 12:].tanh()], 1))
+    rejects(lambda: train(teacher, data, activation_fn=torch.relu), ValueError,
+            "activation_fn is relu, but the teacher's 3 (Sigmoid) is sigmoid")
+
+
+def test_regenerated_states_are_those_of_the_model(taught):
+    teacher, data, _ = taught["biases"]
+    found = train(teacher, data, solver=solver(1.0, 0.0, 300), regenerate_states=True)
+    plain = train(teacher, data, solver=solver(1.0, 0.0, 300))
+
+    def error(model):
+        with torch.no_grad():
+            return sum(float((model(U) - teacher(U)).square().sum()) for U, _ in data)
+
+    assert torch.equal(found.result.A, plain.result.A)
+    assert error(found.model) < 0.5 * error(plain.model)
+    assert found.result.stats["fit"]["output"] < 1
+
+
+def test_least_squares_is_exact_and_not_evaluated_in_silence(taught):
+    teacher, data, test = taught["bias-free"]
+    found = train(teacher, data, solver=solver(kind=Exact), rescale=False)
+    assert min(found.result.stats["fit"].values()) > 1 - 1e-9
+    assert found.result.stats["inf_norm"] > 0.99
+    found = train(teacher, data, solver=solver(kind=IllPosed), rescale=False)
+    with pytest.warns(UserWarning) as caught:
+        found.evaluate(test)
+    assert any("not certified to be well-posed" in str(w.message) for w in caught)
+    with pytest.raises(ValueError, match="regenerate_states=True needs a well-posed model"):
+        train(teacher, data, solver=solver(kind=IllPosed), rescale=False, regenerate_states=True)
+    with pytest.raises(RuntimeError, match="Liar returned ‖A‖∞"):
+        train(teacher, data, solver=solver(kind=Liar), rescale=False)
+
+
+def test_a_fitted_model_is_saved_loaded_and_trained_on(taught, tmp_path):
+    teacher, data, test = taught["biases"]
+    found = train(teacher, data, solver=solver(steps=100))
+    found.save(tmp_path / "sim.pt")
+    with DEFAULT[0]:
+        again = SIM.load(tmp_path / "sim.pt", device="cpu")
+        assert again.evaluate(test) == found.evaluate(test)
+    assert torch.equal(again.result.A, found.result.A)
+    assert again.result.layers == found.result.layers and again.kappa == 0.99
+    assert again.result.notes == found.result.notes
+    U, y = data[0]
+    nn.functional.cross_entropy(found.model(U), y).backward()
+    assert all(p.grad is not None for p in found.model.parameters())
+
+
+def test_an_activation_without_a_name_is_asked_for(tmp_path):
+    teacher = nn.Sequential(nn.Linear(3, 4), nn.LeakyReLU(0.3), nn.Linear(4, 2)).double()
+    found = train(teacher, [draw(0, 20, 3)], dtype=torch.float64)
+    found.save(tmp_path / "sim.pt")
+    rejects(lambda: SIM.load(tmp_path / "sim.pt", device="cpu"), ValueError,
+            "leaky_relu(0.3) has no name", "activation_fn=")
+    again = SIM.load(tmp_path / "sim.pt", device="cpu", activation_fn=nn.LeakyReLU(0.3))
+    U = draw(1, 5, 3)
+    assert torch.allclose(again.model(U), found.model(U), atol=1e-6)
+
+
+def test_r_squared_of_float_targets():
+    teacher = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2)).double()
+    U = draw(0, 40, 3)
+    with torch.no_grad():
+        Y = teacher(U)
+    found = train(teacher, [U], solver=solver(kind=Exact), dtype=torch.float64)
+    assert found.evaluate(batches(U, Y, 7)) == pytest.approx(1, abs=1e-9)
+    noisy = Y + draw(1, 40, 2)
+    with torch.no_grad():
+        predicted = found.model(U)
+    wanted = 1 - (predicted - noisy).square().sum() / (noisy - noisy.mean(0)).square().sum()
+    assert found.evaluate(batches(U, noisy, 7)) == pytest.approx(float(wanted), abs=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rounding_keeps_the_bound(dtype):
+    A = draw(0, 30, 30)
+    A = A / A.abs().sum(1, keepdim=True) * 0.9
+    kept = make(kappa=0.9, dtype=dtype)._in_ball(A * (1 - 1e-15), solver())
+    assert inf_norm(kept) <= 0.9 and inf_norm(kept.double()) <= 0.9
+    assert torch.allclose(kept.double(), A, rtol=1e-5)
+
+
+def test_kappa_zero_and_a_single_sample():
+    teacher = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU()).double()
+    with pytest.warns(UserWarning, match="kappa must be > 0"):
+        found = train(teacher, [draw(0, 30, 3)], kappa=0.0)
+    assert not found.model.A.any()
+    found = train(teacher, [draw(0, 1, 3)], dtype=torch.float64)
+    assert found.result.stats["samples"] == 1 and found.model.certificate().well_posed
+
+
+NET = [nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1)]
+WRONG = {
+    "kappa": (lambda: make(kappa=1.0), ValueError, "kappa must be >= 0 and < 1"),
+    "dtype": (lambda: make(dtype=torch.int64), TypeError, "floating-point"),
+    "device": (lambda: make(device="gpu"), ValueError, "device='gpu' is not known"),
+    "activation": (lambda: make(activation_fn="rleu"), ValueError, "Did you mean 'relu'?"),
+    "no model yet": (lambda: make().model, RuntimeError, "call train"),
+    "no evaluation yet": (lambda: make().evaluate([]), RuntimeError, "call train"),
+    "solver class": (lambda: train(None, [], solver=Gradient), TypeError, "a solver object"),
+    "no teacher": (lambda: train("net", [draw(0, 4, 3)]), TypeError, "teacher must be"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_bad_input_is_refused(name):
+    call, error, *words = WRONG[name]
+    rejects(call, error, *words)
+
+
+def test_bad_loaders_are_refused_when_evaluating():
+    teacher = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1)).double()
+    U, y = draw(0, 6, 3), draw(1, 6, 1)
+    found = train(teacher, [U], dtype=torch.float64)
+    for loader, error, words in [
+            ([], ValueError, "gave no batch"), ([U], TypeError, "pairs (U, target)"),
+            ([(U, y.long())], ValueError, "one output ranks no classes"),
+            ([(U, torch.cat([y, y], 1))], ValueError, "targets must have 1 numbers"),
+            ([(U, 0 * y)], ValueError, "targets that differ"),
+            ([(U, y), (U, y.long())], TypeError, "in others")]:
+        rejects(lambda loader=loader: found.evaluate(loader), error, words)
+
+
+def test_no_warning_where_the_bound_is_free():
+    teacher = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        found = train(teacher, [draw(0, 20, 3)], layers=["1"])
+    assert "costs nothing" in found.result.notes[0] and found.model.activation.name == "tanh"
+
+
+# ---- what a careful reader found -------------------------------------------------------------
+
+
+class Zeros(BaseSolver):
+    """Gives up at once."""
+
+    def iterates(self, problem):
+        yield problem.zeros()
+
+
+def test_a_solve_that_ends_above_its_gap_warns(taught):
+    teacher, data, _ = taught["biases"]
+    with pytest.warns(ConvergenceWarning, match="state matching stopped early"):
+        train(teacher, data, solver=Zeros(progress=False))
+
+
+def test_large_units_are_solved_as_exactly_as_small_ones():
+    torch.manual_seed(0)
+    sizes = [8, *[24] * 6, 4]
+    parts = [part for p, q in zip(sizes, sizes[1:], strict=False)
+             for part in (nn.Linear(p, q, bias=False), nn.ReLU())]
+    teacher, U = nn.Sequential(*parts[:-1]), draw(0, 400, 8).float()
+    found = train(teacher, [U], kappa=0.1, solver=ADMMSolver(
+        lambda_z=0.0, lambda_y=0.0, tol=1e-10, max_steps=2000, progress=False))
+    assert found.result.units.max() > 1e6
+    with DEFAULT[0], torch.no_grad():
+        same = found.model(U).argmax(1) == teacher(U).argmax(1)
+    assert same.float().mean() > 0.97
+
+
+@pytest.mark.parametrize("phi", [nn.ReLU(), "relu", torch.relu, nn.functional.relu])
+def test_an_activation_may_be_named_in_any_way(taught, phi):
+    teacher, data, _ = taught["bias-free"]
+    found = train(teacher, data, activation_fn=phi, solver=solver(steps=20))
+    assert found.model.activation.name == "relu"
+
+
+def test_numpys_numbers_are_saved_as_plain_ones(taught, tmp_path):
+    teacher, data, _ = taught["bias-free"]
+    found = train(teacher, data, kappa=np.float64(0.9), solver=solver(np.float64(1e-2), steps=20))
+    found.save(tmp_path / "sim.pt")
+    assert type(SIM.load(tmp_path / "sim.pt", device="cpu").kappa) is float
+
+
+def test_another_activation_is_not_taken_for_the_saved_one(tmp_path):
+    net = nn.Sequential(nn.Linear(4, 6), nn.LeakyReLU(0.3), nn.Linear(6, 3))
+    train(net, [draw(0, 50, 4).float()], solver=solver(steps=20)).save(tmp_path / "sim.pt")
+    rejects(lambda: SIM.load(tmp_path / "sim.pt", device="cpu", activation_fn="tanh"), ValueError,
+            "has no name", "tanh, which was given, is another")
+    assert SIM.load(tmp_path / "sim.pt", device="cpu", activation_fn=nn.LeakyReLU(0.3))

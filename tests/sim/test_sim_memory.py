@@ -1,0 +1,72 @@
+"""Summing SIM's statistics takes as much memory for many samples as for few."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import CPU64, draw, rejects
+
+from idl_lab.labs.sim_at_scale.streams import Stream, peak_memory, peak_of_states
+
+SIZES = (64, 64, 32, 16, 10)
+STATE = 4 * (64 + 2 * 112 + 10)  # bytes of U, Z, X and Y of a sample
+
+
+@pytest.fixture(scope="module")
+def streamed():
+    # This process is then larger than the one that is measured, which must not show there.
+    ballast = torch.ones(75_000_000, **CPU64)
+    found = peak_of_states([20_000, 200_000], sizes=SIZES)
+    return found, peak_memory(), ballast.nbytes
+
+
+def test_peak_memory_does_not_grow_with_the_samples(streamed):
+    (first, (few, many)), _, _ = streamed
+    assert first > 0 and many <= 1.2 * few
+    # The states that are not kept are most of what a ratio of whole processes leaves room for.
+    assert many - few < 0.2 * 180_000 * STATE
+
+
+def test_the_measure_sees_states_that_are_kept():
+    first, (kept,) = peak_of_states([100_000], "collect", SIZES)
+    assert kept - first > 100_000 * STATE
+
+
+def test_a_process_is_measured_on_its_own(streamed):
+    (_, (_, many)), here, ballast = streamed
+    assert here > ballast and many < here - 0.5 * ballast
+    assert peak_memory() > ballast  # which is gone by now
+
+
+def test_a_stream_is_what_it_says():
+    U = draw(0, 5, 3)
+    stream = Stream(U, 25, batch=10, noise=0.0)
+    batches = list(stream)
+    assert len(stream) == len(batches) == 3 and [len(b) for b in batches] == [10, 10, 5]
+    assert all((row == U).all(dim=1).any() for batch in batches for row in batch)
+    assert len({tuple(row.tolist()) for batch in batches for row in batch}) == 5
+    again, other = list(stream), list(Stream(U, 25, batch=10, noise=0.0, seed=1))
+    assert all(torch.equal(a, b) for a, b in zip(batches, again, strict=True))
+    assert not torch.equal(batches[0], other[0])
+
+
+def test_its_noise_has_the_given_size():
+    (noise,) = Stream(torch.zeros(1, 4, **CPU64), 5000, batch=5000, noise=0.3)
+    assert float(noise.std()) == pytest.approx(0.3, rel=0.03)
+    assert abs(float(noise.mean())) < 0.02 and noise.dtype is torch.float64
+
+
+@pytest.mark.parametrize(("call", "error", "fragments"), [
+    (lambda: Stream(draw(0, 5), 10), ValueError, ["U must have shape (r, p)"]),
+    (lambda: Stream(draw(0, 5, 3), 0), ValueError, ["samples must be at least 1, got 0"]),
+    (lambda: Stream(draw(0, 5, 3), 10, batch=0), ValueError, ["batch", "got 0"]),
+    (lambda: Stream(draw(0, 5, 3), 10, noise=-1.0), ValueError, ["noise must be >= 0", "-1"]),
+    (lambda: Stream(draw(0, 5, 3), 10, seed=-1), ValueError, ["seed", "-1"]),
+    (lambda: peak_of_states([]), ValueError, ["rising numbers", "[]"]),
+    (lambda: peak_of_states([20, 10]), ValueError, ["rising numbers", "[20, 10]"]),
+    (lambda: peak_of_states([10], "statistic"), ValueError, ["Did you mean 'statistics'"]),
+    (lambda: peak_of_states([10], sizes=(3, 2)), ValueError, ["at least one hidden layer"]),
+    (lambda: peak_of_states([10], sizes=(3, 0, 2)), ValueError, ["size", "got 0"]),
+])
+def test_refusals(call, error, fragments):
+    rejects(call, error, *fragments)
