@@ -1,0 +1,1 @@
+"""Headless: the series of labs, papermill runs, their results, the gallery."""

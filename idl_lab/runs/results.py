@@ -1,0 +1,81 @@
+"""What became of a run: the numbers a notebook recorded, the summary, the table."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+import base64
+import csv
+import logging
+import shutil
+import textwrap
+import time
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+import nbformat
+import papermill
+from ipykernel.kernelspec import RESOURCES, get_kernel_dict
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from idl_lab.runs import series
+from idl_lab.runs.progress import Progress
+from idl_lab.runs.progress import Silent
+from idl_lab.labs.kit.record import COLUMNS, MIME
+from idl_lab.labs.kit.record import Number
+from idl_lab.labs.kit.record import readable
+
+
+def recorded(notebook: Any) -> dict[str, Number]:
+    """Read back what `record` kept in an executed notebook (the last value of a name counts).
+
+    Parameters
+    ----------
+    notebook : nbformat.NotebookNode
+    """
+    numbers: dict[str, Number] = {}
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            for name, value in output.get("data", {}).get(MIME, {}).get("numbers", []):
+                numbers[name] = float(value["float"]) if isinstance(value, dict) else value
+    return numbers
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What became of one notebook."""
+
+    notebook: str
+    path: Path
+    status: str  # "ok" or "failed"
+    seconds: float
+    error: str = ""
+    numbers: Mapping[str, Number] = field(default_factory=dict)
+    pictures: tuple[Path, ...] = ()
+
+
+def write_summary(results: Sequence[RunResult], path: Path) -> None:
+    """One line per notebook: notebook, status, seconds, error, then every recorded number."""
+    names = list(dict.fromkeys(name for result in results for name in result.numbers))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow([*COLUMNS, *names])
+        for r in results:
+            rows.writerow([r.notebook, r.status, f"{r.seconds:.2f}", r.error,
+                           *(r.numbers.get(name, "") for name in names)])
+
+
+def table(results: Sequence[RunResult], width: int | None = None) -> str:
+    """The summary to read: notebook, status, seconds, numbers (or the error)."""
+    width = shutil.get_terminal_size((100, 24)).columns if width is None else width
+    wide = max([len(r.notebook) for r in results] + [len("notebook")])
+    lines = [f"{'notebook':{wide}}  status  seconds  numbers"]
+    for r in results:
+        numbers = ", ".join(f"{name} = {readable(v)}" for name, v in r.numbers.items())
+        text = textwrap.wrap("; ".join(filter(None, [r.error, numbers])),
+                             max(30, width - wide - 19)) or [""]
+        lines.append(f"{r.notebook:{wide}}  {r.status:6}  {r.seconds:7.1f}  {text[0]}".rstrip())
+        lines += [" " * (wide + 19) + more for more in text[1:]]
+    return "\n".join(lines)
