@@ -37,7 +37,7 @@ from idl_lab.sim.solvers import (
     CVXSolver,
     LeastSquareSolver,
 )
-from idl_lab.sim.states import States, collect, statistics
+from idl_lab.sim.states import States, collect, gram_statistics
 from idl_lab.training import evaluate
 
 KAPPA = 0.99
@@ -63,9 +63,9 @@ def ours(solver: BaseSolver, teacher: nn.Module, train: DataLoader) -> Found:
     train : DataLoader
     """
     start = time.perf_counter()
-    stats = statistics(teacher, train, ones=False, progress=False)
-    state = solver.solve(state_matching(stats, KAPPA, solver.lambda_z))
-    output = solver.solve(output_matching(stats, solver.lambda_y))
+    grams = gram_statistics(teacher, train, ones=False, progress=False)
+    state = solver.solve(state_matching(grams, KAPPA, solver.lambda_z))
+    output = solver.solve(output_matching(grams, solver.lambda_y))
     return Found(time.perf_counter() - start, state.W, output.W)
 
 
@@ -142,7 +142,8 @@ def contest(lam: float, peers: dict[str, tuple[str, dict[str, float]]], repeats:
     """
     teacher, train, test = digits_teacher(0)
     states = collect(teacher, train, progress=False)
-    problem = state_matching(statistics(teacher, train, ones=False, progress=False), KAPPA, lam)
+    grams = gram_statistics(teacher, train, ones=False, progress=False)
+    problem = state_matching(grams, KAPPA, lam)
     mine = {"ADMMSolver": (ADMMSolver, repeats), "CVXSolver": (CVXSolver, 1),
             "LeastSquareSolver": (LeastSquareSolver, repeats)}
     runs: dict[str, list[Found]] = {}
@@ -185,8 +186,8 @@ def large(columns: tuple[int, int] = (112, 784), samples: int = 2000) -> Problem
         layers += [nn.Linear(before, after, bias=False), nn.ReLU()]
         with torch.no_grad():
             layers[-2].weight.normal_(std=before ** -0.5, generator=draws)
-    stats = statistics(nn.Sequential(*layers[:-1]), U.split(500), ones=False, progress=False)
-    return state_matching(stats, KAPPA)
+    grams = gram_statistics(nn.Sequential(*layers[:-1]), U.split(500), ones=False, progress=False)
+    return state_matching(grams, KAPPA)
 
 
 def accuracies(lams: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0, 10.0)) -> pd.DataFrame:

@@ -231,7 +231,7 @@ class ImplicitModel(nn.Module):
             For an operation that has no place in the two equations, named with its place in the
             net; for ``rescale`` where an activation is not homogeneous.
         """
-        read = networks.read(net, input_shape)
+        read = networks.as_matrices(net, input_shape)
         phi, v = read.activation, np.ones(len(read.state_bias))
         if rescale:
             if not phi.homogeneous:

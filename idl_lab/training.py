@@ -6,14 +6,13 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from idl_lab import validation
+from idl_lab.bar import progress_bar
 from idl_lab.fixed_point.solution import one_warning
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -158,21 +157,3 @@ def _epoch(model: nn.Module, loader: Batches, loss: Loss, optimizer: torch.optim
             total += len(U) * number
             count += len(U)
     return total / count
-
-
-def progress_bar(iterable: Iterable | None = None, *, progress: bool = True, **options: Any
-                 ) -> tqdm:
-    """A tqdm bar that is gone when its work is done: in a notebook or on a terminal, in no log.
-
-    Parameters
-    ----------
-    iterable : iterable, optional
-    progress : bool
-        False shows nothing anywhere.
-    **options
-        As for tqdm.
-    """
-    # In a notebook stdout is never a terminal, so tqdm's own test (disable=None) would hide it.
-    in_notebook = any("notebook" in base.__module__ for base in tqdm.__mro__)
-    quiet = (False if in_notebook else None) if progress else True
-    return tqdm(iterable, disable=quiet, leave=False, **options)

@@ -15,7 +15,7 @@ from idl_lab.sim import SIM
 from idl_lab.sim.problem import Problem
 from idl_lab.sim.sharding import all_reduce
 from idl_lab.sim.solvers import ADMMMultiGPUSolver
-from idl_lab.sim.states import statistics
+from idl_lab.sim.states import gram_statistics
 
 QUIET = {"progress": False, "device": "cpu"}
 CASES = {
@@ -79,10 +79,10 @@ def as_rank(out):
     for name, options in TRAIN.items():
         sim = SIM(progress=False, device="cpu", **options).train(solver, teacher(), shard)
         found[name] = summary(sim)
-    stats = all_reduce(statistics(teacher(), shard, progress=False))
-    found["statistics"] = [getattr(stats, name) for name in SUMS] + [stats.samples]
+    grams = all_reduce(gram_statistics(teacher(), shard, progress=False))
+    found["statistics"] = [getattr(grams, name) for name in SUMS] + [grams.samples]
     found["refused"] = []
-    for call in (lambda: all_reduce(statistics(teacher(12 + rank), shard, progress=False)),
+    for call in (lambda: all_reduce(gram_statistics(teacher(12 + rank), shard, progress=False)),
                  lambda: solver.solve(made("no ball" if rank else "usual")),
                  lambda: solver.solve(made(k=7 + rank)),
                  lambda: ADMMMultiGPUSolver(tol=1e-6 * (1 + rank), **QUIET).solve(made())):

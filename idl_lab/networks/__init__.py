@@ -34,15 +34,13 @@ from idl_lab import validation
 from idl_lab.activations import Activation, blockwise
 from idl_lab.networks.affine import (
     ACTIVATION_CALLS,
-    INPUT,
     LAYERS,
     OPERATIONS,
     OVERWRITING,
     READABLE,
-    Store,
-    Value,
     operation_name,
 )
+from idl_lab.networks.value import INPUT, Store, Value
 
 _TORCH = Path(torch.__file__).parent
 
@@ -56,7 +54,9 @@ class Block:
     name : str
         Its place in the network, such as ``"features.1 (ReLU)"``.
     size : int
+        How many states.
     activation : Activation
+        φ of these states.
     """
 
     name: str
@@ -97,7 +97,7 @@ class Network:
         return blockwise([(block.activation, block.size) for block in self.blocks])
 
 
-def read(net: nn.Module, input_shape: Sequence[int] | None = None) -> Network:
+def as_matrices(net: nn.Module, input_shape: Sequence[int] | None = None) -> Network:
     """The matrices that compute what a network computes in eval mode; the net stays as it is.
 
     Parameters
@@ -133,7 +133,7 @@ def read(net: nn.Module, input_shape: Sequence[int] | None = None) -> Network:
         graph = _trace(root)
         shape = _input_shape(root, graph, input_shape)
         reader = _Reader(root, shape)
-        output = reader.run(graph)
+        output = reader.interpret(graph)
     if not reader.blocks:
         raise ValueError(f"{type(net).__name__} has no activation, so it is linear; an implicit "
                          f"model needs at least one state.")
@@ -175,7 +175,8 @@ class _Tracer(fx.Tracer):
 def _trace(root: nn.Module) -> fx.Graph:
     try:
         return _Tracer().trace(root)
-    except Exception as error:  # whatever the network's own code raises on a recorded tensor
+    # Any exception: the network's own code runs here, on tensors that are only recorded.
+    except Exception as error:
         frames = [f for f in traceback.extract_tb(error.__traceback__)
                   if not Path(f.filename).is_relative_to(_TORCH) and f.filename != __file__]
         at = "".join(f" at line {f.lineno} of {Path(f.filename).name}, {f.line!r}"
@@ -249,7 +250,7 @@ class _Reader:
         self.arguments: list[Store] = []
         self.calls: Counter[str] = Counter()
 
-    def run(self, graph: fx.Graph) -> Store:
+    def interpret(self, graph: fx.Graph) -> Store:
         env: dict[fx.Node, Any] = {}
         for node in graph.nodes:
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), env.__getitem__)
@@ -261,12 +262,13 @@ class _Reader:
                 return args[0].store
             place = self._place(node)
             try:
-                with np.errstate(all="ignore"):  # what is not finite is refused
+                with np.errstate(all="ignore"):  # instead of a warning, an error follows below
                     env[node] = value = self._evaluate(node, place, args, kwargs)
                 if isinstance(value, Value) and not _finite(value.store):
                     raise ValueError("its numbers overflow or divide by zero")
+            # Whatever torch or numpy say of odd arguments is told with the place in the network.
             except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError,
-                    ValueError) as error:  # also what torch or numpy say of odd arguments
+                    ValueError) as error:
                 raise ValueError(f"from_network cannot read {place}: {str(error).rstrip('.')}. "
                                  f"{READABLE}") from error
         raise AssertionError("a graph ends with its output")

@@ -11,7 +11,6 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,60 +20,7 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from idl_lab.activations import ACTIVATIONS, Activation
-
-INPUT = -1  # as a source; the states of block k are source k, in the order of the calls
-
-
-class _Batch:
-    """The size of the batch: a shape may carry it, arithmetic with it has no meaning."""
-
-    def __repr__(self) -> str:
-        return "batch"
-
-
-BATCH = _Batch()
-
-
-@dataclass(eq=False)
-class Store:
-    """Σ_k terms[k] x_k + bias; several values may share it, as tensors share memory."""
-
-    terms: dict[int, sparse.csr_array]
-    bias: np.ndarray
-    viewed: bool = False
-
-
-@dataclass(eq=False)
-class Value:
-    """A tensor of one sample: its shape without the batch, its components in order."""
-
-    shape: tuple[int, ...]
-    store: Store
-
-    def map(self, M: sparse.sparray, shape: Sequence[int], shift: np.ndarray | float = 0.0
-            ) -> Value:
-        terms = {k: (M @ T).tocsr() for k, T in self.store.terms.items()}
-        return Value(tuple(shape), Store(terms, M @ self.store.bias + shift))
-
-    def indices(self) -> Tensor:
-        """The number of each component from 1 on, in this shape with a batch of one."""
-        count = torch.arange(1, math.prod(self.shape) + 1, dtype=torch.float64, device="cpu")
-        return count.reshape(1, *self.shape)
-
-    def axis(self, dim: int) -> int:
-        rank = len(self.shape) + 1
-        if not -rank <= dim < rank or dim % rank == 0:
-            raise ValueError(f"dimension {dim} of a (batch, ...) tensor with {rank} dimensions "
-                             f"is the batch or none at all")
-        return dim % rank - 1
-
-    def expect(self, shape: Sequence[int]) -> None:
-        """Ask for a shape; None fits any size."""
-        if len(shape) != len(self.shape) or any(a not in (None, b) for a, b in
-                                                zip(shape, self.shape, strict=True)):
-            wanted = ", ".join("any" if a is None else str(a) for a in shape)
-            raise ValueError(f"it takes (batch, {wanted}), got (batch, "
-                             f"{', '.join(map(str, self.shape))}); check input_shape")
+from idl_lab.networks.value import BATCH, Store, Value
 
 
 def _array(numbers: Any) -> np.ndarray:
@@ -131,7 +77,9 @@ def _conv2d(x: Value, weight: Tensor, bias: Tensor | None = None, stride: Any = 
     mode = "constant" if padding_mode == "zeros" else padding_mode
     around = F.pad(x.indices(), sides, mode=mode)
     size = [(n - r - 1) // s + 1 for n, r, s in zip(around.shape[2:], reach, stride, strict=True)]
-    # Which component each weight meets at each place: (groups, weights of a channel, places).
+    # One torch operation on the components' numbers says which of them each weight multiplies at
+    # each place of the output, whatever stride, padding and dilation are: arithmetic of our own
+    # would have to repeat torch's rules. Shape (groups, weights of a channel, places).
     meets = F.unfold(around, kernel, dilation=dilation, stride=stride).numpy().astype(np.int64)
     places = meets.shape[-1]
     meets = np.repeat(meets.reshape(groups, -1, places), q // groups, axis=0) - 1
@@ -157,7 +105,7 @@ def _batch_norm(x: Value, running_mean: Tensor | None, running_var: Tensor | Non
 
 
 def _pool(x: Value, along: Callable[[Tensor, int], Tensor], divisor: float = 1.0) -> Value:
-    """Pooling does one axis after the other, so its matrix is a Kronecker product."""
+    """Pooling averages one axis after the other, so its matrix is a Kronecker product."""
     x.expect((None, None, None))
     units = [torch.eye(n, dtype=torch.float64, device="cpu")[:, None, :, None]
              for n in x.shape[1:]]
@@ -294,7 +242,9 @@ def _getattr(x: Value, name: str) -> tuple:
     return _size(x)
 
 
-@functools.cache  # neighbours that are one object are merged into one block
+# Cached, so that two layers with the same options share one Activation: `blockwise` applies φ
+# once to neighbours that are the same object, and equal ones that are two it would not join.
+@functools.cache
 def _variant(name: str, slope: float, homogeneous: bool = False, **options: float) -> Activation:
     words = ", ".join(f"{value:g}" for value in options.values())
     return Activation(f"{name}({words})", functools.partial(getattr(F, name), **options), slope,
@@ -379,7 +329,8 @@ def _functions() -> dict[Callable, str]:
     names: dict[Callable, str] = {getattr: "getattr"}
     for name in [*OPERATIONS, *ACTIVATION_CALLS]:
         for room in (F, torch, operator):
-            # torch.batch_norm takes its arguments in another order.
+            # torch.batch_norm is left out: it takes its arguments in another order than the rule
+            # here, which is F.batch_norm's, and would be read wrongly.
             if hasattr(room, name) and (room, name) != (torch, "batch_norm"):
                 names[getattr(room, name)] = name
             for overwriting in (f"{name}_", f"i{name}"):
@@ -393,7 +344,18 @@ OVERWRITING = {f"{name}_" for name in [*_OVERWRITING, *ACTIVATION_CALLS]}
 
 
 def operation_name(target: str | Callable) -> str:
-    """The name in these tables of a tensor's method or of a function."""
+    """The name in these tables of a tensor's method or of a function.
+
+    Parameters
+    ----------
+    target : str or callable
+        Of a node that torch.fx recorded.
+
+    Raises
+    ------
+    ValueError
+        If the tables have no rule for it.
+    """
     name = target if isinstance(target, str) else _FUNCTIONS.get(target)
     if name in OPERATIONS or name in ACTIVATION_CALLS or name in OVERWRITING:
         return name

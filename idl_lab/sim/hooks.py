@@ -12,7 +12,6 @@ import functools
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,8 +22,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from idl_lab import validation
 from idl_lab.activations import Activation, activation
+from idl_lab.bar import progress_bar
+from idl_lab.networks import Block
 from idl_lab.networks.affine import ACTIVATION_CALLS, LAYERS
-from idl_lab.training import progress_bar
 
 _TORCH = Path(torch.__file__).parent
 ACTIVATION_MODULES = (
@@ -39,24 +39,10 @@ _NONLINEAR = frozenset(
     "clamp_min clamp_max maximum minimum sin cos exp abs erf sinh cosh atan mkldnn_rnn_layer "
     "_transformer_encoder_layer_fwd".split())
 
+# Of the teacher's dtype, in one activation: its kernels differ from float64's by a few roundings.
+ROUNDINGS = 64
+
 Batches = Iterable[Any]
-
-
-@dataclass(frozen=True)
-class Layer:
-    """The states that one call of an activation makes.
-
-    Attributes
-    ----------
-    name : str
-        Its place in the teacher, such as ``"features.1 (ReLU)"``.
-    size : int
-    activation : Activation
-    """
-
-    name: str
-    size: int
-    activation: Activation
 
 
 class States(NamedTuple):
@@ -78,47 +64,55 @@ class States(NamedTuple):
     Y: Tensor
 
 
-def run(teacher: nn.Module, loader: Batches, *, skip_layers: int | None = None,
-        layers: Sequence[str] | None = None, progress: bool = True
-        ) -> Iterator[tuple[tuple[Layer, ...], States]]:
-    """Run a teacher over a loader; for each batch, its layers and its states.
+def states_by_batch(teacher: nn.Module, loader: Batches, *, skip_layers: int | None = None,
+                    layers: Sequence[str] | None = None, progress: bool = True
+                    ) -> Iterator[tuple[tuple[Block, ...], States]]:
+    """Run a teacher over a loader; for each batch, its blocks of states and the states.
 
     Between two batches the teacher is as it was found.
 
     Parameters
     ----------
     teacher, loader, skip_layers, layers, progress
-        As for `statistics`.
+        As for `gram_statistics`.
 
     Yields
     ------
-    layers : tuple of Layer
+    blocks : tuple of Block
+        Which states belong to which call of an activation, the last call first.
     batch : States
         On the teacher's device and in its dtype; U as the loader gave it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `gram_statistics`.
     """
     modules = _chosen(teacher, skip_layers, layers)
     device = next((T.device for T in [*teacher.parameters(), *teacher.buffers()]),
                   torch.device("cpu"))
-    plan: tuple[Layer, ...] = ()
+    blocks: tuple[Block, ...] = ()
     kept: list[str] = []
     for k, U in enumerate(inputs(loader, progress)):
         recorder = _Recorder(modules)
-        watch = contextlib.nullcontext()
-        if not plan and layers is None:
-            watch = _Watch(recorder, teacher, len(U))
-        with torch.no_grad(), recorder.watching(teacher), watch:
-            Y = teacher(U.to(device, copy=True))  # which it may overwrite
+        # Every batch takes the same steps, so looking for unseen activations once is enough.
+        guard = contextlib.nullcontext()
+        if not blocks and layers is None:
+            guard = _NoUnseenActivation(recorder, teacher, len(U))
+        with torch.no_grad(), recorder.recording(teacher), guard:
+            # The teacher gets a copy: it may overwrite its input, which is the caller's.
+            Y = teacher(U.to(device, copy=True))
         calls = recorder.calls
-        if not plan:
-            kept = _last_of_blocks(teacher, list(calls), skip_layers, modules)
-            plan = tuple(_layer(name, *calls[name], len(U)) for name in kept)
+        if not blocks:
+            kept = _last_of_children(teacher, list(calls), skip_layers, modules)
+            blocks = tuple(_block(name, *calls[name], len(U)) for name in kept)
         sizes = {name: _size(name, calls, len(U)) for name in kept}
-        if sizes != {layer.name: layer.size for layer in plan}:
+        if sizes != {block.name: block.size for block in blocks}:
             raise ValueError(f"batch {k} met other layers than the first: "
                              f"{_words(sizes.items())} instead of "
-                             f"{_words((layer.name, layer.size) for layer in plan)}; every batch "
-                             f"must take the same steps.")
-        yield plan, _checked(k, U.to(device), Y, [calls[name] for name in kept], kept)
+                             f"{_words((block.name, block.size) for block in blocks)}; every "
+                             f"batch must take the same steps.")
+        yield blocks, _stacked(k, U.to(device), Y, [calls[name] for name in kept], kept)
 
 
 def _words(sizes: Iterable[tuple[str, int]]) -> str:
@@ -155,8 +149,15 @@ def inputs(loader: Batches, progress: bool) -> Iterator[Tensor]:
     Parameters
     ----------
     loader : iterable of U or (U, target)
+        Targets are not looked at.
     progress : bool
         Show a bar, in a notebook or on a terminal.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a batch that is not finite floating-point numbers of shape (m, ...), m ≥ 1, and for a
+        loader without a batch.
     """
     empty = True
     for k, batch in enumerate(progress_bar(loader, progress=progress, desc="states", unit="batch")):
@@ -185,13 +186,14 @@ class _Recorder:
         self.open: list[Any] = []
 
     @contextlib.contextmanager
-    def watching(self, teacher: nn.Module) -> Iterator[None]:
+    def recording(self, teacher: nn.Module) -> Iterator[None]:
         """Hooks on, in eval mode; afterwards, also after an error, all as before."""
         modes = [(module, module.training) for module in teacher.modules()]
         hooks = []
         try:
             for module, _ in modes:
-                module.training = False  # not eval(), which a teacher may have overridden
+                # Not eval(): a teacher may have overridden it to keep some of its modules training.
+                module.training = False
             for name, module in self.modules.items():
                 hooks += [module.register_forward_pre_hook(self._before, with_kwargs=True),
                           module.register_forward_hook(functools.partial(self._after, name))]
@@ -214,7 +216,7 @@ class _Recorder:
         self.calls[f"{name or 'the network'} ({kind}{again})"] = module, Z, X
 
 
-class _Watch(TorchDispatchMode):
+class _NoUnseenActivation(TorchDispatchMode):
     """Refuses an elementwise nonlinear operation on the batch outside the recorded modules."""
 
     def __init__(self, recorder: _Recorder, teacher: nn.Module, samples: int) -> None:
@@ -244,36 +246,38 @@ def _place() -> str:
                    for f in frames[-1:])
 
 
-def _last_of_blocks(teacher: nn.Module, calls: list[str], skip_layers: int | None,
-                    modules: dict[str, nn.Module]) -> list[str]:
+def _last_of_children(teacher: nn.Module, calls: list[str], skip_layers: int | None,
+                      modules: dict[str, nn.Module]) -> list[str]:
     """The calls to keep, the last first."""
     if skip_layers is None:
         return calls[::-1]
     keep: set[str] = set()
-    blocks = list(_blocks(teacher, "", skip_layers))
+    parts = list(_parts(teacher, "", skip_layers))
+    # The name of a shared module's call says where it stands first, not which part called it.
     for name, module in modules.items():
         paths = [path for path, other in teacher.named_modules(remove_duplicate=False)
                  if other is module]
-        homes = [block for block, _ in blocks
-                 if any(path == block or path.startswith(f"{block}.") for path in paths)]
-        if len(homes) > 1 and any(whole for block, whole in blocks if block in homes):
-            raise ValueError(f"the blocks {', '.join(homes)} share the activation module {name}, "
-                             f"so that its calls cannot be told apart by block: give each its own "
+        homes = [part for part, _ in parts
+                 if any(path == part or path.startswith(f"{part}.") for path in paths)]
+        if len(homes) > 1 and any(only_last for part, only_last in parts if part in homes):
+            raise ValueError(f"the children {', '.join(homes)} share the activation module {name}, "
+                             f"so that its calls cannot be told apart by child: give each its own "
                              f"module, or choose with layers=[...].")
-    for name, is_block in blocks:
+    for name, only_last in parts:
         inside = [call for call in calls
                   if not name or call.startswith((f"{name} (", f"{name}."))]
-        keep |= set(inside[-1:] if is_block else inside)
+        keep |= set(inside[-1:] if only_last else inside)
     return [call for call in reversed(calls) if call in keep]
 
 
-def _blocks(module: nn.Module, name: str, most: int) -> Iterator[tuple[str, bool]]:
+def _parts(module: nn.Module, name: str, most: int) -> Iterator[tuple[str, bool]]:
+    """The parts of a network, and whether only the last activation in a part is kept."""
     children = [(f"{name}.{child}".lstrip("."), part) for child, part in module.named_children()]
     if not children:
         yield name, False
     for path, part in children:
         if len(children) <= most:
-            yield from _blocks(part, path, most)
+            yield from _parts(part, path, most)
         else:
             yield path, next(part.children(), None) is not None
 
@@ -290,24 +294,37 @@ def _size(name: str, calls: dict[str, tuple], samples: int) -> int:
     return Z[0].numel()
 
 
-def _layer(name: str, module: nn.Module, Z: Tensor, X: Tensor, samples: int) -> Layer:
+def _block(name: str, module: nn.Module, Z: Tensor, X: Tensor, samples: int) -> Block:
     size = _size(name, {name: (module, Z, X)}, samples)
     try:
         phi = of_module(module)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} cannot be an implicit model's φ: {error}") from error
+    # Somebody's hook, or a later operation in place, may have changed what the module gave: the
+    # states would then not obey X = φ(Z), and SIM would fit them all the same.
     S = Z.flatten(1).cpu().double()
-    slack = 64 * torch.finfo(Z.dtype).eps * (1 + S.abs())
+    slack = ROUNDINGS * torch.finfo(Z.dtype).eps * (1 + S.abs())
     off = (phi(S) - X.flatten(1).cpu().double()).abs()
     if torch.isfinite(off).all() and not (off <= slack).all():
         raise ValueError(f"{name} gives other values than {phi.name} of its argument, by up to "
                          f"{float(off.max()):.2g}: a hook of its own or a step that overwrites "
                          f"memory changes them.")
-    return Layer(name, size, phi)
+    return Block(name, size, phi)
 
 
 def of_module(module: nn.Module | str | Activation | Callable) -> Activation:
-    """What a module computes, elementwise, as an `Activation`; of others what `activation` says."""
+    """What a module computes, elementwise, as an `Activation`.
+
+    Parameters
+    ----------
+    module : torch.nn.Module, str, Activation or callable
+        What is no module is handed to `idl_lab.activations.activation`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what is not an elementwise function of finite values, or has parameters of its own.
+    """
     if not isinstance(module, nn.Module):
         return activation(module)
     operation, options = LAYERS.get(type_before_parametrizations(module), ("", ""))
@@ -317,7 +334,7 @@ def of_module(module: nn.Module | str | Activation | Callable) -> Activation:
     return activation(copy.deepcopy(module).eval())
 
 
-def _checked(k: int, U: Tensor, Y: Any, calls: list[tuple], names: list[str]) -> States:
+def _stacked(k: int, U: Tensor, Y: Any, calls: list[tuple], names: list[str]) -> States:
     """The stacked states of one batch, refused where a value is not finite."""
     if not isinstance(Y, Tensor) or not Y.dim() or len(Y) != len(U):
         got = tuple(Y.shape) if isinstance(Y, Tensor) else type(Y).__name__

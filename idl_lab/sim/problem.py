@@ -13,10 +13,15 @@ import torch
 from torch import Tensor
 
 from idl_lab import validation
-from idl_lab.sim.states import Statistics
+from idl_lab.sim.duality import lower_bound
+from idl_lab.sim.states import GramStatistics
 from idl_lab.well_posedness import project_rows
 
-FREE = 1e-10  # of ‖φ‖‖t‖: what counts as zero in a column that nothing holds
+# In units of ‖φ‖‖t‖, the size of an entry of Φᵀt: a smaller λ is lost in the rounding of that
+# entry, so that nothing holds its column.
+WEIGHTLESS = 1e-13
+RESOLVED = 1e-6  # of ½‖t‖²: a smaller objective is a difference of squares, with few true digits
+EXACT = 1e-10  # of the λ at which W is zero: as small a λ as float64 resolves
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,12 @@ class Problem:
         How many of the first columns the ball holds; 0 for none.
     penalised : Tensor of bool, shape (d,), optional
         Columns that λ weighs; all where it is None. A column of ones is best left out.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If shapes, dtypes or devices do not fit; for a ``gram`` that is no ΦᵀΦ, numbers that are
+        not finite, a negative weight or radius, a ball without a radius.
 
     Notes
     -----
@@ -100,19 +111,30 @@ class Problem:
         """
         if self.ridge:
             raise ValueError(f"exact matching weighs no squares, got ridge={self.ridge:g}: give 0.")
-        return replace(self, lam=1e-10 * float(self.cross.abs().amax()))
+        return replace(self, lam=EXACT * float(self.cross.abs().amax()))
 
     def to(self, device: torch.device | str) -> Problem:
-        """The same problem on another device."""
+        """The same problem on another device.
+
+        Parameters
+        ----------
+        device : torch.device or str
+        """
         moved = {f.name: value.to(device) for f in fields(self)
                  if isinstance(value := getattr(self, f.name), Tensor)}
         return replace(self, **moved)
 
     def rows(self, index: Tensor | slice) -> Problem:
-        """The problem of some rows alone; what was computed of the columns goes along."""
+        """The problem of some rows alone; what was computed of the columns goes along.
+
+        Parameters
+        ----------
+        index : Tensor of int, shape (r,), or slice
+            Which rows of W, as torch indexes them.
+        """
         part = replace(self, cross=self.cross[index], norms=self.norms[index])
         part.__dict__.update({name: getattr(self, name) for name in (
-            "Q", "weights", "_free", "_free_inverse")})
+            "Q", "weights", "free", "free_inverse")})
         return part
 
     @cached_property
@@ -140,15 +162,33 @@ class Problem:
         return torch.zeros_like(self.cross)
 
     def fit(self, W: Tensor) -> Tensor:
-        """½‖Φw − t‖² + ½ρ‖w‖² of each row, (k,)."""
+        """½‖Φw − t‖² + ½ρ‖w‖² of each row, (k,).
+
+        Parameters
+        ----------
+        W : Tensor, shape (k, d)
+            Any matrix.
+        """
         return 0.5 * ((W @ self.Q - 2 * self.cross) * W).sum(dim=1).add(self.norms).clamp(min=0)
 
     def objective(self, W: Tensor) -> Tensor:
-        """What each row minimises, whether it is feasible or not, (k,)."""
+        """What each row minimises, whether it is feasible or not, (k,).
+
+        Parameters
+        ----------
+        W : Tensor, shape (k, d)
+            Any matrix.
+        """
         return self.fit(W) + W.abs() @ self.weights
 
     def gradient(self, W: Tensor) -> Tensor:
-        """Gradient of `fit`, (k, d)."""
+        """Gradient of `fit`, (k, d).
+
+        Parameters
+        ----------
+        W : Tensor, shape (k, d)
+            Any matrix.
+        """
         return W @ self.Q - self.cross
 
     def prox(self, W: Tensor, step: float | Tensor) -> Tensor:
@@ -160,13 +200,21 @@ class Problem:
         Parameters
         ----------
         W : Tensor, shape (k, d)
+            Any matrix.
         step : float, or Tensor of shape (k, 1)
+            The same for all rows, or each row's own.
         """
         W = W.sign() * (W.abs() - step * self.weights).clamp(min=0)
         return self._in_ball(W)
 
     def project(self, W: Tensor) -> Tensor:
-        """Nearest feasible matrix; the absolute sums in it are at most κ in any order of adding."""
+        """Nearest feasible matrix; the absolute sums in it are at most κ in any order of adding.
+
+        Parameters
+        ----------
+        W : Tensor, shape (k, d)
+            Any matrix.
+        """
         W = self._in_ball(W)
         if self.ball:  # the rounding of the sum itself, and of rows that came from far outside
             eps = torch.finfo(W.dtype).eps
@@ -183,7 +231,13 @@ class Problem:
         return torch.cat([project_rows(W[:, :self.ball], self.kappa), W[:, self.ball:]], dim=1)
 
     def violation(self, W: Tensor) -> Tensor:
-        """By how much each row leaves its ball, (k,); 0 inside."""
+        """By how much each row leaves its ball, (k,); 0 inside.
+
+        Parameters
+        ----------
+        W : Tensor, shape (k, d)
+            Any matrix.
+        """
         if not self.ball:
             return torch.zeros_like(self.norms)
         return (W[:, :self.ball].abs().sum(dim=1) - self.kappa).clamp(min=0)
@@ -208,112 +262,84 @@ class Problem:
         -----
         A row in which s cannot be made zero in the free columns gets no bound.
         """
-        s = -self.gradient(W)
-        if Y is not None:
-            s[:, :self.ball] -= Y
-        free = self._free
-        if len(free):
-            shift = s[:, free] @ self._free_inverse
-            W = W.index_add(1, free, shift)
-            s = s - shift @ self.Q[free]
-            size = (self.Q.diagonal()[free].clamp(min=0) * self.norms[:, None]).sqrt()
-            unbounded = (s[:, free].abs() > FREE * size).any(dim=1)
-            s = s.index_fill(1, free, 0.0)
-        else:
-            unbounded = torch.zeros_like(self.norms, dtype=torch.bool)
-        # Where the fit is almost exact both are small differences: what rounding may have added
-        # to them is taken off.
-        eps = torch.finfo(W.dtype).eps
-        spread = (W.abs() @ self.Q.diagonal().clamp(min=0).sqrt()) ** 2  # at least |w|ᵀ|Q||w|
-        rounding = eps * (16 * (self.norms + (W * self.cross).abs().sum(dim=1)) + spread)
-        square = 2 * self.fit(W) + rounding  # ‖ν‖² at θ = 1
-        slope = self.norms - (W * self.cross).sum(dim=1) - rounding  # −νᵀt at θ = 1
-        # θ is at most `far`; up to `near` the ball costs nothing, beyond it h* grows with θ.
-        far = _ratio(self.weights[self.ball:], s[:, self.ball:])
-        inside, multiplier = s[:, :self.ball].abs(), 0.0 if Y is None else Y
-        signed = s[:, :self.ball] + multiplier  # s = θ · signed − Y
-        candidates = [_clamped_ratio(slope, square, far)]
-        if self.ball:
-            near = torch.minimum(_ratio(self.weights[:self.ball], inside), far)
-            candidates = [near, torch.minimum(candidates[0], near), far.clamp(max=1e300)]
-            # h* is a maximum of lines: its best θ lies between kinks, found by a few halvings.
-            candidates += self._kinks(slope, square, inside, far)
-        if Y is not None:  # which the residual itself fits, not a multiple of it
-            candidates.append(far.clamp(max=1.0))
-        value = torch.full_like(slope, -torch.inf)
-        for theta in [torch.zeros_like(slope), *candidates]:
-            theta = torch.where(unbounded, 0.0, theta)
-            h = torch.zeros_like(slope)
-            if self.ball and self.kappa:
-                excess = (theta[:, None] * signed - multiplier).abs() - self.weights[:self.ball]
-                h = self.kappa * excess.clamp(min=0).amax(dim=1)
-            bound = theta * slope - 0.5 * theta**2 * square - h
-            value = torch.maximum(value, torch.nan_to_num(bound, nan=-torch.inf, neginf=-torch.inf))
-        return value
-
-    def _kinks(self, slope: Tensor, square: Tensor, inside: Tensor, far: Tensor) -> list[Tensor]:
-        """Best θ for the lines of h* that are the largest at θ = 1 and at that best θ."""
-        found, theta = [], torch.ones_like(slope).minimum(far)
-        for _ in range(3):
-            top = (theta[:, None] * inside - self.weights[:self.ball]).argmax(dim=1, keepdim=True)
-            steep = self.kappa * inside.gather(1, top)[:, 0]
-            theta = _clamped_ratio(slope - steep, square, far)
-            found.append(theta)
-        return found
+        return lower_bound(self, W, Y)
 
     @cached_property
-    def _free(self) -> Tensor:
+    def free(self) -> Tensor:
         """Columns that nothing holds: outside the ball, and weighed less than rounding does."""
         outside = torch.arange(len(self.gram), device=self.gram.device) >= self.ball
         size = (self.Q.diagonal().clamp(min=0) * self.norms.amax()).sqrt()
-        return torch.nonzero(outside & (self.weights <= 1e-13 * size))[:, 0]
+        return torch.nonzero(outside & (self.weights <= WEIGHTLESS * size))[:, 0]
 
     @cached_property
-    def _free_inverse(self) -> Tensor:
-        return pseudo_inverse(self.Q[self._free][:, self._free])
+    def free_inverse(self) -> Tensor:
+        """Pseudo-inverse of Q in the free columns."""
+        return pseudo_inverse(self.Q[self.free][:, self.free])
 
     def gap(self, W: Tensor) -> Tensor:
-        """Duality gap of each row: how far above its optimum a feasible W is at most, (k,)."""
+        """Duality gap of each row: how far above its optimum a feasible W is at most, (k,).
+
+        Parameters
+        ----------
+        W : Tensor, shape (k, d)
+            Feasible: as `project` returns it.
+        """
         return (self.objective(W) - self.dual(W)).clamp(min=0)
 
     @property
     def scale(self) -> Tensor:
         """What makes a gap relative where a row's optimum is next to nothing, (k,).
 
-        A millionth of the objective at W = 0: below it an objective made from squares of sums
-        has few digits of its own.
+        A millionth of ½‖t‖², the objective at W = 0: a smaller objective is a difference of
+        squares that has few digits of its own.
         """
-        return 0.5e-6 * self.norms
+        return RESOLVED * 0.5 * self.norms
 
 
-def state_matching(stats: Statistics, kappa: float, lam: float = 0.0, ridge: float = 0.0
+def state_matching(grams: GramStatistics, kappa: float, lam: float = 0.0, ridge: float = 0.0
                    ) -> Problem:
     """Z from [X U 1]: rows [A B b] with A in the ball ‖A‖∞ ≤ κ; biases b are not weighed.
 
     Parameters
     ----------
-    stats : Statistics
-    kappa, lam, ridge : float
+    grams : GramStatistics
+        Of the teacher's states.
+    kappa : float
+        Radius κ ≥ 0 of the ball.
+    lam, ridge : float
+        λ_z ≥ 0, the ℓ₁ weight, and ρ ≥ 0, the weight of the squares.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `Problem`.
     """
-    return Problem(stats.gram, stats.cross_Z, stats.norms_Z, lam=lam, ridge=ridge, kappa=kappa,
-                   ball=stats.n, penalised=_weights_not_biases(stats))
+    return Problem(grams.gram, grams.cross_Z, grams.norms_Z, lam=lam, ridge=ridge, kappa=kappa,
+                   ball=grams.n, penalised=_weights_not_biases(grams))
 
 
-def output_matching(stats: Statistics, lam: float = 0.0, ridge: float = 0.0) -> Problem:
+def output_matching(grams: GramStatistics, lam: float = 0.0, ridge: float = 0.0) -> Problem:
     """Y from [X U 1]: rows [C D d], without a ball; biases d are not weighed.
 
     Parameters
     ----------
-    stats : Statistics
+    grams : GramStatistics
+        Of the teacher's states.
     lam, ridge : float
+        λ_y ≥ 0, the ℓ₁ weight, and ρ ≥ 0, the weight of the squares.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `Problem`.
     """
-    return Problem(stats.gram, stats.cross_Y, stats.norms_Y, lam=lam, ridge=ridge,
-                   penalised=_weights_not_biases(stats))
+    return Problem(grams.gram, grams.cross_Y, grams.norms_Y, lam=lam, ridge=ridge,
+                   penalised=_weights_not_biases(grams))
 
 
-def _weights_not_biases(stats: Statistics) -> Tensor:
-    mask = torch.ones_like(stats.gram[0], dtype=torch.bool)
-    mask[stats.n + stats.p:] = False
+def _weights_not_biases(grams: GramStatistics) -> Tensor:
+    mask = torch.ones_like(grams.gram[0], dtype=torch.bool)
+    mask[grams.n + grams.p:] = False
     return mask
 
 
@@ -323,6 +349,7 @@ def pseudo_inverse(M: Tensor) -> Tensor:
     Parameters
     ----------
     M : Tensor, shape (d, d)
+        Symmetric.
 
     Returns
     -------
@@ -337,18 +364,3 @@ def pseudo_inverse(M: Tensor) -> Tensor:
     keep = values > len(M) * torch.finfo(M.dtype).eps * values.amax(dim=0, keepdim=True)
     inverse = torch.where(keep, 1 / torch.where(keep, values, 1), 0)
     return unit[:, None] * ((vectors * inverse) @ vectors.mT) * unit
-
-
-def _ratio(weights: Tensor, s: Tensor) -> Tensor:
-    """The largest θ with θ|s_j| ≤ λ_j for all j, (k,); infinite where nothing bounds it."""
-    if s.shape[1] == 0:
-        return torch.full_like(s[:, :1].sum(dim=1), torch.inf)
-    size = s.abs()
-    bound = torch.where(size > 0, weights / torch.where(size > 0, size, 1), torch.inf)
-    return bound.amin(dim=1)
-
-
-def _clamped_ratio(a: Tensor, b: Tensor, top: Tensor) -> Tensor:
-    """argmax over 0 ≤ θ ≤ top of θa − ½θ²b; b = 0 only where a = 0."""
-    best = torch.where(b > 0, a / torch.where(b > 0, b, 1), 0)
-    return torch.minimum(best.clamp(min=0), top)

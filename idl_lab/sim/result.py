@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from idl_lab.activations import ACTIVATIONS, Activation
+from idl_lab.networks import Block
 from idl_lab.operators import LowRank
-from idl_lab.sim.hooks import Layer
-from idl_lab.sim.states import Statistics
+from idl_lab.sim.states import GramStatistics
 
 
 @dataclass(frozen=True, repr=False)
@@ -28,12 +28,12 @@ class SimResult:
     stats : dict
         The solver's own under "state" and "output", which a file does not keep; relative_gap of
         either; samples, seconds, inf_norm (‖A‖∞), nonzeros
-        of each matrix, fit: for each layer and for "output" the share of its sum of squares that
+        of each matrix, fit: for each block and for "output" the share of its sum of squares that
         the matching explains, 1 where it is exact.
     trace : dict
         The solver's history for "state" and for "output".
-    layers : tuple of Layer
-        Whose states they are, in order.
+    blocks : tuple of Block
+        Which states belong to which activation of the teacher, in order.
     units : Tensor, shape (n,)
         The teacher's state is the model's times these.
     factors : LowRank or None
@@ -51,7 +51,7 @@ class SimResult:
     status: dict[str, Any]
     stats: dict[str, Any]
     trace: dict[str, Any]
-    layers: tuple[Layer, ...]
+    blocks: tuple[Block, ...]
     units: Tensor
     notes: tuple[str, ...]
     factors: LowRank | None = None
@@ -66,8 +66,8 @@ class SimResult:
     def plain(self) -> dict[str, Any]:
         """Tensors, numbers and words alone, without the solver's trace: what a file takes."""
         return vars(self) | {
-            "layers": [[layer.name, layer.size, layer.activation.name, values(layer.activation)]
-                       for layer in self.layers],
+            "blocks": [[block.name, block.size, block.activation.name, sampled(block.activation)]
+                       for block in self.blocks],
             "stats": {k: v for k, v in self.stats.items() if k not in ("state", "output")},
             "status": {k: str(getattr(v, "value", v)) for k, v in self.status.items()},
             "trace": {}, "factors": self.factors and [self.factors.L, self.factors.R]}
@@ -79,48 +79,81 @@ class SimResult:
         Parameters
         ----------
         kept : dict
+            What `plain` gave, or `torch.load` read of it.
         other : Activation, optional
-            φ of the layers whose activation is not one of the named ones.
+            φ of the blocks whose activation is not one of the named ones.
+
+        Raises
+        ------
+        ValueError
+            If a block's activation is neither a named one nor ``other``, by its values.
         """
-        layers = []
-        for name, size, called, seen in kept["layers"]:
+        blocks = []
+        for name, size, called, seen in kept["blocks"]:
             found = [phi for phi in (ACTIVATIONS.get(called), other) if phi is not None]
-            fitting = [phi for phi in found if torch.allclose(values(phi), seen)]
+            fitting = [phi for phi in found if torch.allclose(sampled(phi), seen)]
             if not fitting:
                 given = f"; {other.name}, which was given, is another" if other else ""
                 raise ValueError(f"the saved activation of {name}: {called} has no name that could "
                                  f"be looked up{given}: give it as activation_fn=.")
-            layers.append(Layer(name, size, fitting[0]))
+            blocks.append(Block(name, size, fitting[0]))
         factors = kept["factors"] and LowRank(*kept["factors"])
-        return cls(**{**kept, "layers": tuple(layers), "factors": factors})
+        return cls(**{**kept, "blocks": tuple(blocks), "factors": factors})
 
 
-def values(phi: Activation) -> Tensor:
-    """φ on a grid, by which one activation is told from another."""
+def sampled(phi: Activation) -> Tensor:
+    """φ on a grid, by which one activation is told from another.
+
+    Parameters
+    ----------
+    phi : Activation
+
+    Returns
+    -------
+    Tensor, shape (161,)
+        φ(−8), φ(−7.9), …, φ(8): float64 on the CPU.
+    """
     return phi(torch.linspace(-8, 8, 161, dtype=torch.float64, device="cpu")).detach()
 
 
 def alike(one: Activation, two: Activation) -> bool:
-    """Whether two activations are the same function, on that grid."""
-    return one == two or torch.allclose(values(one), values(two))
+    """Whether two activations are the same function, on the grid of `sampled`.
+
+    Parameters
+    ----------
+    one, two : Activation
+    """
+    return one == two or torch.allclose(sampled(one), sampled(two))
 
 
-def split(W: Tensor, stats: Statistics) -> tuple[Tensor, Tensor, Tensor | None]:
-    """[A B b] or [C D d] apart, float64 on the CPU."""
-    parts = W.detach().cpu().double().split([stats.n, stats.p, int(stats.ones)], dim=1)
+def split(W: Tensor, grams: GramStatistics) -> tuple[Tensor, Tensor, Tensor | None]:
+    """[A B b] or [C D d] apart, float64 on the CPU.
+
+    Parameters
+    ----------
+    W : Tensor, shape (k, n + p) or (k, n + p + 1)
+        Rows of state or of output matching.
+    grams : GramStatistics
+        Those that were fitted: they say n, p and whether there is a bias.
+    """
+    parts = W.detach().cpu().double().split([grams.n, grams.p, int(grams.ones)], dim=1)
     left, right, bias = (part.contiguous() for part in parts)
-    return left, right, bias[:, 0].contiguous() if stats.ones else None
+    return left, right, bias[:, 0].contiguous() if grams.ones else None
 
 
-def fit(gram: Tensor, cross: Tensor, norms: Tensor, W: Tensor) -> float:
+def explained(gram: Tensor, cross: Tensor, norms: Tensor, W: Tensor) -> float:
     """1 − ‖ΦWᵀ − T‖²/‖T‖², from the products alone; 1 where T = 0 is matched.
 
     Parameters
     ----------
     gram : Tensor, shape (d, d)
+        ΦᵀΦ.
     cross : Tensor, shape (k, d)
+        TᵀΦ.
     norms : Tensor, shape (k,)
+        Σ t² of each target.
     W : Tensor, shape (k, d)
+        What predicts the targets from Φ.
     """
     W = W.detach().cpu().double()
     residual = float((((W @ gram - 2 * cross) * W).sum() + norms.sum()).clamp(min=0))
@@ -128,10 +161,18 @@ def fit(gram: Tensor, cross: Tensor, norms: Tensor, W: Tensor) -> float:
     return 1 - residual / total if total > 0 else float(residual == 0)
 
 
-def layer_fits(stats: Statistics, W: Tensor) -> dict[str, float]:
-    """`fit` of each layer's rows of state matching."""
-    sizes = [layer.size for layer in stats.layers]
-    parts = zip(stats.cross_Z.split(sizes), stats.norms_Z.split(sizes),
+def explained_by_block(grams: GramStatistics, W: Tensor) -> dict[str, float]:
+    """`explained` of each block's rows of state matching.
+
+    Parameters
+    ----------
+    grams : GramStatistics
+        Those that were fitted.
+    W : Tensor, shape (n, d)
+        The answer of state matching.
+    """
+    sizes = [block.size for block in grams.blocks]
+    parts = zip(grams.cross_Z.split(sizes), grams.norms_Z.split(sizes),
                 W.detach().cpu().split(sizes), strict=True)
-    return {layer.name: fit(stats.gram, *part)
-            for layer, part in zip(stats.layers, parts, strict=True)}
+    return {block.name: explained(grams.gram, *part)
+            for block, part in zip(grams.blocks, parts, strict=True)}

@@ -20,6 +20,7 @@ def score(model: ImplicitModel, loader: Batches) -> float:
     Parameters
     ----------
     model : ImplicitModel
+        Run on its own device, without gradients.
     loader : iterable of (U, target)
         U is flattened.
 
@@ -28,6 +29,14 @@ def score(model: ImplicitModel, loader: Batches) -> float:
     float
         With integer labels (m,) the share of right ones; with float targets
         R² = 1 − Σ(ŷ − y)²/Σ(y − ȳ)² over all outputs, ȳ each output's mean.
+
+    Raises
+    ------
+    TypeError
+        For batches that are no pairs of tensors, or mix class labels and float targets.
+    ValueError
+        For an empty loader, targets of another width than the predictions, class labels where
+        the model has one output, and float targets that are all alike.
     """
     kinds, right, error, count = set(), 0.0, 0.0, 0
     shifts, squares, origin = 0.0, 0.0, None
@@ -48,7 +57,9 @@ def score(model: ImplicitModel, loader: Batches) -> float:
         if Y.shape != predictions.shape:
             raise ValueError(f"targets must have {predictions.shape[1]} numbers a sample, as the "
                              f"model predicts, got {Y.shape[1]}.")
-        origin = Y[0] if origin is None else origin  # sums of squares about it cancel less
+        # Σ(y − ȳ)² comes from sums over the batches, Σy² − (Σy)²/m, which cancel to nothing where
+        # the mean is large: measured from the first sample they do not.
+        origin = Y[0] if origin is None else origin
         error += float((predictions.cpu().double() - Y).square().sum())
         shifts, squares = shifts + (Y - origin).sum(0), squares + (Y - origin).square().sum(0)
     if kinds == {False}:

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from idl_lab.sim.states import Statistics
+from idl_lab.sim.states import GramStatistics
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -54,6 +54,11 @@ class Ranks:
         Where the tensors are: cuda exchanges them by nccl, the CPU by gloo.
     timeout : float
         Seconds that a rank waits for the others before it raises `Lost`.
+
+    Raises
+    ------
+    Lost
+        From any of the exchanges, on the ranks that are left.
     """
 
     def __init__(self, device: torch.device, timeout: float) -> None:
@@ -61,7 +66,8 @@ class Ranks:
         self.backend = "nccl" if device.type == "cuda" else "gloo"
         self.timeout = timeout
         self.exchanged = 0  # bytes that went between ranks, over all of them
-        # A group of its own has its own timeout, and the backend of this device.
+        # The default group waits half an hour for a rank that died, and may have been made for
+        # another device; a group of our own has its own timeout and backend.
         self.group = self._with_others(
             dist.new_group, backend=self.backend, timeout=timedelta(seconds=timeout))
 
@@ -69,7 +75,8 @@ class Ranks:
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        if error is None:  # after an error it may wait for ranks that are gone
+        # After an error it could wait for ranks that are gone, and hide that error.
+        if error is None:
             dist.destroy_process_group(self.group)
 
     def _with_others(self, call: Callable, *args: Any, **options: Any) -> Any:
@@ -81,14 +88,26 @@ class Ranks:
                        f"{str(error).splitlines()[0]}).") from error
 
     def sum(self, T: Tensor) -> Tensor:
-        """The sum of all ranks' T; the same on each."""
+        """The sum of all ranks' T; the same on each.
+
+        Parameters
+        ----------
+        T : Tensor
+            Of one shape on all ranks.
+        """
         total = T.to(self.device, copy=True).contiguous()
         self._with_others(dist.all_reduce, total, group=self.group)
         self.exchanged += 2 * (self.size - 1) * total.nbytes
         return total.to(T.device)
 
     def gather(self, T: Tensor) -> Tensor:
-        """All ranks' T, stacked; their shapes must be equal."""
+        """All ranks' T, stacked; their shapes must be equal.
+
+        Parameters
+        ----------
+        T : Tensor
+            Of one shape on all ranks.
+        """
         own = T.to(self.device).contiguous()
         parts = [torch.empty_like(own) for _ in range(self.size)]
         self._with_others(dist.all_gather, parts, own, group=self.group)
@@ -96,7 +115,13 @@ class Ranks:
         return torch.stack(parts).to(T.device)
 
     def texts(self, text: str) -> list[str]:
-        """All ranks' texts."""
+        """All ranks' texts.
+
+        Parameters
+        ----------
+        text : str
+            Of any length.
+        """
         data = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
         lengths = self.gather(torch.tensor([len(data)], device="cpu"))[:, 0].tolist()
         padded = torch.zeros(max(lengths), dtype=torch.uint8, device="cpu")
@@ -105,25 +130,25 @@ class Ranks:
                 for row, length in zip(self.gather(padded), lengths, strict=True)]
 
 
-def all_reduce(stats: Statistics, *, timeout: float = 300.0) -> Statistics:
+def all_reduce(grams: GramStatistics, *, timeout: float = 300.0) -> GramStatistics:
     """The statistics of all ranks' data, from those of each rank's shard.
 
     Parameters
     ----------
-    stats : Statistics
+    grams : GramStatistics
         Of this rank's shard, from the same teacher as on the other ranks.
     timeout : float
         Seconds to wait for the other ranks.
 
     Returns
     -------
-    Statistics
+    GramStatistics
         The same on every rank: products and samples added up.
 
     Raises
     ------
     ValueError
-        If the ranks' layers, sizes or units differ.
+        If the ranks' blocks of states, sizes or units differ.
     RuntimeError
         Without a process group; `Lost` if a rank does not answer.
 
@@ -136,9 +161,9 @@ def all_reduce(stats: Statistics, *, timeout: float = 300.0) -> Statistics:
         raise RuntimeError("all_reduce needs a process group: start this script with "
                            "`torchrun --nproc-per-node=N script.py`.")
     with Ranks(torch.device("cpu"), timeout) as ranks:
-        plan = {"layers": [[la.name, la.size, la.activation.name] for la in stats.layers],
-                "p": stats.p, "q": stats.q, "ones": stats.ones,
-                "input_shape": list(stats.input_shape), "units": stats.units.tolist()}
+        plan = {"blocks": [[b.name, b.size, b.activation.name] for b in grams.blocks],
+                "p": grams.p, "q": grams.q, "ones": grams.ones,
+                "input_shape": list(grams.input_shape), "units": grams.units.tolist()}
         for rank, text in enumerate(ranks.texts(json.dumps(plan))):
             other = json.loads(text)
             if odd := [name for name in plan if plan[name] != other[name]]:
@@ -147,6 +172,6 @@ def all_reduce(stats: Statistics, *, timeout: float = 300.0) -> Statistics:
                     f"{ranks.rank} has {odd[0]} = {plan[odd[0]]} and rank {rank} has "
                     f"{other[odd[0]]}.")
         names = ("gram", "cross_Z", "cross_Y", "norms_Z", "norms_Y")
-        samples = ranks.sum(torch.tensor([stats.samples], device="cpu"))
-        return replace(stats, samples=int(samples),
-                       **{name: ranks.sum(getattr(stats, name)) for name in names})
+        samples = ranks.sum(torch.tensor([grams.samples], device="cpu"))
+        return replace(grams, samples=int(samples),
+                       **{name: ranks.sum(getattr(grams, name)) for name in names})

@@ -24,13 +24,23 @@ from idl_lab.activations import Activation, blockwise
 from idl_lab.fixed_point import Picard
 from idl_lab.fixed_point.solution import ConvergenceWarning
 from idl_lab.model import ImplicitModel
-from idl_lab.sim.hooks import Batches, Layer, States, of_module, run
+from idl_lab.networks import Block
+from idl_lab.sim.hooks import Batches, States, of_module, states_by_batch
 from idl_lab.sim.problem import Problem, output_matching, state_matching
-from idl_lab.sim.result import SimResult, alike, fit, layer_fits, split
+from idl_lab.sim.result import SimResult, alike, explained, explained_by_block, split
 from idl_lab.sim.score import score
-from idl_lab.sim.solvers import BaseSolver, Rows, SolveStatus
-from idl_lab.sim.states import Statistics, accumulate, read, rescale, statistics
+from idl_lab.sim.solvers import BaseSolver, SolveResult, SolveStatus
+from idl_lab.sim.states import (
+    GramStatistics,
+    accumulate,
+    gram_statistics,
+    rescale,
+    teacher_as_matrices,
+)
 from idl_lab.well_posedness import inf_norm
+
+BROKEN = 1e-6  # by so much ‖A‖∞ > κ is a promise broken, and not rounding
+INEXACT = 1e-4  # of the size of a target: a larger miss is no exact matching
 
 
 @dataclass(eq=False)
@@ -61,6 +71,12 @@ class SIM:
     progress : bool
         Show bars.
 
+    Raises
+    ------
+    TypeError, ValueError
+        For a kappa outside [0, 1), a dtype that is not floating, an activation or a device that
+        is not known.
+
     References
     ----------
     Tsai, Decugis, El Ghaoui, Atamturk 2022, State-driven Implicit Modeling, arXiv 2209.09389.
@@ -87,12 +103,12 @@ class SIM:
 
     @property
     def model(self) -> ImplicitModel:
-        """The fitted model, in ``dtype`` on ``device``."""
+        """The fitted model, in ``dtype`` on ``device``; RuntimeError before there is one."""
         return self._trained(self._model)
 
     @property
     def result(self) -> SimResult:
-        """The fitted matrices and how they were found."""
+        """The fitted matrices and how they were found; RuntimeError before there are any."""
         return self._trained(self._result)
 
     @staticmethod
@@ -125,30 +141,40 @@ class SIM:
             If a solve ended before its gap was small.
         UserWarning
             If the bound on A may cost accuracy; `SimResult.notes` say the same.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For a solver class in place of an object; for a teacher or a loader that
+            `gram_statistics` refuses; for an ``activation_fn`` that is not the teacher's; with
+            ``regenerate_states`` for an A that is not certified to be well-posed.
+        RuntimeError
+            If a solver that promises ‖A‖∞ ≤ κ breaks it.
         """
         if not isinstance(solver, BaseSolver):
             raise TypeError(f"solver must be a solver object, such as ADMMSolver(), got "
                             f"{solver!r}.")
         start = time.perf_counter()
-        stats = solver.gathered(statistics(model, dataloader, skip_layers=self.skip_layers,
-                                           layers=self.layers, progress=self.progress))
-        self._check_activation(stats)
-        stats, notes = self._prepared(model, stats)
+        grams = solver.gathered(gram_statistics(
+            model, dataloader, skip_layers=self.skip_layers, layers=self.layers,
+            progress=self.progress))
+        self._check_activation(grams)
+        grams, notes = self._prepared(model, grams)
         state = _solved("state", solver, state_matching(
-            stats, self.kappa, solver.lambda_z, solver.ridge))
-        A, B, state_bias = split(state.W, stats)
+            grams, self.kappa, solver.lambda_z, solver.ridge))
+        A, B, state_bias = split(state.W, grams)
         A_model = self._in_ball(A, solver)
-        source = stats
+        source = grams
         if self.regenerate_states:
             source = solver.gathered(
-                self._regenerated(A_model, B, state_bias, stats, model, dataloader))
+                self._regenerated(A_model, B, state_bias, grams, model, dataloader))
         output = _solved("output", solver, output_matching(
             source, solver.lambda_y, solver.ridge))
-        C, D, output_bias = split(output.W, stats)
-        fits = layer_fits(stats, state.W) | {"output": fit(
+        C, D, output_bias = split(output.W, grams)
+        fits = explained_by_block(grams, state.W) | {"output": explained(
             source.gram, source.cross_Y, source.norms_Y, output.W)}
         figures = {
-            "state": state.stats, "output": output.stats, "samples": stats.samples,
+            "state": state.stats, "output": output.stats, "samples": grams.samples,
             "relative_gap": {"state": state.stats.relative_gap,
                              "output": output.stats.relative_gap},
             "seconds": time.perf_counter() - start, "inf_norm": float(inf_norm(A)),
@@ -158,10 +184,10 @@ class SIM:
         self._result = SimResult(
             A, B, C, D, state_bias, output_bias,
             {"state": state.status, "output": output.status}, figures,
-            {"state": state.history, "output": output.history}, stats.layers, stats.units, notes,
+            {"state": state.history, "output": output.history}, grams.blocks, grams.units, notes,
             state.factors)
-        self._model = self._built(A_model, B, C, D, state_bias, output_bias, stats.activation,
-                                  stats.units)
+        self._model = self._built(A_model, B, C, D, state_bias, output_bias, grams.activation,
+                                  grams.units)
         return self
 
     def evaluate(self, dataloader: Batches) -> float:
@@ -170,6 +196,7 @@ class SIM:
         Parameters
         ----------
         dataloader : iterable of (U, target)
+            Class labels (m,) or float targets (m, ...).
 
         Returns
         -------
@@ -181,6 +208,14 @@ class SIM:
         -----
         UserWarning
             If no certificate says that the state equation has one solution.
+
+        Raises
+        ------
+        RuntimeError
+            Before `train` or `load`.
+        TypeError, ValueError
+            For targets that are no labels and no numbers of the model's width, or a loader that
+            gives none; for float targets that are all alike.
         """
         model = self.model
         certificate = model.certificate()
@@ -196,6 +231,12 @@ class SIM:
         Parameters
         ----------
         path : path
+            An existing file is overwritten.
+
+        Raises
+        ------
+        RuntimeError
+            Before `train` or `load`.
         """
         torch.save({"state_dict": self.model.state_dict(), "result": self.result.plain(),
                     "options": {"kappa": self.kappa, "rescale": self.rescale,
@@ -212,6 +253,7 @@ class SIM:
         Parameters
         ----------
         path : path
+            Of a file that `save` wrote.
         device : str or torch.device
             Of the model.
         activation_fn : str, Activation or callable, optional
@@ -221,35 +263,40 @@ class SIM:
         -------
         SIM
             With `model` and `result`; the solver's trace is not kept.
+
+        Raises
+        ------
+        ValueError
+            If an activation has no name and ``activation_fn`` is not it.
         """
-        read_ = torch.load(path, map_location="cpu", weights_only=True)
-        sim = cls(activation_fn, device=device, **read_["options"])
-        sim._result = result = SimResult.of_plain(read_["result"], sim.activation_fn)
-        phi = blockwise([(layer.activation, layer.size) for layer in result.layers])
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        sim = cls(activation_fn, device=device, **saved["options"])
+        sim._result = result = SimResult.of_plain(saved["result"], sim.activation_fn)
+        phi = blockwise([(block.activation, block.size) for block in result.blocks])
         sim._model = sim._built(result.A, result.B, result.C, result.D, result.state_bias,
                                 result.output_bias, phi, result.units)
-        sim._model.load_state_dict(read_["state_dict"])
+        sim._model.load_state_dict(saved["state_dict"])
         return sim
 
     # --- the steps of train -------------------------------------------------------------------
 
-    def _check_activation(self, stats: Statistics) -> None:
-        for layer in stats.layers:
-            if self.activation_fn is not None and not alike(layer.activation, self.activation_fn):
+    def _check_activation(self, grams: GramStatistics) -> None:
+        for block in grams.blocks:
+            if self.activation_fn is not None and not alike(block.activation, self.activation_fn):
                 raise ValueError(f"activation_fn is {self.activation_fn.name}, but the teacher's "
-                                 f"{layer.name} is {layer.activation.name}: activation_fn=None "
+                                 f"{block.name} is {block.activation.name}: activation_fn=None "
                                  f"takes each layer's own.")
 
-    def _prepared(self, teacher: nn.Module, stats: Statistics
-                  ) -> tuple[Statistics, tuple[str, ...]]:
+    def _prepared(self, teacher: nn.Module, grams: GramStatistics
+                  ) -> tuple[GramStatistics, tuple[str, ...]]:
         """The statistics that are fitted: in which units, with which biases."""
-        network = read(teacher, stats)
+        network = teacher_as_matrices(teacher, grams)
         notes = []
         if not isinstance(network, str) and not (network.state_bias.any()
                                                  or network.output_bias.any()):
-            stats = stats.without_ones()
+            grams = grams.without_ones()
         if self.rescale:
-            stats, note, free = rescale(stats, network, self.kappa)
+            grams, note, free = rescale(grams, network, self.kappa)
             notes.append(note)
             if not free and self.skip_layers is self.layers is None:
                 warnings.warn(note, UserWarning, stacklevel=3)
@@ -258,14 +305,14 @@ class SIM:
                          "exceeds κ, the bound costs accuracy.")
         if isinstance(network, str) and network not in notes[0]:
             notes.append(f"SIM matches what it can of it: {network}")
-        return stats, tuple(notes)
+        return grams, tuple(notes)
 
     def _in_ball(self, A: Tensor, solver: BaseSolver) -> Tensor:
         """A in the model's dtype: a solver that promises ‖A‖∞ ≤ κ has it kept after rounding."""
         rounded = A.to(self.dtype)
         if not solver.honours_kappa:
             return rounded
-        if (norm := float(inf_norm(A))) > self.kappa + 1e-6:
+        if (norm := float(inf_norm(A))) > self.kappa + BROKEN:
             raise RuntimeError(f"{type(solver).__name__} returned ‖A‖∞ = {norm:.6g} > κ = "
                                f"{self.kappa:g}; a solver that cannot keep the bound must say "
                                f"honours_kappa = False.")
@@ -280,39 +327,42 @@ class SIM:
                output_bias: Tensor | None, phi: Activation, units: Tensor) -> ImplicitModel:
         A, B, C, D, *biases = (None if M is None else M.to(self.device, self.dtype)
                                for M in (A, B, C, D, state_bias, output_bias))
-        # A tolerance is absolute, and what is small in large units need not be small.
+        # The solve's tolerance is absolute and in the model's units; in the teacher's an error is
+        # `units` times as large, so that large units ask for a smaller tolerance.
         largest = max(float(units.max()), 1.0)
         return ImplicitModel.from_matrices(
             A, B, C, D, activation=phi, kappa=self.kappa, state_bias=biases[0],
             output_bias=biases[1], solver=Picard(Picard().tol / largest) if largest > 1 else None)
 
-    def _regenerated(self, A: Tensor, B: Tensor, bias: Tensor | None, stats: Statistics,
-                     teacher: nn.Module, loader: Batches) -> Statistics:
+    def _regenerated(self, A: Tensor, B: Tensor, bias: Tensor | None, grams: GramStatistics,
+                     teacher: nn.Module, loader: Batches) -> GramStatistics:
         """Statistics of the states that A and B give; outputs are the teacher's."""
         A, B = A.double(), B.to(self.dtype).double()
-        zero = A.new_zeros(stats.q)
+        zero = A.new_zeros(grams.q)
         student = ImplicitModel.from_matrices(
-            A, B, A.new_zeros(stats.q, stats.n), activation=stats.activation, kappa=self.kappa,
+            A, B, A.new_zeros(grams.q, grams.n), activation=grams.activation, kappa=self.kappa,
             state_bias=None if bias is None else bias.to(self.dtype).double(),
             output_bias=None if bias is None else zero, solver=Picard(
-                tol=1e-9 / max(float(stats.units.max()), 1.0), max_steps=10_000))
+                tol=1e-9 / max(float(grams.units.max()), 1.0), max_steps=10_000))
         if not (found := student.certificate()).well_posed:
             raise ValueError(f"regenerate_states=True needs a well-posed model: {found.sentence}")
 
-        def batches() -> Iterator[tuple[tuple[Layer, ...], States]]:
-            for layers, batch in run(teacher, loader, skip_layers=self.skip_layers,
-                                     layers=self.layers, progress=self.progress):
+        def batches() -> Iterator[tuple[tuple[Block, ...], States]]:
+            for blocks, batch in states_by_batch(
+                    teacher, loader, skip_layers=self.skip_layers, layers=self.layers,
+                    progress=self.progress):
                 U = batch.U.flatten(1).cpu().double()
                 with torch.no_grad():
                     X = student.equilibrium(U, throw=True).value
-                yield layers, States(U, X, X, batch.Y.cpu())
+                yield blocks, States(U, X, X, batch.Y.cpu())
 
-        return accumulate(batches(), ones=stats.ones)
+        return accumulate(batches(), ones=grams.ones)
 
 
-def _solved(name: str, solver: BaseSolver, problem: Problem) -> Rows:
+def _solved(name: str, solver: BaseSolver, problem: Problem) -> SolveResult:
     found = solver.solve(problem.exact() if solver.exact else problem)
-    # One that leaves κ out solves another problem; whoever cancels knows.
+    # No warning of a solver that leaves κ out, whose gap is that of another problem, nor after a
+    # cancel, of which the user knows.
     if solver.honours_kappa and found.status in (SolveStatus.MAX_STEPS, SolveStatus.SECONDS,
                                                   SolveStatus.ENDED):
         warnings.warn(f"{name} matching stopped early: {found.status.value}. The relative gap is "
@@ -323,7 +373,7 @@ def _solved(name: str, solver: BaseSolver, problem: Problem) -> Rows:
     if not (solver.exact and seen.any()):
         return found
     missed = float((2 * problem.fit(found.W) / problem.norms)[seen].amax()) ** 0.5
-    if missed > 1e-4:
+    if missed > INEXACT:
         inside = f" with ‖A‖∞ ≤ κ = {problem.kappa:g}" if problem.ball else ""
         warnings.warn(f"{name} matching was to be exact, and what {solver.name} found{inside} "
                       f"misses {missed:.1e} of the size of a target: nothing may match, or the "

@@ -4,7 +4,7 @@ Hooks on the teacher's activation modules see the pre-activations Z and the acti
 X = φ(Z) of each call; stacked last layer first, with the inputs U and the outputs Y, they are
 all that state-driven implicit modeling needs (Tsai, Decugis, El Ghaoui, Atamturk 2022,
 State-driven Implicit Modeling, arXiv 2209.09389). It sees them only through the products
-gathered in `Statistics`, which are summed batch by batch.
+gathered in `GramStatistics`, which are summed batch by batch.
 """
 
 from __future__ import annotations
@@ -17,13 +17,18 @@ from torch import Tensor, nn
 
 from idl_lab import networks, validation
 from idl_lab.activations import Activation, blockwise
+from idl_lab.networks import Block
 from idl_lab.operators import from_scipy
-from idl_lab.sim.hooks import Batches, Layer, States, run
+from idl_lab.sim.hooks import Batches, States, states_by_batch
 from idl_lab.well_posedness import units
+
+# Units are found for a ball smaller by this part: V⁻¹AV formed from them in float64 rounds, and
+# would otherwise leave the ball that it was rescaled into.
+ROOM = 1e-12
 
 
 @dataclass(frozen=True)
-class Statistics:
+class GramStatistics:
     """Products of the states, summed over the samples; Φ = [X U] or [X U 1] (m, d).
 
     Attributes
@@ -37,8 +42,8 @@ class Statistics:
     samples, n, p, q : int
     ones : bool
         Whether Φ ends with a column of ones, whose weights are the biases.
-    layers : tuple of Layer
-        In the order of the states: the last layer first.
+    blocks : tuple of Block
+        In the order of the states: the last call of an activation first.
     units : Tensor, shape (n,)
         The states are given in multiples of these; ones as the teacher has them.
     input_shape : tuple of int
@@ -55,29 +60,34 @@ class Statistics:
     p: int
     q: int
     ones: bool
-    layers: tuple[Layer, ...]
+    blocks: tuple[Block, ...]
     units: Tensor
     input_shape: tuple[int, ...] = ()
 
     @property
     def activation(self) -> Activation:
-        """φ, each layer with its own activation."""
-        return blockwise([(layer.activation, layer.size) for layer in self.layers])
+        """φ, each block with its own activation."""
+        return blockwise([(block.activation, block.size) for block in self.blocks])
 
-    def without_ones(self) -> Statistics:
+    def without_ones(self) -> GramStatistics:
         """The same without the column of ones: a model without biases."""
         if not self.ones:
             return self
         return replace(self, gram=self.gram[:-1, :-1].clone(), cross_Z=self.cross_Z[:, :-1].clone(),
                        cross_Y=self.cross_Y[:, :-1].clone(), ones=False)
 
-    def rescaled(self, v: Tensor) -> Statistics:
+    def rescaled(self, v: Tensor) -> GramStatistics:
         """The statistics of X V⁻¹ and Z V⁻¹, V = diag(v): new units of the states.
 
         Parameters
         ----------
         v : Tensor, shape (n,)
             Positive, float64 on the CPU.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For a v of another shape or dtype, and for entries that are not positive.
         """
         validation.tensor("v", v, "n", like=self.gram, n=self.n)
         if not (v > 0).all():
@@ -96,22 +106,27 @@ def collect(teacher: nn.Module, loader: Batches, *, skip_layers: int | None = No
     Parameters
     ----------
     teacher, loader, skip_layers, layers, progress
-        As for `statistics`.
+        As for `gram_statistics`.
 
     Returns
     -------
     States
         In the teacher's dtype, on the CPU.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `gram_statistics`.
     """
-    batches = [batch for _, batch in run(teacher, loader, skip_layers=skip_layers, layers=layers,
-                                         progress=progress)]
+    batches = [batch for _, batch in states_by_batch(
+        teacher, loader, skip_layers=skip_layers, layers=layers, progress=progress)]
     return States(*(torch.cat([T.flatten(1).cpu() for T in parts])
                     for parts in zip(*batches, strict=True)))
 
 
-def statistics(teacher: nn.Module, loader: Batches, *, skip_layers: int | None = None,
-               layers: Sequence[str] | None = None, ones: bool = True,
-               progress: bool = True) -> Statistics:
+def gram_statistics(teacher: nn.Module, loader: Batches, *, skip_layers: int | None = None,
+                    layers: Sequence[str] | None = None, ones: bool = True,
+                    progress: bool = True) -> GramStatistics:
     """Run a teacher over a loader and sum the products of its states, batch by batch.
 
     Memory does not grow with the number of samples. The teacher runs in eval mode, on its own
@@ -124,8 +139,8 @@ def statistics(teacher: nn.Module, loader: Batches, *, skip_layers: int | None =
     loader : iterable
         Batches U or (U, target); one pass over it.
     skip_layers : int, optional
-        In a module with more than so many children each child is a block, of which only the
-        activation called last is kept; None keeps all.
+        In a module with more than so many children, of each child only the activation called
+        last is kept; None keeps all.
     layers : sequence of str, optional
         Names of the modules whose calls make the states, instead: of an elementwise function.
     ones : bool
@@ -135,7 +150,7 @@ def statistics(teacher: nn.Module, loader: Batches, *, skip_layers: int | None =
 
     Returns
     -------
-    Statistics
+    GramStatistics
 
     Raises
     ------
@@ -143,40 +158,47 @@ def statistics(teacher: nn.Module, loader: Batches, *, skip_layers: int | None =
         For a teacher whose activations cannot all be seen, or are not elementwise; for values
         that are not finite, naming the layer; for an empty loader.
     """
-    batches = run(teacher, loader, skip_layers=skip_layers, layers=layers, progress=progress)
-    return accumulate(batches, ones=ones)
+    return accumulate(states_by_batch(teacher, loader, skip_layers=skip_layers, layers=layers,
+                                      progress=progress), ones=ones)
 
 
-def accumulate(batches: Iterable[tuple[tuple[Layer, ...], States]], *,
-               ones: bool = True) -> Statistics:
+def accumulate(batches: Iterable[tuple[tuple[Block, ...], States]], *,
+               ones: bool = True) -> GramStatistics:
     """Sum the products of batches of states.
 
     Parameters
     ----------
-    batches : iterable of (layers, States)
-        As `run` gives them; U not yet flattened.
+    batches : iterable of (blocks, States)
+        As `states_by_batch` gives them; U not yet flattened.
     ones : bool
         Append a column of ones to Φ.
+
+    Raises
+    ------
+    ValueError
+        If there is no batch.
     """
     sums: list[Tensor] = []
     samples = 0
-    for layers, batch in batches:
+    for blocks, batch in batches:
         products = _products(batch, ones)
         sums = [total.add_(part) for total, part in zip(sums, products, strict=True)
                 ] if sums else products
         samples += len(batch.U)
-        seen = layers, tuple(batch.U.shape[1:])
+        seen = blocks, tuple(batch.U.shape[1:])
     if not sums:
         raise ValueError("no batch of states was given.")
-    layers, input_shape = seen
+    blocks, input_shape = seen
     gram, cross_Z, cross_Y, norms_Z, norms_Y = (T.cpu() for T in sums)
     n, q = len(cross_Z), len(cross_Y)
-    return Statistics(gram, cross_Z, cross_Y, norms_Z, norms_Y, samples, n,
-                      len(gram) - n - ones, q, ones, layers, torch.ones_like(norms_Z), input_shape)
+    return GramStatistics(gram, cross_Z, cross_Y, norms_Z, norms_Y, samples, n,
+                          len(gram) - n - ones, q, ones, blocks, torch.ones_like(norms_Z),
+                          input_shape)
 
 
 def _products(batch: States, ones: bool) -> list[Tensor]:
-    # Some devices have no float64; CUDA does, and sums there.
+    # Sums over many samples lose their digits in float32, and mps has nothing wider: the batch
+    # goes to the CPU then, while CUDA sums where the teacher is.
     at = batch.U.device if batch.U.device.type == "cuda" else torch.device("cpu")
     U, Z, X, Y = (T.flatten(1).to(at).double() for T in batch)
     Phi = torch.cat([X, U, *([torch.ones_like(U[:, :1])] if ones else [])], dim=1)
@@ -186,30 +208,31 @@ def _products(batch: States, ones: bool) -> list[Tensor]:
 # --- units in which the teacher itself is feasible ----------------------------------------------
 
 
-def read(teacher: nn.Module, stats: Statistics) -> networks.Network | str:
+def teacher_as_matrices(teacher: nn.Module, grams: GramStatistics) -> networks.Network | str:
     """The teacher as matrices, or why it cannot be read off.
 
     Parameters
     ----------
     teacher : torch.nn.Module
-    stats : Statistics
+        Its modules as they were when the statistics were summed.
+    grams : GramStatistics
         Of this teacher.
     """
     try:
-        network = networks.read(teacher, stats.input_shape)
+        network = networks.as_matrices(teacher, grams.input_shape)
     except ValueError as error:
         reason = str(error).removesuffix(networks.READABLE).strip().rstrip(".")
         return f"the teacher cannot be read as matrices: {reason}"
     blocks = {(block.name, block.size) for block in network.blocks}
-    strangers = [la.name for la in stats.layers if (la.name, la.size) not in blocks]
+    strangers = [block.name for block in grams.blocks if (block.name, block.size) not in blocks]
     if strangers:
         return (f"the teacher read as matrices has no states of the name and size of "
                 f"{', '.join(strangers)}")
     return network
 
 
-def rescale(stats: Statistics, network: networks.Network | str, kappa: float
-            ) -> tuple[Statistics, str, bool]:
+def rescale(grams: GramStatistics, network: networks.Network | str, kappa: float
+            ) -> tuple[GramStatistics, str, bool]:
     """New units of the states in which the teacher's own A is in the ball: ‖V⁻¹AV‖∞ ≤ κ.
 
     A teacher's A is nilpotent, so there are such units for every κ > 0; for positively
@@ -219,14 +242,16 @@ def rescale(stats: Statistics, network: networks.Network | str, kappa: float
 
     Parameters
     ----------
-    stats : Statistics
+    grams : GramStatistics
+        Of the teacher, in its own units.
     network : Network or str
-        As `read` gives it.
+        As `teacher_as_matrices` gives it.
     kappa : float
+        Radius κ of the ball.
 
     Returns
     -------
-    Statistics
+    grams : GramStatistics
         Rescaled, or as given where that is not needed or cannot be done.
     note : str
         What was done, or why it could not be and what that costs.
@@ -238,30 +263,29 @@ def rescale(stats: Statistics, network: networks.Network | str, kappa: float
     El Ghaoui et al. 2021, Implicit Deep Learning, section 2.5.
     """
     if isinstance(network, str):
-        return stats, (f"Not rescaled: {network}. In the teacher's own units its ‖A‖∞ may exceed "
+        return grams, (f"Not rescaled: {network}. In the teacher's own units its ‖A‖∞ may exceed "
                        f"κ = {kappa:g}, and what A cannot hold is lost from the fit."), False
     norm = float(abs(network.A).sum(axis=1).max())
-    whole = len(stats.layers) == len(network.blocks)
-    skipped = "" if whole else (f" Only {len(stats.layers)} of its {len(network.blocks)} layers "
+    whole = len(grams.blocks) == len(network.blocks)
+    skipped = "" if whole else (f" Only {len(grams.blocks)} of its {len(network.blocks)} layers "
                                 f"are kept, so it is not itself one of the models that are fitted.")
     if norm <= kappa:
-        return stats, (f"Not rescaled, as the teacher's own ‖A‖∞ = {norm:.3g} is at most κ = "
+        return grams, (f"Not rescaled, as the teacher's own ‖A‖∞ = {norm:.3g} is at most κ = "
                        f"{kappa:g}: the bound on A costs nothing.{skipped}"), whole
     lost = (f"In the teacher's own units ‖A‖∞ = {norm:.3g} exceeds κ = {kappa:g}, and what A "
             f"cannot hold is lost from the fit.")
-    phis = {layer.activation for layer in stats.layers}
+    phis = {block.activation for block in grams.blocks}
     if names := sorted(phi.name for phi in phis if not phi.homogeneous):
-        return stats, (f"Not rescaled: {', '.join(names)} is not positively homogeneous, so "
+        return grams, (f"Not rescaled: {', '.join(names)} is not positively homogeneous, so "
                        f"φ(z/v) is not φ(z)/v. {lost}{skipped}"), False
     try:
-        # A little room, so that V⁻¹AV formed in float64 is inside too.
-        v = units(from_scipy(network.A, torch.float64), kappa * (1 - 1e-12))
+        v = units(from_scipy(network.A, torch.float64), kappa * (1 - ROOM))
     except ValueError as error:
-        return stats, f"Not rescaled: {error} {lost}{skipped}", False
+        return grams, f"Not rescaled: {error} {lost}{skipped}", False
     size = dict(zip([block.name for block in network.blocks],
                     v.split([block.size for block in network.blocks]), strict=True))
-    v = torch.cat([size[layer.name] for layer in stats.layers])
-    return stats.rescaled(v), (
+    v = torch.cat([size[block.name] for block in grams.blocks])
+    return grams.rescaled(v), (
         f"Rescaled: the states are measured in units from {float(v.min()):.3g} to "
         f"{float(v.max()):.3g}, in which the teacher has ‖A‖∞ ≤ κ = {kappa:g} instead of "
         f"{norm:.3g}.{skipped}"), whole

@@ -12,7 +12,7 @@ from benchmarks.plots import draw_bench
 from idl_lab.labs.kit import digits_teacher
 from idl_lab.sim.problem import state_matching
 from idl_lab.sim.solvers import ADMMSolver
-from idl_lab.sim.states import statistics
+from idl_lab.sim.states import gram_statistics
 
 pytestmark = pytest.mark.cpu_default
 TIMES = pd.DataFrame({"torchidl": [2.0, 4.0, 8.0], "idl_lab": [1.0, 1.0, 2.0]})
@@ -44,7 +44,7 @@ def test_an_answer_is_judged_by_the_problem_and_not_by_its_solver():
     teacher, train, test = digits_teacher(0, epochs=2)
     solver = ADMMSolver(lambda_z=1.0, lambda_y=1.0, progress=False)
     found = sim.ours(solver, teacher, train)
-    problem = state_matching(statistics(teacher, train, ones=False, progress=False), 0.99, 1.0)
+    problem = state_matching(gram_statistics(teacher, train, ones=False, progress=False), 0.99, 1.0)
     optimum = float(problem.dual(found.state).sum())
     row = sim.judge(found, problem, optimum, test)
     assert 0 <= row["above the optimum"] < 1e-6 and row["norm of A"] <= 0.99

@@ -15,7 +15,7 @@ ROOT = Path(idl_lab.__file__).parent
 # All that is below the pictures, and whatever a later room adds there.
 FOLDERS = [".".join(p.relative_to(ROOT).with_suffix("").parts) for folder in ("fixed_point", "sim")
            for p in sorted((ROOT / folder).rglob("[a-z]*.py"))]
-CORE = [name for name in ("validation", "activations", "operators", "well_posedness",
+CORE = [name for name in ("validation", "bar", "activations", "operators", "well_posedness",
                           "constraints", *FOLDERS, "equilibrium", "networks", "model", "rnn",
                           "compose", "torchidl", "training", "data", "robustness")
         if (ROOT / f"{name.replace('.', '/')}.py").exists() or (ROOT / name).is_dir()]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import pixels
+from idl_lab.runs import gallery
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -31,7 +32,6 @@ from idl_lab.labs.well_posedness.plots import (
     draw_spectrum,
 )
 from idl_lab.labs.well_posedness.problems import several_starts, spread
-from idl_lab.runs import gallery
 
 CPU = {"dtype": torch.float64, "device": "cpu"}
 

@@ -12,14 +12,14 @@ from sim_cases import data, optimum, problem
 
 from idl_lab.labs.kit import canvas
 from idl_lab.labs.sim_solvers.plots import draw_patterns, draw_solves, draw_sparsity
-from idl_lab.sim.solvers import ADMMSolver, LeastSquareSolver, Rows
+from idl_lab.sim.solvers import ADMMSolver, LeastSquareSolver, SolveResult
 
 QUIET = {"progress": False, "device": "cpu"}
 OPTIONS = {"lam": 0.5, "kappa": 0.9, "ball": 7}
 
 
 @functools.cache
-def solved() -> dict[str, Rows]:
+def solved() -> dict[str, SolveResult]:
     p = problem(*data(), **OPTIONS)
     return {"ADMM": ADMMSolver(check_every=4, **QUIET).solve(p),
             "least squares": LeastSquareSolver(**QUIET).solve(p)}
@@ -113,7 +113,7 @@ def test_sparsity_is_the_table_with_a_label_for_each_lambda():
 @pytest.mark.parametrize(("call", "error", "fragments"), [
     (lambda: draw_solves([], 0.9), TypeError, ["mapping", "list"]),
     (lambda: draw_solves({}, 0.9), ValueError, ["1 to 6 solves, got 0"]),
-    (lambda: draw_solves({"a": 3}, 0.9), TypeError, ["'a'", "Rows", "int"]),
+    (lambda: draw_solves({"a": 3}, 0.9), TypeError, ["'a'", "SolveResult", "int"]),
     (lambda: draw_solves(solved(), 0.9, against="time"), ValueError, ["against", "seconds"]),
     (lambda: draw_solves(solved(), -1.0), ValueError, ["kappa"]),
     (lambda: draw_patterns({}, 1), ValueError, ["at least one"]),

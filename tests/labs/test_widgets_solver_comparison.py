@@ -22,7 +22,7 @@ from idl_lab.labs.kit import canvas
 from idl_lab.labs.sim_solvers import panel as solver_comparison
 from idl_lab.labs.sim_solvers.panel import SolverComparison
 from idl_lab.sim.problem import Problem
-from idl_lab.sim.solvers import ADMMSolver, BaseSolver, LeastSquareSolver, Rows, SolveStatus
+from idl_lab.sim.solvers import ADMMSolver, BaseSolver, LeastSquareSolver, SolveResult, SolveStatus
 
 QUIET = {"progress": False, "device": "cpu"}
 LONG = 60.0  # seconds after which a test that hangs fails
@@ -173,7 +173,7 @@ def test_cancelling_keeps_the_best_point_and_runs_no_further_solver():
     panel.cancel()
     panel.wait(LONG)
     found = panel.runs["endless"]
-    assert isinstance(found, Rows) and found.status is SolveStatus.CANCELLED
+    assert isinstance(found, SolveResult) and found.status is SolveStatus.CANCELLED
     assert len(found.history) >= 2 and torch.equal(found.W, usual().zeros())
     assert len(panel.runs["ADMM"]) == 0 and word(panel, "status 1") == "not run"
 

@@ -26,7 +26,7 @@ def _nets_on_the_cpu():
 
 def read(net, input_shape=None):
     with DEFAULT[0]:
-        return networks.read(net, input_shape)
+        return networks.as_matrices(net, input_shape)
 
 
 def run(network, U):

@@ -213,7 +213,7 @@ def test_some_layers_alone_make_a_smaller_model(taught):
 def test_rescaling_is_worth_its_name(taught):
     teacher, data, _ = taught["bias-free"]
     scaled, plain = train(teacher, data), train(teacher, data, rescale=False)
-    layer = plain.result.layers[0].name
+    layer = plain.result.blocks[0].name
     assert plain.result.stats["fit"][layer] < scaled.result.stats["fit"][layer]
     assert "rescale=False" in plain.result.notes[0] and (plain.result.units == 1).all()
 
@@ -267,7 +267,7 @@ def test_a_fitted_model_is_saved_loaded_and_trained_on(taught, tmp_path):
         again = SIM.load(tmp_path / "sim.pt", device="cpu")
         assert again.evaluate(test) == found.evaluate(test)
     assert torch.equal(again.result.A, found.result.A)
-    assert again.result.layers == found.result.layers and again.kappa == 0.99
+    assert again.result.blocks == found.result.blocks and again.kappa == 0.99
     assert again.result.notes == found.result.notes
     U, y = data[0]
     nn.functional.cross_entropy(found.model(U), y).backward()

@@ -19,7 +19,7 @@ from sim_ranks import CASES, QUIET, ROWS, SUMS, TRAIN, endless, images, made, su
 from idl_lab.sim import SIM
 from idl_lab.sim.sharding import all_reduce
 from idl_lab.sim.solvers import ADMMMultiGPUSolver, ADMMSolver, SolveStatus
-from idl_lab.sim.states import statistics
+from idl_lab.sim.states import gram_statistics
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -205,17 +205,17 @@ def test_training_on_shards_is_training_on_all_data(ranks, name):
 
 @pytest.mark.cpu_default
 def test_statistics_of_shards_add_up_to_those_of_all(ranks):
-    stats = statistics(teacher(), [images()], progress=False)
+    grams = gram_statistics(teacher(), [images()], progress=False)
     for rank in ranks:
         *sums, samples = rank["statistics"]
         assert samples == 301
         for found, name in zip(sums, SUMS, strict=True):
-            torch.testing.assert_close(found, getattr(stats, name), rtol=1e-12, atol=1e-9)
+            torch.testing.assert_close(found, getattr(grams, name), rtol=1e-12, atol=1e-9)
 
 
 @pytest.mark.cpu_default
 def test_ranks_that_disagree_are_told_so(ranks):
-    wanted = (("layers", "12", "13"), ("kappa", "ball"), ("size of cross",), ("tol",))
+    wanted = (("blocks", "12", "13"), ("kappa", "ball"), ("size of cross",), ("tol",))
     for rank in ranks:
         for message, words in zip(rank["refused"], wanted, strict=True):
             assert all(word in message for word in words), message

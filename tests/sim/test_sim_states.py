@@ -32,9 +32,9 @@ def collect(*args, **kwargs):
         return states.collect(*args, progress=False, **kwargs)
 
 
-def statistics(*args, **kwargs):
+def gram_statistics(*args, **kwargs):
     with DEFAULT[0]:
-        return states.statistics(*args, progress=False, **kwargs)
+        return states.gram_statistics(*args, progress=False, **kwargs)
 
 
 def mlp(*sizes, bias=True, phi=nn.ReLU):
@@ -86,7 +86,7 @@ def test_the_teachers_own_matrices_reproduce_its_states(name):
     make, shape = TEACHERS[name]
     teacher, U = make(), draw(0, 12, *shape)
     with DEFAULT[0]:
-        network = networks.read(teacher, shape)
+        network = networks.as_matrices(teacher, shape)
     found = collect(teacher, [(U[:5], 0), (U[5:], 0)])
     A, B, C, D = (mat(M.toarray()) for M in (network.A, network.B, network.C, network.D))
     Z = found.X @ A.T + U.flatten(1) @ B.T + mat(network.state_bias)
@@ -96,9 +96,7 @@ def test_the_teachers_own_matrices_reproduce_its_states(name):
     assert torch.equal(found.U, U.flatten(1))
     with torch.no_grad():
         assert torch.allclose(found.Y, teacher(U.clone()).flatten(1), atol=1e-12)
-    layers = statistics(teacher, [U]).layers
-    assert [(la.name, la.size) for la in layers] == [(b.name, b.size) for b in network.blocks]
-    assert [la.activation for la in layers] == [b.activation for b in network.blocks]
+    assert gram_statistics(teacher, [U]).blocks == network.blocks
 
 
 def test_states_are_those_of_the_layers_called_by_hand_last_first():
@@ -117,18 +115,18 @@ def test_statistics_are_the_products_whatever_the_batches(sizes, ones):
     torch.manual_seed(0)
     teacher, U = mlp(3, 4, 2), draw(sum(sizes), sum(sizes), 3)
     found = collect(teacher, [U])
-    stats = statistics(teacher, U.split(sizes), ones=ones)
+    grams = gram_statistics(teacher, U.split(sizes), ones=ones)
     Phi = np.concatenate([found.X, found.U, *([np.ones((len(U), 1))] if ones else [])], 1)
     Z, Y = found.Z.numpy(), found.Y.numpy()
-    for got, wanted in [(stats.gram, Phi.T @ Phi), (stats.cross_Z, Z.T @ Phi),
-                        (stats.cross_Y, Y.T @ Phi), (stats.norms_Z, (Z**2).sum(0)),
-                        (stats.norms_Y, (Y**2).sum(0))]:
+    for got, wanted in [(grams.gram, Phi.T @ Phi), (grams.cross_Z, Z.T @ Phi),
+                        (grams.cross_Y, Y.T @ Phi), (grams.norms_Z, (Z**2).sum(0)),
+                        (grams.norms_Y, (Y**2).sum(0))]:
         assert got.dtype == torch.float64
         assert got.numpy() == pytest.approx(wanted, rel=1e-10, abs=1e-10)
-    assert (stats.samples, stats.n, stats.p, stats.q, stats.ones) == (len(U), 4, 3, 2, ones)
-    assert stats.input_shape == (3,)
+    assert (grams.samples, grams.n, grams.p, grams.q, grams.ones) == (len(U), 4, 3, 2, ones)
+    assert grams.input_shape == (3,)
     if ones:
-        assert torch.equal(stats.without_ones().gram, stats.gram[:-1, :-1])
+        assert torch.equal(grams.without_ones().gram, grams.gram[:-1, :-1])
 
 
 def test_batches_are_let_go():
@@ -142,17 +140,17 @@ def test_batches_are_let_go():
             del U
             assert sum(ref() is not None for ref in alive) <= 2
 
-    assert statistics(mlp(3, 4, 2), loader()).samples == 160
+    assert gram_statistics(mlp(3, 4, 2), loader()).samples == 160
 
 
 def test_rescaled_statistics_are_those_of_the_rescaled_states():
     teacher, U, v = mlp(3, 4, 2), draw(0, 9, 3), draw(1, 4).abs() + 0.1
-    stats, found = statistics(teacher, [U]).rescaled(v), collect(teacher, [U])
+    grams, found = gram_statistics(teacher, [U]).rescaled(v), collect(teacher, [U])
     X, Z = found.X / v, found.Z / v
     Phi = torch.cat([X, U, torch.ones_like(U[:, :1])], 1)
-    assert torch.allclose(stats.gram, Phi.mT @ Phi) and torch.allclose(stats.cross_Z, Z.mT @ Phi)
-    assert torch.allclose(stats.cross_Y, found.Y.mT @ Phi) and torch.equal(stats.units, v)
-    assert torch.allclose(stats.norms_Z, Z.square().sum(0))
+    assert torch.allclose(grams.gram, Phi.mT @ Phi) and torch.allclose(grams.cross_Z, Z.mT @ Phi)
+    assert torch.allclose(grams.cross_Y, found.Y.mT @ Phi) and torch.equal(grams.units, v)
+    assert torch.allclose(grams.norms_Z, Z.square().sum(0))
 
 
 @pytest.mark.parametrize("kappa", [0.3, 0.99])
@@ -161,10 +159,10 @@ def test_after_rescaling_the_teacher_is_feasible_and_exact(name, kappa):
     make, shape = TEACHERS[name]
     teacher, U = make(), draw(0, 12, *shape)
     teacher.load_state_dict({k: 3 * T for k, T in teacher.state_dict().items()})
-    stats = statistics(teacher, [U])
+    grams = gram_statistics(teacher, [U])
     with DEFAULT[0]:
-        network = states.read(teacher, stats)
-        scaled, note, free = states.rescale(stats, network, kappa)
+        network = states.teacher_as_matrices(teacher, grams)
+        scaled, note, free = states.rescale(grams, network, kappa)
     v = scaled.units
     A = mat(network.A.toarray()) / v[:, None] * v
     B = mat(network.B.toarray()) / v[:, None]
@@ -180,19 +178,20 @@ def test_what_keeps_the_teachers_units_is_said():
              ("mlp", 0.0, "kappa must be > 0", False)]
     for name, kappa, words, wanted in cases:
         make, shape = TEACHERS[name]
-        stats = statistics(teacher := make(), [draw(0, 4, *shape)])
+        grams = gram_statistics(teacher := make(), [draw(0, 4, *shape)])
         with DEFAULT[0]:
-            same, note, free = states.rescale(stats, states.read(teacher, stats), kappa)
-        assert same is stats and words in note and free is wanted
+            network = states.teacher_as_matrices(teacher, grams)
+            same, note, free = states.rescale(grams, network, kappa)
+        assert same is grams and words in note and free is wanted
     pooled = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()).double()
-    stats = statistics(pooled, [draw(0, 4, 1, 6, 6)])
+    grams = gram_statistics(pooled, [draw(0, 4, 1, 6, 6)])
     with DEFAULT[0]:
-        assert "no rule for MaxPool2d" in states.read(pooled, stats)
+        assert "no rule for MaxPool2d" in states.teacher_as_matrices(pooled, grams)
     shallow = mlp(3, 4, 2)
-    stats = statistics(shallow, [draw(0, 4, 3)])
+    grams = gram_statistics(shallow, [draw(0, 4, 3)])
     with DEFAULT[0]:
-        same, note, free = states.rescale(stats, states.read(shallow, stats), 0.5)
-    assert same is stats and free and "costs nothing" in note
+        same, note, free = states.rescale(grams, states.teacher_as_matrices(shallow, grams), 0.5)
+    assert same is grams and free and "costs nothing" in note
 
 
 def test_the_teacher_is_left_as_it_was_found_also_after_an_error():
@@ -209,17 +208,17 @@ def test_the_teacher_is_left_as_it_was_found_also_after_an_error():
         assert all(torch.equal(T, before[k]) for k, T in teacher.state_dict().items())
         assert all(p.grad is None for p in teacher.parameters())
 
-    statistics(teacher, [draw(0, 8, 3)])
+    gram_statistics(teacher, [draw(0, 8, 3)])
     looks_the_same()
     with pytest.raises(RuntimeError, match="shapes"):
-        statistics(teacher, [draw(0, 8, 5)])
+        gram_statistics(teacher, [draw(0, 8, 5)])
     looks_the_same()
 
 
 def test_layers_are_chosen():
     teacher = nn.Sequential(Block(5), Block(5), nn.Linear(5, 2)).double()
     U = [draw(0, 4, 5)]
-    names = lambda **kw: [la.name for la in statistics(teacher, U, **kw).layers]  # noqa: E731
+    names = lambda **kw: [block.name for block in gram_statistics(teacher, U, **kw).blocks]  # noqa: E731
     both = ["1.phi (ReLU)", "1.inner.1 (ReLU)", "0.phi (ReLU)", "0.inner.1 (ReLU)"]
     assert names() == both
     assert names(skip_layers=3) == both  # no module has more than three children
@@ -283,7 +282,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_would_be_silently_wrong_is_refused(name):
     make, error, *words = REFUSED[name]
-    rejects(lambda: statistics(make(), [draw(0, 4, 3)]), error, *words)
+    rejects(lambda: gram_statistics(make(), [draw(0, 4, 3)]), error, *words)
 
 
 def test_odd_loaders_and_choices_are_refused():
@@ -292,28 +291,28 @@ def test_odd_loaders_and_choices_are_refused():
             ([], ValueError, "gave no batch"), ([U.long()], TypeError, "input U of batch 0"),
             ([U, torch.full_like(U, torch.nan)], ValueError, "input U of batch 1 must be finite"),
             ([U[0]], ValueError, "must have shape (m, ...)"), ([[]], TypeError, "got list")]:
-        rejects(lambda loader=loader: statistics(teacher, loader), error, words)
+        rejects(lambda loader=loader: gram_statistics(teacher, loader), error, words)
     for options, error, words in [
             ({"layers": ["phi"]}, ValueError, "layers='phi' is not known"),
             ({"layers": "1"}, TypeError, "layers must be names"),
             ({"layers": ["0"]}, ValueError, "0 (Linear) takes (4, 3) and gives (4, 4)"),
             ({"layers": ["1"], "skip_layers": 3}, ValueError, "give one of them"),
             ({"skip_layers": 0}, ValueError, "skip_layers must be at least 1")]:
-        rejects(lambda options=options: statistics(teacher, [U], **options), error, words)
-    rejects(lambda: statistics(Odd(), [U, U[:1]]), ValueError, "batch 1 met other layers")
-    rejects(lambda: statistics(teacher, [U]).rescaled(-draw(0, 4).abs()), ValueError, "positive")
+        rejects(lambda options=options: gram_statistics(teacher, [U], **options), error, words)
+    rejects(lambda: gram_statistics(Odd(), [U, U[:1]]), ValueError, "batch 1 met other layers")
+    rejects(lambda: gram_statistics(teacher, [U]).rescaled(-draw(0, 4).abs()), ValueError, "positive")
 
 
 def test_a_changed_activation_is_noticed():
     teacher = mlp(3, 4, 2)
     teacher[1].register_forward_hook(lambda module, args, value: value + 1)
-    rejects(lambda: statistics(teacher, [draw(0, 4, 3)]), ValueError, "1 (ReLU) gives other values")
+    rejects(lambda: gram_statistics(teacher, [draw(0, 4, 3)]), ValueError, "1 (ReLU) gives other values")
 
 
 def test_an_own_activation_named_is_a_layer():
     teacher = Functional(Sine())
-    (layer,) = statistics(teacher, [draw(0, 4, 3)], layers=["last"]).layers
-    assert layer.name == "last (Sine)" and layer.activation.slope == pytest.approx(1)
+    (block,) = gram_statistics(teacher, [draw(0, 4, 3)], layers=["last"]).blocks
+    assert block.name == "last (Sine)" and block.activation.slope == pytest.approx(1)
 
 
 def test_a_teacher_may_overwrite_its_input_and_the_callers_data_stay():

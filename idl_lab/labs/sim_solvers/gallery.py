@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from idl_lab.labs.kit.problems import generator, normal
 from idl_lab.labs.sim_solvers.plots import draw_patterns, draw_solves, draw_sparsity
 from idl_lab.sim.problem import Problem
-from idl_lab.sim.solvers import ADMMSolver, CVXSolver, LeastSquareSolver, Rows
+from idl_lab.sim.solvers import ADMMSolver, CVXSolver, LeastSquareSolver, SolveResult
 
 
 @functools.cache
-def _solved() -> dict[str, Rows]:
+def _solved() -> dict[str, SolveResult]:
     """Two solvers on random rows that want to leave the ball, and one that lets them."""
     draws = generator()
     Phi = normal(80, 30, generator=draws)

@@ -18,7 +18,7 @@ from idl_lab.labs.kit.canvas import COLOURS
 from idl_lab.labs.kit.panel import Panel, slider
 from idl_lab.labs.sim_solvers.plots import draw_solves
 from idl_lab.sim.problem import Problem
-from idl_lab.sim.solvers import BaseSolver, Rows, SolveStatus
+from idl_lab.sim.solvers import BaseSolver, SolveResult, SolveStatus
 
 PERIOD = 0.2  # seconds between two pictures of a solve that runs
 COLUMNS = ["step", "seconds", "objective", "gap"]
@@ -46,7 +46,7 @@ class SolverComparison(Panel):
 
     Attributes
     ----------
-    runs : dict of str to Rows or DataFrame
+    runs : dict of str to SolveResult or DataFrame
         At the controls' κ and λ: of each solver the result, or its history so far.
     running : bool
     """
@@ -62,7 +62,7 @@ class SolverComparison(Panel):
         for name in chosen:
             validation.choice("chosen", name, list(solvers))
         self.running = False
-        self._kept: dict[tuple[float, float], dict[str, list[dict] | Rows]] = {}
+        self._kept: dict[tuple[float, float], dict[str, list[dict] | SolveResult]] = {}
         self._stop, self._thread, self._loop = threading.Event(), None, None
         self._error: BaseException | None = None
         layout = {"width": "90px"}
@@ -83,12 +83,12 @@ class SolverComparison(Panel):
         self.children = (controls, self._lines, *rest)
 
     @property
-    def runs(self) -> dict[str, Rows | pd.DataFrame]:
+    def runs(self) -> dict[str, SolveResult | pd.DataFrame]:
         """Of each solver at the controls' κ and λ: the result, or its history so far."""
         kept = self._kept.get(self._setting, {})
         found = {name: kept.get(name, []) for name in self.solvers}
-        return {name: run if isinstance(run, Rows) else pd.DataFrame(list(run), columns=COLUMNS)
-                for name, run in found.items()}
+        return {name: run if isinstance(run, SolveResult) else
+                pd.DataFrame(list(run), columns=COLUMNS) for name, run in found.items()}
 
     def run(self, wait: bool = False) -> None:
         """Run the chosen solvers at the controls' κ and λ; what runs now is cancelled.
@@ -152,8 +152,8 @@ class SolverComparison(Panel):
 
     # --- in the thread ------------------------------------------------------------------------
 
-    def _work(self, problem: Problem, chosen: Sequence[str], kept: dict[str, list[dict] | Rows],
-              stop: threading.Event) -> None:
+    def _work(self, problem: Problem, chosen: Sequence[str],
+              kept: dict[str, list[dict] | SolveResult], stop: threading.Event) -> None:
         try:
             for name in chosen:
                 kept[name] = history = []
@@ -232,11 +232,11 @@ def _check(problem: Problem, solvers: Mapping[str, BaseSolver]) -> None:
                             f"{solver!r}.")
 
 
-def _history(run: Rows | pd.DataFrame) -> pd.DataFrame:
-    return run.history if isinstance(run, Rows) else run
+def _history(run: SolveResult | pd.DataFrame) -> pd.DataFrame:
+    return run.history if isinstance(run, SolveResult) else run
 
 
-def _line(name: str, colour: str, run: Rows | pd.DataFrame, tol: float) -> str:
+def _line(name: str, colour: str, run: SolveResult | pd.DataFrame, tol: float) -> str:
     """A solver's progress: the decimal digits of its gap, as a share of those it wants."""
     history, done, said = _history(run), 0.0, "waits"
     if len(history):
@@ -244,7 +244,7 @@ def _line(name: str, colour: str, run: Rows | pd.DataFrame, tol: float) -> str:
         gap = last["gap"] / max(last["objective"], np.finfo(float).tiny)  # as in the picture
         done = np.clip(np.log10(max(gap, 1e-300)) / np.log10(min(tol, 0.1)), 0, 1)
         said = f"step {last['step']:.0f}, {last['seconds']:.1f} s, relative gap {gap:.0e}"
-    if isinstance(run, Rows):
+    if isinstance(run, SolveResult):
         done, said = 1.0 if run.status.ok else done, f"{said}. {run.status.value.capitalize()}."
     return (f"<div style='line-height:20px;white-space:nowrap'><b style='display:inline-block;"
             f"width:150px;color:{colour}'>{html.escape(name)}</b><progress value='{done:.3f}' "

@@ -15,7 +15,7 @@ from idl_lab import validation
 from idl_lab.labs.kit import canvas
 from idl_lab.labs.kit.canvas import COLOURS, FAINT, INK, frame, line, styled, title, words
 from idl_lab.labs.kit.plots import array
-from idl_lab.sim.solvers import Rows
+from idl_lab.sim.solvers import SolveResult
 
 FLOOR = 1e-12  # of relative figures that are drawn on a log scale
 CELLS = 0.27, 0.48, 0.75, 1.0  # right edges of the columns beside the curves
@@ -23,16 +23,16 @@ FIRST, LAST = {"seconds": 1e-3, "step": 0.8}, {"seconds": 10.0, "step": 1e3}
 
 
 @styled
-def draw_solves(runs: Mapping[str, Rows | pd.DataFrame], kappa: float, *,
+def draw_solves(runs: Mapping[str, SolveResult | pd.DataFrame], kappa: float, *,
                 against: str = "seconds", tol: float | None = None, verdict: str = "",
                 figure: Figure | None = None) -> Figure:
     """Several solves of one problem: objective, duality gap, and what they found.
 
     Parameters
     ----------
-    runs : mapping of str to Rows or DataFrame
-        Finished solves, or the `Rows.history` so far of those that still run, empty before they
-        start. At most six.
+    runs : mapping of str to SolveResult or DataFrame
+        Finished solves, or the `SolveResult.history` so far of those that still run, empty before
+        they start. At most six.
     kappa : float
         κ, to which each ‖A‖∞ is compared.
     against : {"seconds", "step"}
@@ -78,21 +78,23 @@ def draw_solves(runs: Mapping[str, Rows | pd.DataFrame], kappa: float, *,
     return axes[0].figure
 
 
-def _check(runs: Mapping[str, Rows | pd.DataFrame]) -> None:
+def _check(runs: Mapping[str, SolveResult | pd.DataFrame]) -> None:
     if not isinstance(runs, Mapping):
-        raise TypeError(f"runs must be a mapping of names to Rows, got {type(runs).__name__}.")
+        raise TypeError(f"runs must be a mapping of names to SolveResult, got "
+                        f"{type(runs).__name__}.")
     if not 0 < len(runs) <= len(COLOURS):
         raise ValueError(f"runs must hold 1 to {len(COLOURS)} solves, got {len(runs)}.")
     for name, run in runs.items():
-        if not isinstance(run, Rows | pd.DataFrame):
-            raise TypeError(f"{name!r} must be a Rows or its history, got {type(run).__name__}.")
+        if not isinstance(run, SolveResult | pd.DataFrame):
+            raise TypeError(f"{name!r} must be a SolveResult or its history, got "
+                            f"{type(run).__name__}.")
 
 
-def _history(run: Rows | pd.DataFrame) -> pd.DataFrame:
-    return run.history if isinstance(run, Rows) else run
+def _history(run: SolveResult | pd.DataFrame) -> pd.DataFrame:
+    return run.history if isinstance(run, SolveResult) else run
 
 
-def _bound(runs: Mapping[str, Rows | pd.DataFrame]) -> float:
+def _bound(runs: Mapping[str, SolveResult | pd.DataFrame]) -> float:
     """The best lower bound on the optimum that any of them has proved."""
     proved = [(h["objective"] - h["gap"]).max() for h in map(_history, runs.values()) if len(h)]
     return max(proved, default=0.0)
@@ -121,7 +123,7 @@ def _spent(steps: float, seconds: float, against: str) -> str:
     return f"{seconds:.2f} s" if against == "seconds" else f"{steps:.0f} steps"
 
 
-def _draw_words(ax: Axes, k: int, name: str, run: Rows | pd.DataFrame, kappa: float,
+def _draw_words(ax: Axes, k: int, name: str, run: SolveResult | pd.DataFrame, kappa: float,
                 against: str) -> None:
     history, top = _history(run), 1.04 - 0.185 * k
     status, cells = "not run", [""] * 4
@@ -130,7 +132,7 @@ def _draw_words(ax: Axes, k: int, name: str, run: Rows | pd.DataFrame, kappa: fl
         status = f"running, {_spent(last['step'], last['seconds'], against)}"
         share = _share(last["gap"], last["objective"])
         cells[:2] = f"{last['objective']:.6g}", f"{share:.0e}"
-    if isinstance(run, Rows):
+    if isinstance(run, SolveResult):
         norm, stats = run.stats.inf_norm, run.stats
         status = f"{run.status.name}, {_spent(stats.steps, stats.seconds, against)}"
         cells = (f"{float(stats.objective.sum()):.6g}", f"{stats.relative_gap:.0e}",

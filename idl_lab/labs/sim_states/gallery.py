@@ -16,7 +16,7 @@ from idl_lab.labs.sim_states.plots import draw_features, draw_segments, draw_tea
 from idl_lab.model import ImplicitModel
 from idl_lab.sim.hooks import States
 from idl_lab.sim.problem import state_matching
-from idl_lab.sim.states import collect, statistics
+from idl_lab.sim.states import collect, gram_statistics
 
 _BLOCKS = [("layer 3", 16), ("layer 2", 32), ("layer 1", 64)]
 
@@ -55,8 +55,8 @@ def segments() -> Figure:
     ends = [M[:n, :n], M[:n, n:], M[n:, :n]]
     P = torch.randperm(n, generator=generator(), device="cpu")
     twin = [ends[0][P][:, P], ends[1][P], ends[2][:, P]]
-    stats = statistics(teacher, train, ones=False, progress=False)
-    problem = state_matching(stats.rescaled(v), 0.99)
+    grams = gram_statistics(teacher, train, ones=False, progress=False)
+    problem = state_matching(grams.rescaled(v), 0.99)
     U, y = train.dataset.tensors[0].double(), train.dataset.tensors[1]
     t, loss, objective = torch.linspace(0, 1, 21, dtype=torch.float64, device="cpu"), [], []
     for s in t.tolist():

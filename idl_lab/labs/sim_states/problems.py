@@ -40,7 +40,7 @@ def bound_study(teacher: nn.Module, train: Batches, test: Batches, kappas: Seque
             with warnings.catch_warnings():  # the table says what the warning says
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 sim.train(solver=solver, model=teacher, dataloader=train)
-            stats, layers = sim.result.stats, sim.result.layers
+            stats, layers = sim.result.stats, sim.result.blocks
             rows[kappa, rescaled] = {
                 "accuracy": sim.evaluate(test), "inf_norm": stats["inf_norm"],
                 "gap": stats["state"].relative_gap,

@@ -13,9 +13,18 @@ from torch import Tensor
 
 from idl_lab.sim.problem import Problem
 
-PATIENCE = 100
+PATIENCE = 100  # steps without progress after which a row is given up
+PROGRESS = 0.99  # a gap below this part of the row's best one is progress
+CIRCLE = 25  # steps without progress after which a row starts afresh from where it is
+ENTERING = 0.3  # columns that pull at least this much of the strongest pull enter together
+HALVINGS = 8  # points that are tried along a direction
+WIDTH = 32  # supports are filled up to a multiple of this, so that many are factored at once
 BLOCK = 2**20  # numbers in the factored parts of Q that are held at a time
-DAMPING = 1e-11  # of the factored part of Q, whose diagonal is one
+# Added to the diagonal of the factored part of Q, which is one, so that a singular part has a
+# Cholesky factor; where it has none all the same, it grows.
+DAMPING = 1e-11
+DAMPING_GROWTH = 100
+ROUNDINGS = 16  # of the sums in an objective, within which two points cannot be told apart
 
 
 class ActiveSet:
@@ -36,7 +45,7 @@ class ActiveSet:
         self.cross = problem.cross * self.unit
         self.weights = problem.weights * self.unit
         held = torch.arange(len(diagonal), device=W.device) < problem.ball
-        self.pull = self.unit * held  # what a unit of each column takes up of the ball
+        self.pull = self.unit * held  # what a unit of each column takes up of the ball's radius
         self.kappa = problem.kappa or 0.0
         self.free = used & ~held & (problem.weights == 0)
         self.used = used & ~(held & (self.kappa == 0))
@@ -54,8 +63,10 @@ class ActiveSet:
         Parameters
         ----------
         rows : Tensor of int, shape (r,)
+            Their numbers.
         """
-        self.sign[rows] = torch.where(self.free, 0, self.V[rows].sign())  # free ones have no kink
+        # A sign says on which side of its kink |w| an entry is held; free entries have none.
+        self.sign[rows] = torch.where(self.free, 0, self.V[rows].sign())
         self.theta[rows], self.damping[rows], self.careful[rows] = 0.0, DAMPING, False
 
     @property
@@ -64,8 +75,11 @@ class ActiveSet:
         return self.V * self.unit
 
     def _change(self, V: Tensor, X: Tensor, residual: Tensor) -> Tensor:
-        """Objective at X less that at V, with c − QV at hand: two objectives are alike in most
-        of their digits where the fit is almost exact."""
+        """Objective at X less that at V, from c − QV and the move alone.
+
+        Where the fit is almost exact the two objectives agree in most of their digits, and their
+        difference would be rounding.
+        """
         move = X - V
         return ((0.5 * move @ self.Q - residual) * move).sum(dim=1) + (
             X.abs() - V.abs()) @ self.weights
@@ -83,12 +97,13 @@ class ActiveSet:
         sign = self.sign[rows]
         inside = (sign != 0) | self.free
         pull = self.pull * sign
-        # Measured from the θ of the step before: near a singular face P and R are huge and
-        # nearly parallel, and only a small correction keeps its digits.
+        # The step is P − more · R, with P for slope and R for the ball's pull. On a nearly singular
+        # face both are huge and almost parallel, and their difference is rounding; with θ counted
+        # from the step before, P is what is left to do and `more` a small correction.
         start = self.theta[rows]
         slope = residual - self.weights * sign - start[:, None] * pull
         P, R, failed = self._directions(rows, inside, slope, pull)
-        # What θ changes by, in closed form: what brings the full step to the ball, or θ to zero.
+        # What θ changes by, in closed form: the full step ends on the ball, or θ at zero.
         room = self.kappa - (pull * V).sum(dim=1)
         bend = (pull * R).sum(dim=1)
         more = (pull * P).sum(dim=1) - room
@@ -99,17 +114,22 @@ class ActiveSet:
         V_new, full = self._search(V, D, sign, residual)
         worse = ((V_new == V).all(dim=1) & ~full) | failed
         V_new = torch.where(worse[:, None], V, V_new)
-        # Entries that were put in and would leave at once, or that the move brought to zero.
+        # An entry that would leave on the other side at once, or that the move brought to zero, is
+        # taken out: kept, it would block every later step at length zero.
         leaves = (V_new == 0) & (sign != 0) & ((D * sign < 0) | (V != 0))
         sign = torch.where(leaves, 0, sign)
         moved = leaves.any(dim=1)
-        # What pulls, against the multiplier of this face.
+        # A zero entry pulls where its gradient exceeds λ and the ball's multiplier: optimality
+        # fails there, and it may enter. Entering before a step has gone its full length, or while
+        # others leave, would judge by a θ that does not belong to the point.
         s = cross - V_new @ self.Q
         excess = s.abs() - self.weights - theta[:, None] * self.pull
         excess = torch.where((sign == 0) & ~self.free & self.used, excess, 0)
         excess = torch.where(leaves, 0, excess)
         top = excess.amax(dim=1, keepdim=True)
-        share = torch.where(self.careful[rows], 1.0, 0.3)[:, None]
+        # After a step that did not pay, one at a time: of several that enter together some may
+        # only hinder each other.
+        share = torch.where(self.careful[rows], 1.0, ENTERING)[:, None]
         enters = (excess >= share * top) & (excess > 0) & (full | worse)[:, None]
         enters &= ~moved[:, None]
         self.careful[rows] = worse & ~moved
@@ -122,15 +142,16 @@ class ActiveSet:
         right = torch.stack([slope, pull], dim=2)
         out = torch.zeros_like(right)
         failed = torch.zeros_like(rows, dtype=torch.bool)
-        # A row's width does not depend on the rows beside it, nor then does its rounding: where
-        # rows are shared out among processes, each gets the same answer.
-        widths = 32 * (inside.sum(dim=1) // 32 + 1)
+        # Rows are factored together with those of like width, not of the widest of all: a row's
+        # own arithmetic is then the same wherever the rows beside it are, and processes that
+        # share the rows out take the same steps as one that has them all.
+        widths = WIDTH * (inside.sum(dim=1) // WIDTH + 1)
         for width in widths.unique().tolist():
             alike = torch.nonzero(widths == width)[:, 0]
             for part in alike.split(max(BLOCK // width**2, 1)):
                 out[part], failed[part] = self._solved(
                     self.damping[rows[part]], inside[part], min(width, len(self.Q)), right[part])
-        self.damping[rows] = torch.where(failed, self.damping[rows] * 100, self.damping[rows])
+        self.damping[rows] *= torch.where(failed, DAMPING_GROWTH, 1)
         return out[:, :, 0], out[:, :, 1], failed
 
     def _solved(self, damping: Tensor, inside: Tensor, width: int, right: Tensor
@@ -158,10 +179,11 @@ class ActiveSet:
         first = hit.amin(dim=1).clamp(max=1.0)
         best_V, best = V, torch.zeros_like(first)
         full = torch.zeros_like(best, dtype=torch.bool)
-        slack = 16 * torch.finfo(V.dtype).eps * (V.abs() @ self.weights
-                                                 + (V * residual).abs().sum(dim=1))
+        slack = ROUNDINGS * torch.finfo(V.dtype).eps * (
+            V.abs() @ self.weights + (V * residual).abs().sum(dim=1))
         held = self.pull > 0
-        for k in range(8):
+        # First up to where the first sign changes; then the whole way, half of it, a quarter, …
+        for k in range(HALVINGS):
             alpha = first if k == 0 else torch.full_like(first, 0.5 ** (k - 1)).maximum(first)
             X = V + alpha[:, None] * D
             X = torch.where((X * sign > 0) | self.free, X, 0)
@@ -172,8 +194,9 @@ class ActiveSet:
                 X = torch.where(over[:, None] & held,
                                 X * (self.kappa / torch.where(over, size, 1))[:, None], X)
             value = self._change(V, X, residual)
-            # At the end of a face the change has no digits left that the gradient still has; and
-            # an entry that is rounding stands in the way of all others until it is zero.
+            # The first of the points may also be worse by rounding. Near the optimum of a face
+            # every step looks so, and the search would never end; and an entry as small as rounding
+            # must be allowed to reach zero, or every step would stop at it.
             whole = (alpha >= 1) & (first >= 1)
             better = value <= best + slack if k == 0 else value < best
             best_V = torch.where(better[:, None], X, best_V)
@@ -188,24 +211,25 @@ def finish(problem: Problem, W: Tensor, tol: float) -> Iterator[Tensor]:
     Parameters
     ----------
     problem : Problem
+        In float64.
     W : Tensor, shape (k, d)
         The start.
     tol : float
         Relative gap of a row below which it is done.
     """
-    state = ActiveSet(problem, W)
+    active = ActiveSet(problem, W)
     open_ = torch.arange(len(W), device=W.device)
     best, age = torch.full_like(problem.norms, torch.inf), torch.zeros_like(open_)
     while len(open_):
-        state.step(open_)
-        yield state.W
+        active.step(open_)
+        yield active.W
         part = problem.rows(open_)
-        W = part.project(state.W[open_])
+        W = part.project(active.W[open_])
         gap = part.gap(W)
-        # Steps that change the support may leave the gap as it is for a while, not for long.
-        age[open_] = torch.where(gap < 0.99 * best[open_], 0, age[open_] + 1)
+        # Steps that only change the support leave the gap as it is. Many in a row are a sign that
+        # the row turns in a circle of faces that rounding cannot tell apart: another start helps.
+        age[open_] = torch.where(gap < PROGRESS * best[open_], 0, age[open_] + 1)
         best[open_] = torch.minimum(gap, best[open_])
-        # A row may turn in a circle of faces that rounding cannot tell apart.
-        state.restart(open_[age[open_] % 25 == 24])
+        active.restart(open_[age[open_] % CIRCLE == CIRCLE - 1])
         done = gap <= tol * torch.maximum(part.objective(W), part.scale)
         open_ = open_[~done & (age[open_] < PATIENCE)]

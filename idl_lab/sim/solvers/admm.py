@@ -13,6 +13,13 @@ from idl_lab.sim.problem import Problem
 from idl_lab.sim.solvers.active_set import finish
 from idl_lab.sim.solvers.base import BaseSolver
 
+FINISH = 0.01  # of tol: rows solved to it one by one leave the whole below tol
+# ρ is balanced now and then, and not for ever: with a ρ that keeps changing ADMM need not converge.
+BALANCE_EVERY, BALANCE_UNTIL = 5, 100
+MOST = 5.0  # ρ grows or shrinks by no more at a time: one step's residuals say little
+LEAST = 1.5  # and is left alone for less
+NO_RESIDUAL = 1e-12  # a relative residual of rounding alone
+
 
 @dataclass(frozen=True, kw_only=True)
 class ADMMSolver(BaseSolver):
@@ -36,6 +43,11 @@ class ADMMSolver(BaseSolver):
     splitting_steps : int
         Steps of ADMM before the finish.
 
+    Raises
+    ------
+    TypeError, ValueError
+        As `BaseSolver`; for a relaxation outside (0, 2) and a negative number of steps.
+
     References
     ----------
     Boyd, Parikh, Chu, Peleato, Eckstein, Found. Trends Mach. Learn. 3(1), 2011, sections 3.4, 6.4.
@@ -50,11 +62,17 @@ class ADMMSolver(BaseSolver):
         validation.integer("splitting_steps", self.splitting_steps, at_least=0)
 
     def iterates(self, problem: Problem) -> Iterator[Tensor]:
-        """The feasible half z of each ADMM step, then the points of the finish."""
+        """The feasible half z of each ADMM step, then the points of the finish.
+
+        Parameters
+        ----------
+        problem : Problem
+            In float64, on the solver's device.
+        """
         Z = problem.zeros()
         for _, Z in zip(range(self.splitting_steps), self._splitting(problem), strict=False):
             yield Z
-        yield from finish(problem, Z, 0.01 * self.tol)
+        yield from finish(problem, Z, FINISH * self.tol)
 
     def _splitting(self, problem: Problem) -> Iterator[Tensor]:
         values, vectors = problem.spectrum
@@ -69,7 +87,7 @@ class ADMMSolver(BaseSolver):
             Z = problem.prox(relaxed + u, 1 / rho)
             u = u + relaxed - Z
             step += 1
-            if step % 5 == 0 and step <= 100:
+            if step % BALANCE_EVERY == 0 and step <= BALANCE_UNTIL:
                 rho, u = _balance(rho, u, W - Z, Z - before, W, Z)
             yield Z
 
@@ -83,6 +101,18 @@ def _balance(rho: Tensor, u: Tensor, primal: Tensor, moved: Tensor, W: Tensor, Z
     tiny = torch.finfo(rho.dtype).tiny
     r = norm(primal) / torch.maximum(norm(W), norm(Z)).clamp(min=tiny)
     s = norm(moved) / norm(u).clamp(min=tiny)
-    factor = (r.clamp(min=1e-12) / s.clamp(min=1e-12)).sqrt().clamp(0.2, 5.0)
-    factor = torch.where((factor > 1.5) | (factor < 1 / 1.5), factor, 1)
+    factor = imbalance(r, s)
     return rho * factor, u / factor
+
+
+def imbalance(primal: Tensor, dual: Tensor) -> Tensor:
+    """What ρ is to be multiplied by for equal relative residuals; 1 where they nearly are.
+
+    Parameters
+    ----------
+    primal, dual : Tensor
+        Relative residuals of the two halves of ADMM.
+    """
+    ratio = primal.clamp(min=NO_RESIDUAL) / dual.clamp(min=NO_RESIDUAL)
+    factor = ratio.sqrt().clamp(1 / MOST, MOST)
+    return torch.where((factor > LEAST) | (factor < 1 / LEAST), factor, 1)

@@ -16,11 +16,19 @@ from idl_lab.sim.problem import Problem
 from idl_lab.sim.solvers.active_set import finish
 from idl_lab.sim.solvers.base import BaseSolver
 
-# In the order in which they are tried.
+# In the order in which they are tried; their own tolerances are near what float64 gives, so that
+# the duality gap decides and not the solver's idea of enough.
 CHOICES = {"MOSEK": {},
            "CLARABEL": {"tol_gap_abs": 1e-11, "tol_gap_rel": 1e-11, "tol_feas": 1e-10},
            "OSQP": {"eps_abs": 1e-10, "eps_rel": 1e-10, "max_iter": 50_000},
            "SCS": {"eps": 1e-10, "max_iters": 50_000}}
+
+HANDFUL = 8  # rows from one iterate to the next in one process: often enough to be cancelled
+POLISHING = 40  # steps of the active-set method before a bound is taken
+SMALLEST = 1e-150  # for the size of a target that is zero; its square is still a number
+# Interior points end beside a zero, not on it. Entries below these parts of the largest are set to
+# zero, the largest of the three that costs the objective no more than COST of itself.
+SPECKS, COST = (1e-5, 1e-6, 1e-7), 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +49,12 @@ class CVXSolver(BaseSolver):
         where they fail.
     n_jobs : int
         Processes of joblib; -1 for one a core. They take seconds to start, so one is the default.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `BaseSolver`; for a solver that is not known or not installed, and any device but the
+        CPU.
 
     References
     ----------
@@ -82,6 +96,11 @@ class CVXSolver(BaseSolver):
 
         An interior point's gradient has ten digits, too few for a bound where λ is small. So the
         lower bound is taken at U, which is W after some steps of the active-set method.
+
+        Parameters
+        ----------
+        problem : Problem
+            In float64, on the CPU.
         """
         self._used.clear()
         names = _installed()
@@ -94,7 +113,8 @@ class CVXSolver(BaseSolver):
             enough = self.tol * torch.maximum(problem.objective(W), problem.scale).mean()
             if gap.mean() <= enough:
                 break
-            # Another solver is for rows without an answer, another form for rough ones too.
+            # The first solver gets every row above the gap, in both forms. Another one stands in
+            # for it where it found no answer at all, and is not asked to better one.
             todo = ((gap > enough) & ((found == 0) | (name == names[0]))).nonzero()[:, 0]
             for rows, values in self._solved(programs, problem, todo, name, factored):
                 part = problem.rows(rows)
@@ -111,14 +131,15 @@ class CVXSolver(BaseSolver):
         jobs = min(joblib.effective_n_jobs(self.n_jobs), len(todo))
         if not jobs:
             return
-        parts = todo.split(8 if jobs == 1 else max(-(-len(todo) // jobs // 2), 1))
-        # No memory-mapped arrays, which an interrupt would leave behind.
+        parts = todo.split(HANDFUL if jobs == 1 else max(-(-len(todo) // jobs // 2), 1))
+        # max_nbytes=None: joblib would write large arrays to memory-mapped files, which an
+        # interrupt leaves behind.
         yield from zip(parts, joblib.Parallel(jobs, return_as="generator", max_nbytes=None)(
             joblib.delayed(_solve)(programs, problem.rows(part), name, factored)
             for part in parts), strict=True)
 
 
-# cvxpy takes seconds to import, which other solvers and their workers need not wait for.
+# Imported where it is used: cvxpy takes seconds, and other solvers and their workers would wait.
 def _installed() -> list[str]:
     import cvxpy as cp
 
@@ -163,14 +184,15 @@ class _Programs:
         if factored not in self.compiled:
             self.compiled[factored] = self._compile(factored)
         program, v, data, price, room = self.compiled[factored]
-        size = max(np.sqrt(norm), 1e-150)  # v is counted in units of ‖t‖: all is near 1
+        # v is counted in units of ‖t‖: the solvers' tolerances are absolute, for numbers near 1.
+        size = max(np.sqrt(norm), SMALLEST)
         data.value = (self.lift @ (cross * self.unit) if factored else cross * self.unit) / size
         price.value, room.value = 1 / size, (self.kappa or 0.0) / size
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of inaccuracy, which the duality gap measures
+                warnings.simplefilter("ignore")  # "inaccurate": the duality gap says how much
                 program.solve(solver=name, **CHOICES[name])
-        except (SolverError, ValueError):  # no licence, or no progress: the next may do
+        except (SolverError, ValueError):  # no licence, or no progress: the next solver may do it
             return None
         if v.value is None or not np.isfinite(v.value).all():
             return None
@@ -212,8 +234,8 @@ def _solve(programs: _Programs, problem: Problem, name: str, factored: bool) -> 
 def _rounded(row: Problem, W: Tensor) -> Tensor:
     """W without the specks that interior points leave where a zero belongs."""
     size = W.abs() * row.Q.diagonal().clamp(min=0).sqrt()
-    limit = row.objective(W) * (1 + 1e-9)
-    for speck in (1e-5, 1e-6, 1e-7):
+    limit = row.objective(W) * (1 + COST)
+    for speck in SPECKS:
         sparse = torch.where(size > speck * size.amax(), W, 0)
         if row.objective(sparse) <= limit:
             return sparse
@@ -221,6 +243,7 @@ def _rounded(row: Problem, W: Tensor) -> Tensor:
 
 
 def _polished(problem: Problem, W: Tensor, tol: float) -> Tensor:
-    for _, U in zip(range(40), finish(problem, W, 0.1 * tol), strict=False):
+    """W after some steps of the active-set method, to a tenth of what the gap may be."""
+    for _, U in zip(range(POLISHING), finish(problem, W, 0.1 * tol), strict=False):
         W = U
     return W

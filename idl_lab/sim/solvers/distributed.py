@@ -22,9 +22,13 @@ from idl_lab import validation
 from idl_lab.sim.problem import Problem
 from idl_lab.sim.sharding import Ranks, all_reduce, in_group
 from idl_lab.sim.solvers.admm import ADMMSolver
-from idl_lab.sim.solvers.base import Rows, SolveStatus, _bar, _Best, check, show
+from idl_lab.sim.solvers.base import require_float64
+from idl_lab.sim.solvers.incumbent import Incumbent, gap_bar, update_bar
 from idl_lab.sim.solvers.launch import Workers
-from idl_lab.sim.states import Statistics
+from idl_lab.sim.solvers.result import SolveResult, SolveStatus
+from idl_lab.sim.states import GramStatistics
+
+ALIKE = 1e-9  # relative: figures of two ranks' problems that differ by less differ by rounding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +65,14 @@ class ADMMMultiGPUSolver(ADMMSolver):
 
     Raises
     ------
+    TypeError, ValueError
+        As `ADMMSolver`; for more workers than GPUs, and for one device for all ranks.
     RuntimeError
         From `solve`, when a worker died or hung: it says which, and what the worker wrote last.
 
     Notes
     -----
-    `RowStats.exchanged` counts what ranks send each other, and with workers also the problem that
+    `SolveStats.exchanged` counts what ranks send each other, and with workers also the problem that
     each of them reads and the result.
 
     KeyboardInterrupt ends the solve on all ranks at the next test, with the best feasible point
@@ -108,13 +114,24 @@ class ADMMMultiGPUSolver(ADMMSolver):
             raise ValueError(f"workers={self.workers} need a GPU each, but torch sees {gpus}: give "
                              f"fewer, or device='cpu'.")
 
-    def gathered(self, stats: Statistics) -> Statistics:
-        """The statistics of all ranks' data; those given where there is no process group."""
-        return all_reduce(stats, timeout=self.timeout) if in_group() else stats
+    def gathered(self, grams: GramStatistics) -> GramStatistics:
+        """The statistics of all ranks' data; those given where there is no process group.
+
+        Parameters
+        ----------
+        grams : GramStatistics
+            Of this rank's shard.
+
+        Raises
+        ------
+        ValueError
+            If the ranks' teachers differ.
+        """
+        return all_reduce(grams, timeout=self.timeout) if in_group() else grams
 
     @torch.no_grad()
     def solve(self, problem: Problem,
-              watch: Callable[[dict[str, float]], bool | None] | None = None) -> Rows:
+              watch: Callable[[dict[str, float]], bool | None] | None = None) -> SolveResult:
         """Solve on all ranks, or on workers started for it; the same result on every rank.
 
         Parameters
@@ -122,13 +139,13 @@ class ADMMMultiGPUSolver(ADMMSolver):
         problem : Problem
             In float64, and the same on every rank.
         watch : callable, optional
-            Called with each new row of `Rows.history`, as a dict, on each rank that has one.
+            Called with each new row of `SolveResult.history`, as a dict, on each rank that has one.
             Where it returns true, all ranks stop at the next test of the gap.
 
         Returns
         -------
-        Rows
-            With `RowStats.exchanged`: bytes that went between the processes.
+        SolveResult
+            With `SolveStats.exchanged`: bytes that went between the processes.
 
         Raises
         ------
@@ -137,7 +154,7 @@ class ADMMMultiGPUSolver(ADMMSolver):
         ValueError
             If the ranks' problems or settings differ.
         """
-        check(problem)
+        require_float64(problem)
         start = time.perf_counter()
         if in_group():
             return self._as_rank(problem, watch, start)
@@ -150,12 +167,12 @@ class ADMMMultiGPUSolver(ADMMSolver):
             raise TypeError(f"workers know ADMMMultiGPUSolver, not {type(self).__name__}: run it "
                             f"under torchrun.")
         options = {f.name: getattr(self, f.name) for f in fields(self)}
-        with (_bar(self.name, self.tol, self.progress) as bar,
+        with (gap_bar(self.name, self.tol, self.progress) as bar,
               Workers(problem, options, count, self.timeout) as workers):
             found = workers.result(_reporter(bar, watch))
-        return self._rows(problem, found, start, f"{count} workers, {'nccl' if gpu else 'gloo'}")
+        return self._result(problem, found, start, f"{count} workers, {'nccl' if gpu else 'gloo'}")
 
-    def _as_rank(self, problem: Problem, watch: Callable | None, start: float) -> Rows:
+    def _as_rank(self, problem: Problem, watch: Callable | None, start: float) -> SolveResult:
         device = self._device
         if device.type == "cuda":
             count = torch.cuda.device_count()
@@ -165,9 +182,9 @@ class ADMMMultiGPUSolver(ADMMSolver):
                                  f"torch sees {count} GPUs: start fewer, or give device='cpu'.")
             device = torch.device("cuda", local)
         with (Ranks(device, self.timeout) as ranks, _interrupts() as interrupted,
-              _bar(self.name, self.tol, self.progress and ranks.rank == 0) as bar):
+              gap_bar(self.name, self.tol, self.progress and ranks.rank == 0) as bar):
             found = self.share(problem, ranks, interrupted, _reporter(bar, watch))
-            return self._rows(problem, found, start, f"{ranks.size} ranks, {ranks.backend}")
+            return self._result(problem, found, start, f"{ranks.size} ranks, {ranks.backend}")
 
     def share(self, problem: Problem, ranks: Ranks, stopped: Callable[[], bool],
               report: Callable[[dict[str, float], float], object]) -> dict[str, Any]:
@@ -178,6 +195,7 @@ class ADMMMultiGPUSolver(ADMMSolver):
         problem : Problem
             The whole one.
         ranks : Ranks
+            All that solve with this one.
         stopped : callable
             Asked at every step whether to cancel.
         report : callable
@@ -186,14 +204,21 @@ class ADMMMultiGPUSolver(ADMMSolver):
         Returns
         -------
         dict
-            What `Rows` is made of, in tensors, numbers and words.
+            What `SolveResult` is made of, in tensors, numbers and words.
+
+        Raises
+        ------
+        ValueError
+            If the ranks' problems or settings differ.
+        Lost
+            If another rank does not answer.
         """
         self._agree(problem, ranks)
         k, d = problem.shape
         mine = problem.to(ranks.device).rows(slice(ranks.rank, k, ranks.size))
-        best = _Best(mine, self.honours_kappa, None) if len(mine.cross) else None
+        best = Incumbent(mine, self.honours_kappa) if len(mine.cross) else None
         draws = self.iterates(mine) if best else iter(())
-        status, step, start, quiet = None, 0, time.perf_counter(), _bar("", self.tol, False)
+        status, step, start, quiet = None, 0, time.perf_counter(), gap_bar("", self.tol, False)
         history: list[dict[str, float]] = []
         ended = False
         while status is None:
@@ -245,34 +270,34 @@ class ADMMMultiGPUSolver(ADMMSolver):
         names = ranks.texts("|".join(figures))
         own = torch.tensor(list(figures.values()), dtype=torch.float64, device="cpu")
         table = ranks.gather(own) if len(set(names)) == 1 else own[None]
-        # Sums over the same data on unlike machines differ by rounding.
-        same = torch.isclose(table, own, rtol=1e-9, atol=0, equal_nan=True).all(dim=0).tolist()
+        # Unlike machines add up the same data in another order, and are not to be refused for that.
+        same = torch.isclose(table, own, rtol=ALIKE, atol=0, equal_nan=True).all(dim=0).tolist()
         odd = [name for name, fine in zip(figures, same, strict=True) if not fine]
         if odd or len(set(names)) > 1:
             raise ValueError(f"every rank must solve the same problem by the same rules, but the "
                              f"ranks differ in {', '.join(odd) or 'which columns are penalised'}. "
                              f"Is the teacher the same on each?")
 
-    def _rows(self, problem: Problem, found: dict[str, Any] | None, start: float, how: str
-              ) -> Rows:
-        best = _Best(problem, self.honours_kappa, None)
+    def _result(self, problem: Problem, found: dict[str, Any] | None, start: float, how: str
+                ) -> SolveResult:
+        best = Incumbent(problem, self.honours_kappa)
         found = found or {"status": "CANCELLED", "steps": 0, "exchanged": 0}
         if "W" in found:
             best.W, best.objective, best.lower = (
                 found[name].to(problem.gram.device) for name in ("W", "objective", "lower"))
             best.history, best.seen = found["history"], True
-        rows = best.result(SolveStatus[found["status"]], found["steps"], start,
-                           f"{self.name} ({how})", problem.gram.device)
-        return replace(rows, stats=replace(rows.stats, exchanged=found["exchanged"]))
+        result = best.result(SolveStatus[found["status"]], found["steps"], start,
+                             f"{self.name} ({how})", problem.gram.device)
+        return replace(result, stats=replace(result.stats, exchanged=found["exchanged"]))
 
 
-def _together(best: _Best | None, k: int, d: int, ranks: Ranks) -> dict[str, Tensor]:
+def _together(best: Incumbent | None, k: int, d: int, ranks: Ranks) -> dict[str, Tensor]:
     """The best points of all k rows, on the CPU, from those of each rank."""
     own = torch.zeros(-(-k // ranks.size), d + 2, dtype=torch.float64, device=ranks.device)
     if best:
         own[:len(best.W)] = torch.cat(
             [best.W, best.objective[:, None], best.lower[:, None]], dim=1)
-    # Row i·size + r of all is row i of rank r.
+    # Rank r had the rows r, r + size, r + 2·size, …: its i-th is row i·size + r of all.
     whole = ranks.gather(own).transpose(0, 1).reshape(-1, d + 2)[:k].cpu()
     return {"W": whole[:, :d].clone(), "objective": whole[:, d].clone(),
             "lower": whole[:, d + 1].clone()}
@@ -280,7 +305,7 @@ def _together(best: _Best | None, k: int, d: int, ranks: Ranks) -> dict[str, Ten
 
 def _reporter(bar: tqdm, watch: Callable | None) -> Callable[[dict[str, float], float], object]:
     def report(row: dict[str, float], relative_gap: float) -> object:
-        show(bar, row["objective"], relative_gap)
+        update_bar(bar, row["objective"], relative_gap)
         return watch is not None and watch(dict(row))
 
     return report

@@ -28,6 +28,8 @@ from idl_lab.sim.problem import Problem
 
 PACKAGE = Path(__file__).resolve().parents[3]
 LOST = 75  # exit status of a worker whose trouble is that the others are gone
+BLAME = 2.0  # seconds in which the rank to blame should show, once others have lost it
+STANDSTILL = 2.0  # seconds behind the others' pulses that say a process stands still
 GRACE = 10.0  # seconds that workers have to answer a cancel
 START = 60.0  # seconds that interpreters may take to start, however small the timeout
 
@@ -45,6 +47,11 @@ class Workers:
     timeout : float
         Seconds without a step of any worker after which they are given up; the start may take
         a minute.
+
+    Raises
+    ------
+    OSError
+        From the ``with``, if no process can be started.
     """
 
     def __init__(self, problem: Problem, options: dict[str, Any], count: int, timeout: float
@@ -78,7 +85,8 @@ class Workers:
     def _started(self, rank: int) -> subprocess.Popen:
         names = [name for _, name in socket.if_nameindex()]
         environment = {
-            # Between processes of one machine nothing need listen outside it.
+            # Workers of one machine talk through its loopback: else gloo may pick an interface
+            # that a firewall closes, or listen where others can reach it.
             **({"GLOO_SOCKET_IFNAME": names[0]} if names[:1] in (["lo"], ["lo0"]) else {}),
             **os.environ,
             "OMP_NUM_THREADS": str(max(torch.get_num_threads() // self.count, 1)),
@@ -86,7 +94,8 @@ class Workers:
                 str(PACKAGE), os.environ.get("PYTHONPATH")])),
         }
         with open(self.folder / f"log.{rank}", "wb") as log:
-            # In a session of its own, so that Ctrl-C reaches this process alone.
+            # In a session of its own: Ctrl-C goes to a whole session, and the workers would die
+            # of it before they could hand back their best point.
             return subprocess.Popen(
                 [sys.executable, "-P", "-m", "idl_lab.sim.solvers.worker", str(self.folder),
                  str(rank), str(self.count), str(os.getpid())],
@@ -127,11 +136,12 @@ class Workers:
         alive, beats, lost_since = time.monotonic(), self._times("beat"), None
         while any(codes := [process.poll() for process in self.processes]) or None in codes:
             now = time.monotonic()
-            # Ranks that lost another one are not to blame: wait a moment for that one to show.
+            # When one rank dies the others fail too, at once: a moment later the message can name
+            # the one that was to blame.
             if LOST in codes:
                 lost_since = lost_since or now
             for rank, code in enumerate(codes):
-                if code and (code != LOST or now - lost_since > 2):
+                if code and (code != LOST or now - lost_since > BLAME):
                     raise RuntimeError(self._said(rank, _ending(code)))
             if beats != (beats := self._times("beat")):
                 alive = now
@@ -170,7 +180,7 @@ class Workers:
         pulses = self._times("pulse")
         last = max(pulses.values(), default=0)
         return min(range(self.count), key=lambda rank: (
-            last - pulses.get(rank, 0) < 2e9, beats.get(rank, 0)))
+            last - pulses.get(rank, 0) < 1e9 * STANDSTILL, beats.get(rank, 0)))
 
     def _said(self, rank: int, what: str) -> str:
         log = (self.folder / f"log.{rank}").read_text(errors="replace").strip()

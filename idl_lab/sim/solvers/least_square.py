@@ -30,5 +30,11 @@ class LeastSquareSolver(BaseSolver):
     honours_kappa: ClassVar[bool] = False
 
     def iterates(self, problem: Problem) -> Iterator[Tensor]:
-        """The one solution."""
+        """The one solution.
+
+        Parameters
+        ----------
+        problem : Problem
+            In float64, on the solver's device.
+        """
         yield problem.cross @ pseudo_inverse(problem.Q)

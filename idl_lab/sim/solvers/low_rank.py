@@ -15,10 +15,21 @@ from idl_lab import validation
 from idl_lab.operators import LowRank
 from idl_lab.sim.problem import Problem, pseudo_inverse
 from idl_lab.sim.solvers.active_set import finish
-from idl_lab.sim.solvers.admm import ADMMSolver
-from idl_lab.sim.solvers.base import BaseSolver, Iterate
+from idl_lab.sim.solvers.admm import ADMMSolver, imbalance
+from idl_lab.sim.solvers.base import BaseSolver
+from idl_lab.sim.solvers.result import Iterate
 
-BALANCING_STEPS = 300  # after which ρ stays
+WITHOUT_RANK = 0.1  # of tol: to this gap the problem without the rank is solved
+LOOK_EVERY = 10  # of its steps, as a look at the gap costs as much as several
+# ρ is balanced now and then, and not for ever: with a ρ that keeps changing ADMM need not converge.
+BALANCE_EVERY, BALANCE_UNTIL = 10, 300
+# ADMM starts here from a point that fits already: its ρ is this part of the mean eigenvalue.
+FIRST_RHO = 1e-2
+# Steps of the active-set method on B, after each tangent space and at the start, to a gap that is
+# far below any tol asked for here.
+STEPS_OF_B, FIRST_STEPS_OF_B, GAP_OF_B = 8, 30, 1e-7
+SHARES = (1.0, 0.5, 0.1, 0.02)  # of the way to the new point, tried until the objective falls
+SHRINKS = 50  # tries to get the rows of a rounded product into the ball, each with twice the room
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +43,10 @@ class ProjectedGDLowRankSolver(BaseSolver):
     the problem without the rank, cut in the metric in which the fit sees A once B has adapted
     to it (reduced-rank regression).
 
-    It stops at a stationary point. `RowStats.stationarity` is how far the objective F is above a
+    It stops at a stationary point. `SolveStats.stationarity` is how far the objective F is above a
     lower bound, by duality, of min F over A ∈ T and all B, as a part of itself; it is zero at
     the points that no small feasible move betters to first order, and only there. At tol the
-    status is STATIONARY. `RowStats.relative_gap` is against the optimum without the rank: below
+    status is STATIONARY. `SolveStats.relative_gap` is against the optimum without the rank: below
     tol the rank costs nothing, and the status is SOLVED.
 
     Parameters
@@ -52,14 +63,19 @@ class ProjectedGDLowRankSolver(BaseSolver):
     relaxation : float
         Over-relaxation of ADMM, in (0, 2).
 
+    Raises
+    ------
+    TypeError, ValueError
+        As `BaseSolver`; for a rank or a number of steps below one, and a relaxation outside (0, 2).
+
     Notes
     -----
     There are many stationary points. Of the other starts tried on the digits (least squares cut
     in the same metric, plain truncation, ranks lowered step by step) one came out lower once, by
     1 %; most ended higher, by up to 3 % where they came to rest.
 
-    `Rows.factors` are L and R, and W holds their product formed in float64. A model of which A is
-    stored in float32 has the rank up to float32's rounding.
+    `SolveResult.factors` are L and R, and W holds their product formed in float64. A model of
+    which A is stored in float32 has the rank up to float32's rounding.
 
     References
     ----------
@@ -82,7 +98,13 @@ class ProjectedGDLowRankSolver(BaseSolver):
         validation.real("relaxation", self.relaxation, above=0.0, below=2.0)
 
     def iterates(self, problem: Problem) -> Iterator[Iterate]:
-        """W = 0 while the problem without the rank is solved, then the points of rank r."""
+        """W = 0 while the problem without the rank is solved, then the points of rank r.
+
+        Parameters
+        ----------
+        problem : Problem
+            In float64, on the solver's device.
+        """
         free = problem.ball == 0 or self.rank >= min(len(problem.cross), problem.ball)
         zero = problem.zeros()
         nothing = LowRank(zero[:, :self.rank], zero.new_zeros(problem.ball, self.rank))
@@ -92,15 +114,15 @@ class ProjectedGDLowRankSolver(BaseSolver):
             yield from self._of_rank(problem, W)
 
     def _without_rank(self, problem: Problem) -> Iterator[Tensor]:
-        """Every tenth step of ADMM and its finish, until the gap is a tenth of tol."""
+        """Steps of ADMM and its finish, until the gap is small."""
         W = problem.zeros()
-        solver = ADMMSolver(tol=0.1 * self.tol, device=self.device)
+        solver = ADMMSolver(tol=WITHOUT_RANK * self.tol, device=self.device)
         for step, W in enumerate(solver.iterates(problem), start=1):
-            if step % 10 == 0:
+            if step % LOOK_EVERY == 0:
                 yield W
                 V = problem.project(W)
                 size = torch.maximum(problem.objective(V), problem.scale).sum()
-                if problem.gap(V).sum() <= 0.1 * self.tol * size:
+                if problem.gap(V).sum() <= WITHOUT_RANK * self.tol * size:
                     return
         yield W
 
@@ -109,13 +131,13 @@ class ProjectedGDLowRankSolver(BaseSolver):
         start = convex / unit
         point = _start(problem, start, self.rank)
         Z = point.W
-        rho = problem.spectrum[0].mean().clamp(min=torch.finfo(Z.dtype).tiny) * 1e-2
+        rho = problem.spectrum[0].mean().clamp(min=torch.finfo(Z.dtype).tiny) * FIRST_RHO
         u = -problem.gradient(start) / rho
         lower, steps = -math.inf, 0
         tangent = _Tangent(point, start)
         while True:
-            # The multiplier ρu of the ℓ₁ terms, made to fit the point: what is normal to T in it
-            # belongs to T's own multiplier.
+            # The lower bound on T needs a multiplier of T: of the gradient at the point, with the
+            # multiplier ρu of the ℓ₁ terms taken off, the part that is normal to T.
             Y = tangent.normal(-problem.gradient(point.W)[:, :problem.ball]
                                - rho * u[:, :problem.ball])
             lower = max(lower, float(problem.dual(point.W, Y).sum()))
@@ -131,12 +153,14 @@ class ProjectedGDLowRankSolver(BaseSolver):
                 Z = problem.prox(relaxed + u, 1 / rho)
                 u = u + relaxed - Z
                 steps += 1
-                if steps % 10 == 0 and steps <= BALANCING_STEPS:
-                    factor = _imbalance(X - Z, Z - before, Z, u)
+                if steps % BALANCE_EVERY == 0 and steps <= BALANCE_UNTIL:
+                    tiny = torch.finfo(Z.dtype).tiny
+                    factor = imbalance((X - Z).norm() / Z.norm().clamp(min=tiny),
+                                       (Z - before).norm() / u.norm().clamp(min=tiny))
                     rho, u = rho * factor, u / factor
             if (moved := point.toward(Z)) is not point:
                 point, tangent, lower = moved, _Tangent(moved, start), -math.inf
-            point = point.with_best_B(8)
+            point = point.with_better_B(STEPS_OF_B)
 
 
 def _full(problem: Problem, W: Tensor) -> Iterate:
@@ -151,8 +175,8 @@ def _full(problem: Problem, W: Tensor) -> Iterate:
 def _even(problem: Problem) -> tuple[Problem, Tensor]:
     """The problem in units of B in which inputs are as long as states are, and W's units.
 
-    Thresholds of B do not mind, and ADMM has one ρ for all columns: with inputs of a tenth of
-    the length it takes a hundred times the steps.
+    ADMM has one ρ for all columns: with inputs of a tenth of the length it takes a hundred times
+    the steps. B's ℓ₁ weights change with its units; A's may not, as the ball holds A in its own.
     """
     b, size = problem.ball, problem.Q.diagonal().clamp(min=0)
     length = torch.where(size[b:] > 0, size[b:], size[:b].mean())
@@ -172,7 +196,7 @@ def _start(problem: Problem, W: Tensor, rank: int) -> _Point:
     A = W[:, :b]
     left = torch.linalg.eigh(A @ metric @ A.mT)[1][:, -rank:]
     return _Point.cut(problem, torch.cat([left @ (left.mT @ A), W[:, b:]], 1),
-                      rank).with_best_B(30)
+                      rank).with_better_B(FIRST_STEPS_OF_B)
 
 
 @dataclass(frozen=True)
@@ -193,7 +217,9 @@ class _Point:
         A = L @ R.mT
         eps = torch.finfo(W.dtype).eps
         room = problem.kappa * (1 - (8 + b.bit_length()) * eps)  # as in Problem.project
-        for k in range(50):  # rounding of the product, again and again with more room
+        # Scaled rows of L give rows of L Rᵀ that round anew, and may be outside again: each try
+        # leaves twice the room of the one before.
+        for k in range(SHRINKS):
             size = A.abs().sum(dim=1, keepdim=True)
             over = size > room
             if not over.any():
@@ -211,26 +237,27 @@ class _Point:
     def toward(self, Z: Tensor) -> _Point:
         """The first better point on the way back from Z, cut to the rank; else this one."""
         rank = self.factors.L.shape[1]
-        for share in (1.0, 0.5, 0.1, 0.02):
+        for share in SHARES:
             found = self.cut(self.problem, self.W + share * (Z - self.W), rank)
             if found.value < self.value:
                 return found
         return self
 
-    def with_best_B(self, steps: int) -> _Point:
+    def with_better_B(self, steps: int) -> _Point:
         """The same A, and B nearer to its optimum by some steps of the active-set method."""
         p, b = self.problem, self.problem.ball
         A, B = self.W[:, :b], self.W[:, b:]
         if not B.numel():
             return self
-        # What A leaves of the targets, read off the inputs.
+        # With A fixed B is a problem of its own: the inputs are to explain what A leaves of the
+        # targets, and its products follow from those at hand.
         part = Problem(
             p.gram[b:, b:], p.cross[:, b:] - A @ p.gram[:b, b:],
             (p.norms + ((A @ p.gram[:b, :b] - 2 * p.cross[:, :b]) * A).sum(dim=1)).clamp(min=0),
             lam=p.lam)
         part.__dict__["weights"] = p.weights[b:]
         V = B
-        for V in itertools.islice(finish(part, B, 1e-7), steps):  # noqa: B007
+        for V in itertools.islice(finish(part, B, GAP_OF_B), steps):  # noqa: B007
             pass
         better = part.objective(V) < part.objective(B)
         found = self.of(p, self.factors, A, torch.where(better[:, None], V, B))
@@ -282,12 +309,3 @@ class _Tangent:
             return torch.zeros_like(G)
         G = G - self.U @ (self.U.mT @ G)
         return G - (G @ self.V) @ self.V.mT
-
-
-def _imbalance(primal: Tensor, moved: Tensor, Z: Tensor, u: Tensor) -> float:
-    """What ρ is to be multiplied by for equal relative residuals; 1 where they nearly are."""
-    tiny = torch.finfo(Z.dtype).tiny
-    r = primal.norm() / Z.norm().clamp(min=tiny)
-    s = moved.norm() / u.norm().clamp(min=tiny)
-    factor = float((r.clamp(min=1e-12) / s.clamp(min=1e-12)).sqrt().clamp(0.2, 5.0))
-    return factor if not 1 / 1.5 <= factor <= 1.5 else 1.0

@@ -30,9 +30,16 @@ def work(folder: Path, rank: int, count: int) -> None:
         Of `Workers`.
     rank, count : int
         Which worker this is, of how many.
+
+    Raises
+    ------
+    Lost
+        If another worker does not answer.
     """
     def beat() -> None:
-        now = time.time_ns()  # finer than the clock of touch
+        # The parent tells beats apart by their times; touch() takes a coarser clock's, by which two
+        # beats could look like one.
+        now = time.time_ns()
         os.utime(mark, ns=(now, now))
 
     (mark := folder / f"beat.{rank}").touch()
@@ -41,7 +48,8 @@ def work(folder: Path, rank: int, count: int) -> None:
     device = torch.device("cpu")
     if solver._device.type == "cuda":
         device = torch.device("cuda", rank)
-    # The parent, who knows which worker hangs, is to lose patience first.
+    # If this rank lost patience before the parent, its error would be shown in place of the name
+    # of the worker that hangs.
     patience = 2 * solver.timeout + 30
     dist.init_process_group("gloo", store=dist.FileStore(str(folder / "store"), count), rank=rank,
                             world_size=count)

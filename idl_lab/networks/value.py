@@ -1,0 +1,115 @@
+"""A tensor inside a network as what it is there: an affine function of the input and the states."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+
+INPUT = -1  # as a source; the states of block k are source k, in the order of the calls
+
+
+class _Batch:
+    """The size of the batch: a shape may carry it, arithmetic with it has no meaning."""
+
+    def __repr__(self) -> str:
+        return "batch"
+
+
+BATCH = _Batch()
+
+
+@dataclass(eq=False)
+class Store:
+    """Σ_k terms[k] x_k + bias; several values may share it, as tensors share memory.
+
+    Attributes
+    ----------
+    terms : dict of int to csr_array, shapes (s, size of source k)
+        Of the blocks of states k that it depends on, and of the input under `INPUT`.
+    bias : ndarray, shape (s,)
+    viewed : bool
+        Whether another value shows these components in another order: writing to one would have
+        to change the other, which is not modelled.
+    """
+
+    terms: dict[int, sparse.csr_array]
+    bias: np.ndarray
+    viewed: bool = False
+
+
+@dataclass(eq=False)
+class Value:
+    """A tensor of one sample: its shape without the batch, its components in order.
+
+    Attributes
+    ----------
+    shape : tuple of int
+    store : Store
+        The affine function of which the components are the values.
+    """
+
+    shape: tuple[int, ...]
+    store: Store
+
+    def map(self, M: sparse.sparray, shape: Sequence[int], shift: np.ndarray | float = 0.0
+            ) -> Value:
+        """M times this, plus a shift: a new value, in memory of its own.
+
+        Parameters
+        ----------
+        M : sparse array, shape (size, size of this)
+        shape : sequence of int
+            Of the result.
+        shift : ndarray of shape (size,), or float
+        """
+        terms = {k: (M @ T).tocsr() for k, T in self.store.terms.items()}
+        return Value(tuple(shape), Store(terms, M @ self.store.bias + shift))
+
+    def indices(self) -> Tensor:
+        """The number of each component from 1 on, in this shape with a batch of one."""
+        count = torch.arange(1, math.prod(self.shape) + 1, dtype=torch.float64, device="cpu")
+        return count.reshape(1, *self.shape)
+
+    def axis(self, dim: int) -> int:
+        """Where in `shape` a dimension of torch's is, which counts the batch as 0.
+
+        Parameters
+        ----------
+        dim : int
+            From the end where it is negative.
+
+        Raises
+        ------
+        ValueError
+            If it is the batch, or no dimension.
+        """
+        rank = len(self.shape) + 1
+        if not -rank <= dim < rank or dim % rank == 0:
+            raise ValueError(f"dimension {dim} of a (batch, ...) tensor with {rank} dimensions "
+                             f"is the batch or none at all")
+        return dim % rank - 1
+
+    def expect(self, shape: Sequence[int]) -> None:
+        """Ask for a shape.
+
+        Parameters
+        ----------
+        shape : sequence of int or None
+            Without the batch; None fits any size.
+
+        Raises
+        ------
+        ValueError
+            If this has another one.
+        """
+        if len(shape) != len(self.shape) or any(a not in (None, b) for a, b in
+                                                zip(shape, self.shape, strict=True)):
+            wanted = ", ".join("any" if a is None else str(a) for a in shape)
+            raise ValueError(f"it takes (batch, {wanted}), got (batch, "
+                             f"{', '.join(map(str, self.shape))}); check input_shape")

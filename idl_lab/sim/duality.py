@@ -1,0 +1,104 @@
+"""A lower bound on the optimum of a SIM problem, which makes a gap a certificate."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from idl_lab.sim.problem import Problem
+
+# In units of ‖φ‖‖t‖, the size of an entry of Φᵀt: a smaller gradient counts as zero in a column
+# that nothing holds.
+VANISHED = 1e-10
+ROUNDINGS = 16  # that the sums behind ‖ν‖² and νᵀt may have collected in each of their terms
+
+
+def lower_bound(problem: Problem, W: Tensor, Y: Tensor | None = None) -> Tensor:
+    """`Problem.dual`: the arguments and the formula are described there.
+
+    Parameters
+    ----------
+    problem : Problem
+        Whose rows are bounded.
+    W : Tensor, shape (k, d)
+        Where the residual is taken.
+    Y : Tensor, shape (k, ball), optional
+        A multiplier.
+    """
+    s = -problem.gradient(W)
+    if Y is not None:
+        s[:, :problem.ball] -= Y
+    free = problem.free
+    if len(free):
+        shift = s[:, free] @ problem.free_inverse
+        W = W.index_add(1, free, shift)
+        s = s - shift @ problem.Q[free]
+        size = (problem.Q.diagonal()[free].clamp(min=0) * problem.norms[:, None]).sqrt()
+        unbounded = (s[:, free].abs() > VANISHED * size).any(dim=1)
+        s = s.index_fill(1, free, 0.0)
+    else:
+        unbounded = torch.zeros_like(problem.norms, dtype=torch.bool)
+    # Where the fit is almost exact ‖ν‖² and νᵀt are small differences of large numbers, and
+    # rounding could lift the bound above the optimum: what it may have added is taken off.
+    # |w|ᵀ|Q||w| is what the sums of ‖ν‖² were made of; `spread` is at least that.
+    eps = torch.finfo(W.dtype).eps
+    spread = (W.abs() @ problem.Q.diagonal().clamp(min=0).sqrt()) ** 2
+    rounding = eps * (ROUNDINGS * (problem.norms + (W * problem.cross).abs().sum(dim=1)) + spread)
+    square = 2 * problem.fit(W) + rounding  # ‖ν‖² at θ = 1
+    slope = problem.norms - (W * problem.cross).sum(dim=1) - rounding  # −νᵀt at θ = 1
+    # θ is at most `far`; up to `near` the ball costs nothing, beyond it h* grows with θ.
+    far = _ratio(problem.weights[problem.ball:], s[:, problem.ball:])
+    inside, multiplier = s[:, :problem.ball].abs(), 0.0 if Y is None else Y
+    signed = s[:, :problem.ball] + multiplier  # s = θ · signed − Y
+    candidates = [_clamped_ratio(slope, square, far)]
+    if problem.ball:
+        near = torch.minimum(_ratio(problem.weights[:problem.ball], inside), far)
+        # `far` is clamped, since ∞ · 0 would be NaN.
+        candidates = [near, torch.minimum(candidates[0], near), far.clamp(max=1e300)]
+        # Beyond `near` h* is the largest of several lines in θ, and the best θ need not be any
+        # of those above: there it is looked for line by line.
+        candidates += _kinks(problem, slope, square, inside, far)
+    # The multiplier Y was found for the residual itself, θ = 1, not for a multiple of it.
+    if Y is not None:
+        candidates.append(far.clamp(max=1.0))
+    value = torch.full_like(slope, -torch.inf)
+    for theta in [torch.zeros_like(slope), *candidates]:
+        theta = torch.where(unbounded, 0.0, theta)
+        h = torch.zeros_like(slope)
+        if problem.ball and problem.kappa:
+            excess = (theta[:, None] * signed - multiplier).abs() - problem.weights[:problem.ball]
+            h = problem.kappa * excess.clamp(min=0).amax(dim=1)
+        bound = theta * slope - 0.5 * theta**2 * square - h
+        value = torch.maximum(value, torch.nan_to_num(bound, nan=-torch.inf, neginf=-torch.inf))
+    return value
+
+
+def _kinks(problem: Problem, slope: Tensor, square: Tensor, inside: Tensor, far: Tensor
+           ) -> list[Tensor]:
+    """The best θ for the line of h* that is on top at θ = 1, then for the one on top there, …"""
+    # Every θ gives a true bound: to stop after three costs tightness, never truth.
+    found, theta = [], torch.ones_like(slope).minimum(far)
+    for _ in range(3):
+        top = (theta[:, None] * inside - problem.weights[:problem.ball]).argmax(dim=1, keepdim=True)
+        steep = problem.kappa * inside.gather(1, top)[:, 0]
+        theta = _clamped_ratio(slope - steep, square, far)
+        found.append(theta)
+    return found
+
+
+def _ratio(weights: Tensor, s: Tensor) -> Tensor:
+    """The largest θ with θ|s_j| ≤ λ_j for all j, (k,); infinite where nothing bounds it."""
+    if s.shape[1] == 0:
+        return torch.full_like(s[:, :1].sum(dim=1), torch.inf)
+    size = s.abs()
+    bound = torch.where(size > 0, weights / torch.where(size > 0, size, 1), torch.inf)
+    return bound.amin(dim=1)
+
+
+def _clamped_ratio(a: Tensor, b: Tensor, top: Tensor) -> Tensor:
+    """argmax over 0 ≤ θ ≤ top of θa − ½θ²b; b = 0 only where a = 0."""
+    best = torch.where(b > 0, a / torch.where(b > 0, b, 1), 0)
+    return torch.minimum(best.clamp(min=0), top)
