@@ -8,6 +8,7 @@ os.environ["MPLBACKEND"] = "Agg"  # before anything imports matplotlib
 
 import pytest
 import torch
+from helpers import DEFAULT
 from hypothesis import settings
 
 settings.register_profile("idl_lab", derandomize=True, deadline=None, max_examples=50,
@@ -37,3 +38,12 @@ def _seed_and_default_device(request: pytest.FixtureRequest):
     torch.set_default_device(request.config.getoption("--default-device"))
     yield
     torch.set_default_device(None)
+
+
+@pytest.fixture
+def layers_on_the_cpu(_seed_and_default_device):
+    """Layers are made without a device, so on the CPU; idl_lab meets it `with DEFAULT[0]`."""
+    DEFAULT[:] = [torch.get_default_device()]
+    torch.set_default_device("cpu")
+    yield
+    torch.set_default_device(DEFAULT.pop())

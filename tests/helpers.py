@@ -18,6 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 CPU64 = {"device": "cpu", "dtype": torch.float64}
+# The device that this run of the tests makes the default, for tests with `layers_on_the_cpu`.
+DEFAULT: list[torch.device] = []
 
 
 def mat(values: Sequence | np.ndarray, dtype: torch.dtype = torch.float64) -> Tensor:

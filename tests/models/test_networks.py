@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import draw, rejects
+from helpers import DEFAULT, draw, rejects
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -12,24 +12,15 @@ from torch import nn
 from idl_lab import networks
 from idl_lab.activations import ACTIVATIONS
 
-DEFAULT = []  # the device that this run of the tests makes the default
+pytestmark = pytest.mark.usefixtures("layers_on_the_cpu")
 
 
-@pytest.fixture(autouse=True)
-def _nets_on_the_cpu():
-    """Layers are made without a device, so on the CPU; only reading meets the default one."""
-    DEFAULT[:] = [torch.get_default_device()]
-    torch.set_default_device("cpu")
-    yield
-    torch.set_default_device(DEFAULT.pop())
-
-
-def read(net, input_shape=None):
+def matrices(net, input_shape=None):
     with DEFAULT[0]:
         return networks.as_matrices(net, input_shape)
 
 
-def run(network, U):
+def predicted(network, U):
     """x = φ(Ax + Bu + b) repeated until nothing moves; at most as many steps as blocks."""
     A, B, C, D = (M.toarray() for M in (network.A, network.B, network.C, network.D))
     X = np.zeros((len(U), len(A)))
@@ -39,14 +30,14 @@ def run(network, U):
         for block in network.blocks:
             part = slice(start, start := start + block.size)
             X[:, part] = block.activation(torch.from_numpy(S[:, part])).numpy()
-    assert np.array_equal(X, before)
+    assert pytest.approx(before, abs=1e-12) == X
     return X @ C.T + U @ D.T + network.output_bias
 
 
 def agree(net, input_shape=None, samples=4):
     """Read a network in float64; its matrices must give its outputs in eval mode."""
     net = net.double()
-    network = read(net, input_shape)
+    network = matrices(net, input_shape)
     U = draw(1, samples, *network.input_shape)
     modes = [module.training for module in net.modules()]
     with torch.no_grad():
@@ -54,7 +45,7 @@ def agree(net, input_shape=None, samples=4):
     for module, mode in zip(net.modules(), modes, strict=True):
         module.training = mode
     U = U.flatten(1).numpy()
-    assert run(network, U) == pytest.approx(wanted, abs=1e-10)
+    assert predicted(network, U) == pytest.approx(wanted, abs=1e-10)
     check_structure(network)
     phi = network.activation(torch.from_numpy(U[:, :1]).expand(-1, network.A.shape[0]))
     assert phi.shape == (samples, network.A.shape[0])
@@ -130,7 +121,7 @@ def test_random_mlps(sizes, seed, phi):
 
 def test_the_matrices_of_an_mlp_are_its_weights():
     net = mlp((4, 3, 2, 5), nn.ReLU)
-    network = read(net)
+    network = matrices(net)
     W = [layer.weight.detach().double().numpy() for layer in net[::2]]
     b = [layer.bias.detach().double().numpy() for layer in net[::2]]
     wanted = np.zeros((5, 5))
@@ -255,7 +246,7 @@ def test_one_activation_for_each_block():
     phi = network.activation
     assert (phi.name, phi.slope, phi.homogeneous) == ("leaky_relu(0.2) ×4, tanh ×4", 1.0, False)
     assert network.blocks[0].activation is network.blocks[1].activation
-    steep = read(nn.Sequential(nn.Linear(2, 2), nn.LeakyReLU(-3.0))).activation
+    steep = matrices(nn.Sequential(nn.Linear(2, 2), nn.LeakyReLU(-3.0))).activation
     assert steep.slope == 3.0 and steep.homogeneous
 
 
@@ -263,7 +254,7 @@ def test_one_activation_for_each_block():
     ([nn.Linear(3, 2), nn.ReLU()], 3), ([nn.Flatten(), nn.Linear(5, 2), nn.ReLU()], 5),
     ([nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 1)], 4)])
 def test_a_linear_layer_says_the_input_shape(layers, p):
-    assert read(nn.Sequential(*layers)).input_shape == (p,)
+    assert matrices(nn.Sequential(*layers)).input_shape == (p,)
 
 
 def test_one_layer_a_parametrized_one_and_forward_with_defaults():
@@ -284,9 +275,9 @@ def test_the_net_is_left_as_found():
     modes = [module.training for module in net.modules()]
     before = {name: value.clone() for name, value in net.state_dict().items()}
     rng = torch.get_rng_state()
-    read(net, (1, 12, 12))
+    matrices(net, (1, 12, 12))
     with pytest.raises(ValueError):
-        read(net, (2, 12, 12))
+        matrices(net, (2, 12, 12))
     assert [module.training for module in net.modules()] == modes
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert torch.equal(torch.get_rng_state(), rng)
@@ -368,4 +359,4 @@ IMAGE, CONV = (1, 8, 8), nn.Conv2d(1, 2, 3)
     (Net(lambda net, x: x.relu().transpose(0, 1)), (3,), ValueError, ["moves the batch"]),
 ])
 def test_refusals(net, shape, error, fragments):
-    rejects(lambda: read(net, shape), error, *fragments)
+    rejects(lambda: matrices(net, shape), error, *fragments)

@@ -8,7 +8,7 @@ import cvxpy as cp
 import numpy as np
 import pytest
 import torch
-from helpers import mat, rejects
+from helpers import mat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sim_cases import CASES, data, optimum, problem, values
@@ -19,7 +19,6 @@ from idl_lab.sim import SIM
 from idl_lab.sim.problem import Problem
 from idl_lab.sim.solvers import ADMMSolver, ProjectedGDLowRankSolver, SolveStatus
 from idl_lab.sim.solvers.base import Iterate
-from idl_lab.sim.solvers.low_rank import _Point, _Tangent
 
 QUIET = {"progress": False, "device": "cpu"}
 USUAL = {"lam": 0.5, "kappa": 0.9, "ball": 8}
@@ -38,7 +37,7 @@ def usual(seed=0, **options):
 def check_bounds(found, p, rank):
     """Rank and norm by plain sums and numpy; factors that are W's; figures that are true."""
     A = found.W[:, :p.ball]
-    assert torch.equal(A, found.factors.to_dense())
+    torch.testing.assert_close(A, found.factors.to_dense(), rtol=0, atol=1e-14)
     assert found.factors.L.shape == (len(A), min(rank, len(A), p.ball)) or rank >= min(A.shape)
     size = np.linalg.svd(A.numpy(), compute_uv=False)
     assert (size[rank:] <= 1e-13 * size[:1].sum()).all()
@@ -155,16 +154,10 @@ def test_a_point_of_too_small_a_rank_is_left():
     Phi, T, options = usual()
     T = np.hstack([20 * T[:, :2], T[:, 2:]])
     p = problem(Phi, T, **{**options, "lam": 4.0})
-    F = [float(solve(p, rank).stats.objective.sum()) for rank in (1, 2, 3)]
-    assert F[0] > F[1] > F[2]
-    start = _Point.cut(p, p.zeros(), 3)
-    goal = ADMMSolver(**QUIET).solve(p).W
-    tangent = _Tangent(start, goal)
-    for M in (tangent.U, tangent.V):
-        np.testing.assert_allclose((M.mT @ M).numpy(), np.eye(3), atol=1e-12)
-    A = goal[:, :8].numpy()
-    U, V = tangent.U.numpy(), tangent.V.numpy()
-    np.testing.assert_allclose(np.diag(np.abs(U.T @ A @ V)), np.linalg.svd(A)[1][:3], rtol=1e-9)
+    found = [solve(p, rank) for rank in (1, 2, 3)]
+    F = [float(f.stats.objective.sum()) for f in found]
+    assert F[0] > F[1] > F[2] and all(f.status.ok for f in found)
+    assert [np.linalg.matrix_rank(f.W[:, :8].numpy()) for f in found] == [1, 2, 3]
 
 
 def test_a_planted_low_rank_A_is_nearer_than_without_the_rank():
@@ -242,7 +235,7 @@ def test_limits_end_a_solve_and_it_repeats_itself():
     late = solve(p, 2, seconds=1e-9)
     assert late.status is SolveStatus.SECONDS
     one, two = (solve(p, 2).W for _ in range(2))
-    assert torch.equal(one, two)
+    torch.testing.assert_close(one, two)
 
 
 def test_a_bound_with_a_multiplier_holds_on_its_subspace():
@@ -256,19 +249,8 @@ def test_a_bound_with_a_multiplier_holds_on_its_subspace():
     W = ADMMSolver(**QUIET).solve(p).W
     assert (p.dual(W, mat(Y)).numpy() <= best + 1e-6).all()
     gradient = p.gradient(W)[:, 3].numpy()
-    assert p.dual(W, mat(0 * Y)).equal(p.dual(W)) and np.abs(gradient).max() > 0
-
-
-@pytest.mark.parametrize(("call", "error", "fragments"), [
-    (lambda: ProjectedGDLowRankSolver(rank=0), ValueError, ["rank", "at least 1"]),
-    (lambda: ProjectedGDLowRankSolver(rank=2.5), TypeError, ["rank", "whole"]),
-    (lambda: ProjectedGDLowRankSolver(relaxation=2.0), ValueError, ["relaxation", "< 2"]),
-    (lambda: ProjectedGDLowRankSolver(splitting_steps=0), ValueError, ["splitting_steps"]),
-    (lambda: ProjectedGDLowRankSolver(lr=1e-3), TypeError, ["lr"]),
-    (lambda: solve(mat(np.eye(2)), 2), TypeError, ["Problem", "Tensor"]),
-])
-def test_refused(call, error, fragments):
-    rejects(call, error, *fragments)
+    torch.testing.assert_close(p.dual(W, mat(0 * Y)), p.dual(W))
+    assert np.abs(gradient).max() > 0
 
 
 # ---- through SIM ----------------------------------------------------------------------------
@@ -290,4 +272,5 @@ def test_a_model_of_low_rank_from_a_teacher():
     assert np.linalg.matrix_rank(sim.model.A.detach().numpy(), rtol=1e-5) == 3
     assert sim.model.certificate().well_posed and sim.result.stats["inf_norm"] <= 0.99
     same = (sim.model(U).argmax(dim=1) == teacher(U).argmax(dim=1)).float().mean()
-    assert 0 <= sim.evaluate([(U, y)]) <= 1 and same > 0.3
+    right = (sim.model(U).argmax(dim=1) == y).float().mean()
+    assert sim.evaluate([(U, y)]) == pytest.approx(float(right)) and same > 0.3

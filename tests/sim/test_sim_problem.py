@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import CPU64, central_difference, draw, mat, project_row, rejects
+from helpers import central_difference, draw, mat, project_row
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sim_cases import CASES, data, optimum, problem, values
@@ -108,8 +108,10 @@ def test_a_problem_of_some_rows_and_of_another_device_is_the_same_problem():
     p = problem(*data(), lam=0.5, kappa=0.9, ball=7)
     W = draw(2, 4, 12)
     at = torch.tensor([2, 0], device="cpu")
-    assert torch.equal(p.rows(at).objective(W[at]), p.objective(W)[at])
-    assert torch.equal(p.to("cpu").gap(W), p.gap(W)) and p.shape == (4, 12)
+    torch.testing.assert_close(p.rows(at).objective(W[at]), p.objective(W)[at])
+    torch.testing.assert_close(p.rows(at).dual(W[at]), p.dual(W)[at])
+    torch.testing.assert_close(p.to("cpu").gap(W), p.gap(W))
+    assert p.shape == (4, 12) and p.rows(at).shape == (2, 12)
 
 
 @settings(max_examples=30)
@@ -119,34 +121,6 @@ def test_pseudo_inverse_is_numpys_on_well_scaled_columns(seed, rank):
     M = F.T @ F
     P = pseudo_inverse(mat(M)).numpy()
     np.testing.assert_allclose(M @ P @ M, M, atol=1e-8 * np.abs(M).max())
-
-
-GOOD = {"gram": np.eye(3), "cross": np.ones((2, 3)), "norms": np.ones(2)}
-
-
-@pytest.mark.parametrize(("change", "error", "fragments"), [
-    ({"gram": np.ones((3, 2))}, ValueError, ["gram", "(n, n)"]),
-    ({"gram": np.triu(np.ones((3, 3)))}, ValueError, ["symmetric", "asymmetry of 1"]),
-    ({"gram": -np.eye(3)}, ValueError, ["non-negative diagonal"]),
-    ({"gram": np.full((3, 3), np.nan)}, ValueError, ["gram must be finite"]),
-    ({"cross": np.ones((2, 4))}, ValueError, ["cross", "d=3", "(2, 4)"]),
-    ({"norms": np.ones(3)}, ValueError, ["norms", "k=2", "(3,)"]),
-    ({"lam": -1.0}, ValueError, ["lam", ">= 0"]),
-    ({"ridge": float("nan")}, ValueError, ["ridge"]),
-    ({"ball": 4, "kappa": 0.5}, ValueError, ["ball", "d=3", "4"]),
-    ({"ball": 2}, ValueError, ["ball=2", "kappa"]),
-    ({"kappa": -0.1}, ValueError, ["kappa", ">= 0"]),
-    ({"penalised": np.ones(3)}, ValueError, ["penalised", "bool"]),
-])
-def test_refused(change, error, fragments):
-    given_ = {key: mat(value) if isinstance(value, np.ndarray) else value
-              for key, value in {**GOOD, **change}.items()}
-    rejects(lambda: Problem(**given_), error, *fragments)
-
-
-def test_statistics_keep_one_dtype():
-    rejects(lambda: Problem(mat(np.eye(3)), torch.ones(2, 3, device="cpu"),
-                            torch.ones(2, **CPU64)), TypeError, "cross is torch.float32")
 
 
 def test_no_bound_is_claimed_where_rounding_hides_a_direction():
