@@ -338,16 +338,16 @@ def test_a_solve_that_ends_above_its_gap_warns(taught):
 
 def test_large_units_are_solved_as_exactly_as_small_ones():
     torch.manual_seed(0)
-    sizes = [8, *[12] * 6, 4]
+    sizes = [8, *[8] * 6, 4]
     parts = [part for p, q in zip(sizes, sizes[1:], strict=False)
              for part in (nn.Linear(p, q, bias=False), nn.ReLU())]
-    teacher, U = nn.Sequential(*parts[:-1]), draw(0, 400, 8).float()
-    found = train(teacher, [U], kappa=0.1, solver=ADMMSolver(
-        lambda_z=0.0, lambda_y=0.0, tol=1e-10, max_steps=2000, progress=False))
-    assert found.result.units.max() > 1e6
-    with DEFAULT[0], torch.no_grad():
-        same = found.model(U).argmax(1) == teacher(U).argmax(1)
-    assert same.float().mean() > 0.97
+    teacher, U = nn.Sequential(*parts[:-1]).double(), draw(0, 400, 8)
+    found = train(teacher, [U], kappa=0.05, dtype=torch.float64, solver=ADMMSolver(
+        lambda_z=0.0, lambda_y=0.0, tol=1e-10, max_steps=150, progress=False))
+    assert found.result.units.max() > 1e7
+    with DEFAULT[0], torch.no_grad():  # a tolerance of 1e-6 in the model's units is off by 0.7
+        error = (found.model(U) - teacher(U)).norm() / teacher(U).norm()
+    assert error < 1e-4
 
 
 @pytest.mark.parametrize("phi", [nn.ReLU(), "relu", torch.relu, nn.functional.relu])

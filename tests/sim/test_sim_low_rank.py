@@ -1,5 +1,6 @@
 """Low-rank SIM: exact bounds, cvxpy on tangent spaces, reduced-rank regression, bad data."""
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,6 +33,14 @@ def usual(seed=0, **options):
     """Ten targets of eight states and six inputs, which no A of rank 2 matches."""
     Phi, T = data(seed, m=50, d=14, k=10)
     return Phi, T, {**USUAL, **options}
+
+
+@functools.cache
+def usually(rank, seed=0, tol=1e-5, **options):
+    """The usual problem and its answer, solved once for all tests."""
+    Phi, T, options = usual(seed, **options)
+    p = problem(Phi, T, **options)
+    return p, solve(p, rank, tol=tol)
 
 
 def check_bounds(found, p, rank):
@@ -121,11 +130,10 @@ def on_tangent_space(Phi, T, W, rank, *, lam, kappa, ball):
 @pytest.mark.parametrize("rank", [1, 3])
 @pytest.mark.parametrize("options", [{}, {"lam": 0.0}, {"lam": 4.0}, {"kappa": 0.2}], ids=str)
 def test_stationarity_is_what_cvxpy_finds_on_the_tangent_space(rank, options):
+    p, found = usually(rank, **options)
     Phi, T, options = usual(**options)
-    p = problem(Phi, T, **options)
-    found = solve(p, rank, tol=1e-5)
     assert found.status is SolveStatus.STATIONARY, found
-    early = solve(p, rank, tol=1e-5, max_steps=found.stats.steps - 1)
+    early = solve(p, rank, max_steps=found.stats.steps // 2)
     for result in (found, early):
         F = values(Phi, T, result.W.numpy(), lam=options["lam"]).sum()
         best = on_tangent_space(Phi, T, result.W.numpy(), rank, **options)
@@ -136,8 +144,7 @@ def test_stationarity_is_what_cvxpy_finds_on_the_tangent_space(rank, options):
 @pytest.mark.parametrize("size", [1e-1, 1e-2, 1e-3, 1e-4])
 def test_no_small_move_of_the_factors_lowers_the_objective(size):
     Phi, T, options = usual(seed=3)
-    p = problem(Phi, T, **options)
-    found = solve(p, 2, tol=1e-6)
+    _, found = usually(2, seed=3, tol=1e-6)
     assert found.status is SolveStatus.STATIONARY
     F, rng = float(found.stats.objective.sum()), np.random.default_rng(0)
     L, R, B = found.factors.L.numpy(), found.factors.R.numpy(), found.W[:, 8:].numpy()
@@ -176,9 +183,8 @@ def test_a_planted_low_rank_A_is_nearer_than_without_the_rank():
 
 def test_more_rank_is_no_worse_and_the_gap_says_what_is_missing():
     Phi, T, options = usual()
-    p = problem(Phi, T, **options)
     best = optimum(Phi, T, **options).sum()
-    found = [solve(p, rank) for rank in (1, 2, 4, 8)]
+    found = [usually(rank)[1] for rank in (1, 2, 4, 8)]
     F = [float(f.stats.objective.sum()) for f in found]
     assert F == sorted(F, reverse=True) and F[-1] == pytest.approx(best, rel=1e-4)
     for f, value in zip(found, F, strict=True):
@@ -228,14 +234,12 @@ def test_an_interrupt_keeps_one_whole_point():
 
 
 def test_limits_end_a_solve_and_it_repeats_itself():
-    Phi, T, options = usual()
-    p = problem(Phi, T, **options)
+    p, found = usually(2)
     cut = solve(p, 2, tol=1e-9, max_steps=20)
     assert cut.status is SolveStatus.MAX_STEPS and not cut.status.ok
     late = solve(p, 2, seconds=1e-9)
     assert late.status is SolveStatus.SECONDS
-    one, two = (solve(p, 2).W for _ in range(2))
-    torch.testing.assert_close(one, two)
+    torch.testing.assert_close(solve(p, 2).W, found.W)
 
 
 def test_a_bound_with_a_multiplier_holds_on_its_subspace():

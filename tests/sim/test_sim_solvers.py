@@ -1,5 +1,6 @@
 """SIM solvers: against cvxpy on the samples, KKT by numpy, degenerate data, cancel and limits."""
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -27,6 +28,12 @@ def made(name):
         options = {**options,
                    "penalised": torch.tensor(options["penalised"].tolist(), device="cpu")}
     return problem(Phi, T, **options)
+
+
+@functools.cache
+def solved(name, kind, **options):
+    """A case and its answer, solved once for all tests."""
+    return kind(**QUIET, **options).solve(made(name))
 
 
 def check_kkt(p: Problem, W: np.ndarray, rel: float) -> None:
@@ -70,11 +77,9 @@ def test_exact_matching_finds_the_smallest_norm_that_matches(solver, shape, ball
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("solver", [ADMMSolver(**QUIET), CVXSolver(**QUIET)],
-                         ids=["ADMM", "CVX"])
-def test_solved_to_the_gap(solver, name):
-    p = made(name)
-    found = solver.solve(p)
+@pytest.mark.parametrize("kind", [ADMMSolver, CVXSolver])
+def test_solved_to_the_gap(kind, name):
+    p, found = made(name), solved(name, kind)
     stats = found.stats
     assert found.status is SolveStatus.SOLVED and found.status.ok, found
     assert stats.relative_gap <= 1e-6
@@ -94,8 +99,8 @@ def test_solved_to_the_gap(solver, name):
 @pytest.mark.parametrize("name", CASES)
 def test_admm_and_cvx_agree_on_the_objective(name):
     p = made(name)
-    one, other = (s.solve(p).stats.objective.sum() for s in (
-        ADMMSolver(tol=1e-8, **QUIET), CVXSolver(**QUIET)))
+    one, other = (found.stats.objective.sum() for found in (
+        solved(name, ADMMSolver, tol=1e-8), solved(name, CVXSolver)))
     assert abs(one - other) <= 1e-6 * max(one, other, 2 * p.scale.sum())
 
 
@@ -245,13 +250,12 @@ def test_a_solve_leaves_the_problem_as_it_was_and_repeats_itself():
 
 def test_the_oracle_says_which_solver_it_used():
     p = made("usual")
-    assert "CLARABEL" in CVXSolver(solver="CLARABEL", **QUIET).solve(p).stats.solver
+    assert "CLARABEL" in solved("usual", CVXSolver, solver="CLARABEL").stats.solver
     other = CVXSolver(solver="SCS", tol=1e-4, **QUIET).solve(p)
     assert "SCS" in other.stats.solver and other.status.ok
 
 
 @pytest.mark.cpu_default  # workers start under torch's own default device
 def test_processes_give_the_same_rows():
-    p = made("usual")
-    one, two = (CVXSolver(n_jobs=n, **QUIET).solve(p) for n in (1, 2))
+    one, two = (solved("usual", CVXSolver, n_jobs=n) for n in (1, 2))
     torch.testing.assert_close(one.W, two.W, rtol=1e-9, atol=1e-10)
