@@ -134,11 +134,11 @@ def test_an_error_in_a_worker_is_shown(temporary, monkeypatch):
 
 @pytest.mark.cpu_default
 def test_a_worker_that_hangs_is_an_error_within_the_timeout(temporary):
-    solver = ADMMMultiGPUSolver(workers=2, timeout=3, **endless())
+    solver = ADMMMultiGPUSolver(workers=2, timeout=2, **endless())
     stopped = []
     thread = when(stepping(temporary), lambda _: [workers()[1].suspend(),
                                                   stopped.append(time.monotonic())])
-    rejects(lambda: solver.solve(made()), RuntimeError, "worker 1 of 2", "no sign of life for 3 s")
+    rejects(lambda: solver.solve(made()), RuntimeError, "worker 1 of 2", "no sign of life for 2 s")
     thread.join()
     assert time.monotonic() - stopped[0] < 15
 

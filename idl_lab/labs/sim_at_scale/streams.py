@@ -89,16 +89,16 @@ what, *numbers = sys.argv[1:]
 samples, sizes = ([int(n) for n in text.split(",")] for text in numbers)
 parts = [part for p, n in zip(sizes, sizes[1:]) for part in (nn.Linear(p, n), nn.ReLU())]
 teacher = nn.Sequential(*parts[:-1])
-read = getattr(states, what)
-read(teacher, Stream(torch.randn(100, sizes[0]), 4000), progress=False)  # what any run needs
+reader = getattr(states, what)
+reader(teacher, Stream(torch.randn(100, sizes[0]), 4000), progress=False)  # what any run needs
 print(peak_memory())
 for m in samples:
-    read(teacher, Stream(torch.randn(100, sizes[0]), m), progress=False)
+    reader(teacher, Stream(torch.randn(100, sizes[0]), m), progress=False)
     print(peak_memory())
 """
 
 
-def peak_of_states(samples: Sequence[int], what: str = "statistics",
+def peak_of_states(samples: Sequence[int], what: str = "gram_statistics",
                    sizes: Sequence[int] = (64, 64, 32, 16, 10)) -> tuple[int, list[int]]:
     """Peak memory of a process of its own that reads a teacher's states off a stream.
 
@@ -106,7 +106,7 @@ def peak_of_states(samples: Sequence[int], what: str = "statistics",
     ----------
     samples : sequence of int
         Numbers of samples, rising, read one after the other by the one process.
-    what : {"statistics", "collect"}
+    what : {"gram_statistics", "collect"}
         The function of `idl_lab.sim.states`: sums of products, or the states themselves.
     sizes : sequence of int
         Of the teacher's layers, from its inputs to its outputs; its weights are random.
@@ -122,7 +122,7 @@ def peak_of_states(samples: Sequence[int], what: str = "statistics",
         raise ValueError(f"samples must be rising numbers, at least one, got {samples!r}.")
     for m in samples:
         validation.integer("a number in samples", m)
-    validation.choice("what", what, ("statistics", "collect"))
+    validation.choice("what", what, ("gram_statistics", "collect"))
     if len(sizes) < 3:
         raise ValueError(f"sizes must name inputs, at least one hidden layer, and outputs, got "
                          f"{sizes!r}.")
