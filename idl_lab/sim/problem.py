@@ -216,7 +216,7 @@ class Problem:
             Any matrix.
         """
         W = self._in_ball(W)
-        if self.ball:  # the rounding of the sum itself, and of rows that came from far outside
+        if self.ball:  # sums round too, and rows that came from far outside are off by as much
             eps = torch.finfo(W.dtype).eps
             kappa = self.kappa * (1 - (8 + self.ball.bit_length()) * eps)
             size = W[:, :self.ball].abs().sum(dim=1, keepdim=True)

@@ -66,7 +66,7 @@ class Ranks:
         self.backend = "nccl" if device.type == "cuda" else "gloo"
         self.timeout = timeout
         self.exchanged = 0  # bytes that went between ranks, over all of them
-        # The default group waits half an hour for a rank that died, and may have been made for
+        # The default group waits many minutes for a rank that died, and may have been made for
         # another device; a group of our own has its own timeout and backend.
         self.group = self._with_others(
             dist.new_group, backend=self.backend, timeout=timedelta(seconds=timeout))

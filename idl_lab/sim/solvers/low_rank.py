@@ -20,13 +20,13 @@ from idl_lab.sim.solvers.base import BaseSolver
 from idl_lab.sim.solvers.result import Iterate
 
 WITHOUT_RANK = 0.1  # of tol: to this gap the problem without the rank is solved
-LOOK_EVERY = 10  # of its steps, as a look at the gap costs as much as several
+LOOK_EVERY = 10  # of its steps: from one test of the gap to the next
 # ρ is balanced now and then, and not for ever: with a ρ that keeps changing ADMM need not converge.
 BALANCE_EVERY, BALANCE_UNTIL = 10, 300
 # ADMM starts here from a point that fits already: its ρ is this part of the mean eigenvalue.
 FIRST_RHO = 1e-2
-# Steps of the active-set method on B, after each tangent space and at the start, to a gap that is
-# far below any tol asked for here.
+# Steps of the active-set method on B, after each tangent space and at the start, and the relative
+# gap at which a row needs no more of them.
 STEPS_OF_B, FIRST_STEPS_OF_B, GAP_OF_B = 8, 30, 1e-7
 SHARES = (1.0, 0.5, 0.1, 0.02)  # of the way to the new point, tried until the objective falls
 SHRINKS = 50  # tries to get the rows of a rounded product into the ball, each with twice the room
