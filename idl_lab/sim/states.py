@@ -40,6 +40,7 @@ class GramStatistics:
     norms_Z, norms_Y : Tensor, shapes (n,) and (q,)
         Σ z² and Σ y² of each column.
     samples, n, p, q : int
+        How many samples, states, inputs and outputs.
     ones : bool
         Whether Φ ends with a column of ones, whose weights are the biases.
     blocks : tuple of Block

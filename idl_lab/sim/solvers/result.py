@@ -35,6 +35,7 @@ class Iterate(NamedTuple):
     Attributes
     ----------
     W : Tensor, shape (k, d)
+        The iterate itself.
     U : Tensor, shape (k, d), optional
         Where `Problem.dual` bounds the optimum from below, in place of W.
     factors : LowRank, optional
@@ -62,8 +63,11 @@ class SolveStats:
     inf_norm : float
         ‖·‖∞ of the columns in the ball, A; 0 without a ball.
     nonzeros : int
+        Entries of W that are not exactly zero.
     steps : int
+        Iterates that were drawn.
     seconds : float
+        From the start of the solve to its end.
     solver : str
         Its name and, where others do its work, theirs.
     exchanged : int
@@ -93,7 +97,9 @@ class SolveResult:
     W : Tensor, shape (k, d)
         On the problem's device.
     status : SolveStatus
+        How the solve ended.
     stats : SolveStats
+        Figures of W.
     history : pandas.DataFrame
         A row for each test: step, seconds, objective, gap (sums over the rows of W).
     factors : LowRank, optional
