@@ -151,6 +151,21 @@ def test_fast_picture_shows_what_a_saved_one_shows():
     assert (np.abs(saved - fast) > 60).mean() < 0.01
 
 
+@pytest.mark.parametrize(("limits", "names"), [
+    ((1e-8, 1e4), ["1e-8", "1e-6", "1e-4", "0.01", "1", "100", "10000"]),
+    ((3e-13, 30), ["1e-12", "1e-10", "1e-8", "1e-6", "1e-4", "0.01", "1"]),
+    ((1e-3, 1e2), ["1e-3", "0.01", "0.1", "1", "10", "100"]),
+    ((1e-2, 1e12), ["0.01", "1", "100", "10000", "1e6", "1e8", "1e10", "1e12"]),
+])
+def test_a_logarithmic_axis_is_named_in_plain_numbers(limits, names):
+    ax = canvas.axes(None)
+    canvas.frame(ax, yscale="log", ylim=limits)
+    ax.figure.canvas.draw()
+    ticks = [tick.label1.get_text() for tick in ax.yaxis.get_major_ticks()
+             if limits[0] <= tick.get_loc() <= limits[1] and tick.label1.get_visible()]
+    assert ticks == names and ax.yaxis.get_minorticklocs().size == 0
+
+
 def test_style_is_ours_whatever_the_user_set():
     with mpl.rc_context({"axes.spines.top": True, "font.size": 30}):
         figure = draw_state(torch.ones(3, **CPU), torch.ones(3, **CPU))

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import functools
 import io
+import re
 from collections.abc import Callable, Sequence
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from PIL import Image
 
 _MOVES = "moves: "  # marks the group id of moving parts
@@ -74,7 +77,28 @@ def frame(ax: Axes, **settings) -> bool:
     changed = {k: v for k, v in settings.items() if shown is None or shown.get(k) != v}
     if changed:
         ax.set(**changed)
+    for axis in (ax.xaxis, ax.yaxis):
+        if changed.get(f"{axis.axis_name}scale") == "log":
+            log_axis(axis)
     return shown is None
+
+
+def power(value: float) -> str:
+    """A number as an axis names it: 0.01, 1, 1000, but 1e-6 and 1e5."""
+    if 1e-2 <= value < 1e5:
+        return f"{value:g}"
+    return re.sub(r"e([+-]?)0*", lambda e: "e" + e[1].strip("+"), f"{value:.0e}")
+
+
+def log_axis(axis: Axis, text: Callable[[float], str] = power) -> None:
+    """Ticks of a logarithmic axis at powers of ten, eight at most, named in plain numbers.
+
+    matplotlib's own names of powers are typeset anew at every draw: most of a redraw's time.
+    `frame` does this on an axis that it makes logarithmic.
+    """
+    axis.set_major_locator(LogLocator(numticks=8))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
 
 
 def moving(ax: Axes) -> dict[str, Artist]:

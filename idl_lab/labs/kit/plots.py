@@ -9,7 +9,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from torch import Tensor
 
 from idl_lab import validation
@@ -71,10 +70,6 @@ def draw_residuals(solutions: Mapping[str, Solution], step: int | None = None,
                   yscale="log", ylim=(10.0 ** low, 10.0 ** min(high, 30)),
                   title="Residual ‖f(x) − x‖∞")
     if first:
-        # Plain numbers: matplotlib's powers of ten are typeset anew at every draw.
-        ax.yaxis.set_major_locator(FixedLocator(10.0 ** np.arange(low, high + 1, 2)))
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.0e}"))
-        ax.yaxis.set_minor_locator(NullLocator())
         if tol:
             ax.axhline(tol, color=INK, linestyle="--", linewidth=0.8)
             ax.text(0.01 * reach, tol, "tol", va="bottom", fontsize=8)
@@ -186,18 +181,11 @@ def corner(ax: Axes, key: str, y: float, text: str, colour: str) -> None:
 def state_axes(ax: Axes, blocks: Blocks, ylim: tuple[float, float], ylabel: str) -> None:
     """Axes with the states from left to right, their blocks named below, and a log scale."""
     edges, middles = edges_of(blocks)
-    if not hasattr(ax, "idl_lab_frame"):
-        ax.set_yscale("log")
+    low, high = (float(end) for end in ylim)
+    if frame(ax, yscale="log", xlim=(0, sum(size for _, size in blocks)), ylim=(low, high),
+             ylabel=ylabel):
         ax.axhline(1, color=FAINT, linewidth=0.8)
         ax.tick_params(axis="x", length=0)
-    low, high = (float(end) for end in ylim)
-    if frame(ax, xlim=(0, sum(size for _, size in blocks)), ylim=(low, high), ylabel=ylabel):
-        decades = np.arange(round(np.log10(low)), round(np.log10(high)) + 1)
-        ax.yaxis.set_major_locator(FixedLocator(list(10.0 ** decades[::-(-len(decades) // 7)])))
-        # Plain numbers: matplotlib's powers of ten are typeset anew at every draw.
-        ax.yaxis.set_major_formatter(FuncFormatter(
-            lambda y, _: f"{y:g}" if y < 1e5 else f"1e{np.log10(y):.0f}"))
-        ax.yaxis.set_minor_locator(NullLocator())
     name_blocks(ax.xaxis, middles, blocks)
     x = np.concatenate([[np.nan], *([e, e, np.nan] for e in edges)])
     line(ax, "edges", x, np.concatenate([[np.nan], *([low, high, np.nan] for _ in edges)]),
