@@ -21,7 +21,7 @@ from idl_lab.fixed_point import Anderson, Picard
 from idl_lab.fixed_point.solution import Trace
 from idl_lab.labs.fixed_points.plots import draw_convergence, draw_model, draw_state
 from idl_lab.labs.kit import canvas
-from idl_lab.labs.kit.plots import draw_history, draw_residuals
+from idl_lab.labs.kit.plots import colour_bar, draw_history, draw_residuals, round_up
 from idl_lab.labs.kit.problems import random_matrix, solve_quietly
 from idl_lab.labs.start_here.plots import draw_digit
 from idl_lab.labs.well_posedness import gallery as wp_gallery
@@ -164,6 +164,28 @@ def test_a_logarithmic_axis_is_named_in_plain_numbers(limits, names):
     ticks = [tick.label1.get_text() for tick in ax.yaxis.get_major_ticks()
              if limits[0] <= tick.get_loc() <= limits[1] and tick.label1.get_visible()]
     assert ticks == names and ax.yaxis.get_minorticklocs().size == 0
+
+
+@pytest.mark.parametrize(("size", "end"), [
+    (0.3, 0.5), (1, 1), (1.01, 2), (2.4, 5), (7, 10), (100, 100), (101, 200), (0, 1e-12)])
+def test_an_axis_ends_at_a_round_number(size, end):
+    assert round_up(size) == pytest.approx(end, rel=1e-12)
+
+
+def test_a_colour_bar_names_the_values_of_its_colours():
+    bar = canvas.axes(None)
+    colour_bar(bar, -2.0, 4.0)
+    assert [t.get_text() for t in bar.get_yticklabels()] == ["-2", "0", "4"]
+    assert bar.get_ylim() == (-0.5, 1)
+    colour_bar(bar, 0.0, 50.0)
+    assert [t.get_text() for t in bar.get_yticklabels()] == ["0", "50"]
+
+
+def test_a_mosaic_is_laid_out_once_and_found_again():
+    wide, *three = canvas.mosaic(None, ["aaa", "bcd"], 6, 4)
+    assert wide.get_position().width > 2.5 * three[0].get_position().width
+    assert wide.get_position().y0 > max(ax.get_position().y1 for ax in three)
+    assert canvas.mosaic(wide.figure, ["aaa", "bcd"], 6, 4) == [wide, *three]
 
 
 def test_style_is_ours_whatever_the_user_set():

@@ -56,12 +56,21 @@ def axes(ax: Axes | None, width: float = 4.8, height: float = 3.2) -> Axes:
 def row(figure: Figure | None, count: int, width: float, height: float,
         ratios: Sequence[float] | None = None, **margins: float) -> list[Axes]:
     """The axes of ``figure``, or of a new figure with ``count`` of them side by side."""
+    return mosaic(figure, [range(count)], width, height, width_ratios=ratios, **margins)
+
+
+def mosaic(figure: Figure | None, layout: Sequence[Sequence], width: float, height: float,
+           **grid) -> list[Axes]:
+    """The axes of ``figure``, or of a new figure laid out as in `Figure.subplot_mosaic`.
+
+    E.g. ``["aaa", "bcd"]``: one wide picture above three. A panel of more than three pictures
+    needs a second row, to be read beside JupyterLab's file browser.
+    """
     if figure is not None:
         return figure.axes
-    figure = _new(width, height)
-    edges = {"left": 0.06, "right": 0.985, "bottom": 0.15, "top": 0.88, "wspace": 0.3} | margins
-    grid = figure.add_gridspec(1, count, width_ratios=ratios, **edges)
-    return [figure.add_subplot(cell) for cell in grid]
+    edges = {"left": 0.06, "right": 0.985, "bottom": 0.15, "top": 0.88, "wspace": 0.3} | grid
+    layout = [list(line) for line in layout]
+    return list(_new(width, height).subplot_mosaic(layout, gridspec_kw=edges).values())
 
 
 def _new(width: float, height: float) -> Figure:

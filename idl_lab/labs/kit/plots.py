@@ -111,6 +111,27 @@ def draw_history(history: pd.DataFrame, ax: Axes | None = None) -> Figure:
     return ax.figure
 
 
+def round_up(size: float) -> float:
+    """The next of …, 1, 2, 5, 10, 20, …: the end of an axis that is to move seldom.
+
+    A frame that moves with every position of a slider is drawn anew every time, and no two
+    pictures can be compared.
+    """
+    power = 10.0 ** np.floor(np.log10(max(size, 1e-12)))
+    return float(power * next(k for k in (1, 2, 5, 10) if size <= k * power * (1 + 1e-9)))
+
+
+def colour_bar(ax: Axes, low: float, high: float) -> None:
+    """The colours of a picture drawn with values / high on [−1, 1], from ``low`` to ``high``."""
+    canvas.picture(ax, "colours", np.linspace(-1, 1, 201)[:, None], vmin=-1, vmax=1, origin="lower",
+                   aspect="auto", extent=(0, 1, -1, 1))
+    marks = sorted({low / high, 0.0, 1.0})
+    if frame(ax, xticks=[], ylim=(low / high, 1), yticks=marks,
+             yticklabels=[f"{mark * high:.3g}" for mark in marks]):
+        ax.yaxis.tick_right()
+        ax.spines[:].set_visible(False)
+
+
 Blocks = Sequence[tuple[str, int]]
 
 
