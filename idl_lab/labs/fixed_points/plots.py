@@ -7,52 +7,60 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from idl_lab.fixed_point.solution import Solution
 from idl_lab.labs.kit import canvas
-from idl_lab.labs.kit.canvas import COLOURS, FAINT, INK, frame, line, styled, title
-from idl_lab.labs.kit.plots import array, check_solutions, draw_residuals
+from idl_lab.labs.kit.canvas import COLOURS, FAINT, INK, frame, line, styled, title, words
+from idl_lab.labs.kit.plots import array, check_solutions, draw_residuals, round_up
+
+_FAR = 1e3  # where a state that diverges leaves the picture
 
 
 @styled
-def draw_state(state: Tensor, equilibrium: Tensor, ax: Axes | None = None, *,
+def draw_state(state: Tensor, equilibrium: Tensor | None, ax: Axes | None = None, *,
                name: str = "state", colour: str = COLOURS[0]) -> Figure:
     """One state (n,) as dots on stems, the equilibrium (n,) as rings.
 
-    Heights are relative to the equilibrium's largest component, so that the frame stands still.
+    The axis ends at a round number above the equilibrium, so that it stands still while the state
+    moves; where there is no equilibrium to compare with (None), above the state.
     """
-    x, goal = array("state", state, 1), array("equilibrium", equilibrium, 1)
-    if x.size != goal.size:
+    x = array("state", state, 1)
+    goal = None if equilibrium is None else array("equilibrium", equilibrium, 1)
+    if goal is not None and x.size != goal.size:
         raise ValueError(f"state and equilibrium must have the same size, got {x.size} and "
                          f"{goal.size}.")
     ax = canvas.axes(ax, 4.8, 3.0)
-    size = max(np.abs(goal).max(), 1e-12)
-    low = -1.3 if goal.min() < -0.05 * size else -0.3
-    x = np.clip(np.nan_to_num(x / size, nan=9.0), low, 1.3)
-    i = np.arange(1, len(goal) + 1)
-    if frame(ax, ylim=(low, 1.3), xlim=(0, len(goal) + 1), xlabel="component i", yticks=[]):
+    shown = np.clip(np.nan_to_num(x, nan=_FAR), -_FAR, _FAR) if goal is None else goal
+    top = 1.2 * round_up(np.abs(shown).max())
+    low = -top if shown.min() < -0.05 * top else 0.0
+    # A component outside lies on the edge, where it is seen to be large.
+    x = np.clip(np.nan_to_num(x, nan=top), low, top)
+    i = np.arange(1, len(x) + 1)
+    if frame(ax, ylim=(low, top), xlim=(0, len(x) + 1), xlabel="component i"):
         ax.axhline(0, color=FAINT, linewidth=0.8)
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     line(ax, "stems", *canvas.stems(i, 0, x), color=colour, linewidth=1)
-    line(ax, "dots", i, x, "o", color=colour, markersize=3.5)
-    line(ax, "rings", i, goal / size, "o", markersize=7, markerfacecolor="none", color=INK,
-         markeredgewidth=0.7)
+    line(ax, "dots", i, x, "o", color=colour, markersize=3.5, clip_on=False)
+    line(ax, "rings", i, np.full(len(x), np.nan) if goal is None else goal, "o", markersize=7,
+         markerfacecolor="none", color=INK, markeredgewidth=0.7)
     title(ax, name)
     return ax.figure
 
 
 @styled
-def draw_convergence(solutions: Mapping[str, Solution], equilibrium: Tensor, step: int,
+def draw_convergence(solutions: Mapping[str, Solution], equilibrium: Tensor | None, step: int,
                      tol: float | None = None, *, max_steps: int = 60,
                      figure: Figure | None = None) -> Figure:
-    """Methods side by side at one step: residual curves, and each method's state.
+    """Methods side by side at one step: residual curves, and each method's state below.
 
     Parameters
     ----------
     solutions : mapping of str to Solution
         Of one sample, with their states kept; a method that has finished stays where it ended.
-    equilibrium : Tensor, shape (n,)
-        The exact state, drawn as rings.
+    equilibrium : Tensor, shape (n,), optional
+        The exact state, drawn as rings; None where there is none.
     step : int
     tol : float, optional
     max_steps : int
@@ -61,13 +69,16 @@ def draw_convergence(solutions: Mapping[str, Solution], equilibrium: Tensor, ste
         From an earlier call with as many methods.
     """
     check_solutions(solutions, states=True)
-    axes = canvas.row(figure, 1 + len(solutions), 3.6 + 2.1 * len(solutions), 3.0,
-                      [1.9] + [1.0] * len(solutions), left=0.07, wspace=0.12)
+    count = len(solutions)
+    axes = canvas.mosaic(figure, [["residuals"] * count, range(count)], 7.4, 4.6, left=0.075,
+                         bottom=0.1, top=0.94, hspace=0.45, wspace=0.22, height_ratios=[1.25, 1])
     draw_residuals(solutions, step, tol, ax=axes[0], max_steps=max_steps)
     for ax, colour, (name, solution) in zip(axes[1:], COLOURS, solutions.items(), strict=False):
-        states = solution.trace.states.reshape(-1, equilibrium.numel())
+        states = solution.trace.states.reshape(len(solution.trace.states), -1)
         at = min(step, len(states) - 1)
         draw_state(states[at], equilibrium, ax, name=f"{name}, step {at}", colour=colour)
+    words(axes[0], "rings", 0, 1.06, "no equilibrium found" if equilibrium is None else
+          "rings: the equilibrium", fontsize=8)
     return axes[0].figure
 
 

@@ -66,13 +66,9 @@ def draw_residuals(solutions: Mapping[str, Solution], step: int | None = None,
     top = max(np.max(c, where=np.isfinite(c), initial=1) for c in curves.values())
     high = 4 if tol else 1 + int(np.log10(top))
     low = int(np.floor(np.log10(tol))) - 2 if tol else -17
-    first = frame(ax, xlim=(0, reach + 0.5), xlabel="step",
-                  yscale="log", ylim=(10.0 ** low, 10.0 ** min(high, 30)),
-                  title="Residual ‖f(x) − x‖∞")
-    if first:
-        if tol:
-            ax.axhline(tol, color=INK, linestyle="--", linewidth=0.8)
-            ax.text(0.01 * reach, tol, "tol", va="bottom", fontsize=8)
+    if frame(ax, xlim=(0, reach + 0.5), xlabel="step", yscale="log",
+             ylim=(10.0 ** low, 10.0 ** min(high, 30)), title="Residual ‖f(x) − x‖∞") and tol:
+        ax.axhline(tol, color=INK, linestyle="--", linewidth=0.8)
     for k, (name, residual) in enumerate(curves.items()):
         colour, solution = COLOURS[k % len(COLOURS)], solutions[name]
         seen = np.where((residual > 0) & np.isfinite(residual), residual, np.nan)
@@ -84,9 +80,10 @@ def draw_residuals(solutions: Mapping[str, Solution], step: int | None = None,
         line(ax, f"dot {k}", steps[at - 1:at] if at else [], seen[at - 1:at] if at else [], "o",
              color=colour, markersize=5)
         how = "" if solution.status.ok else ", " + solution.status.name.lower().replace("_", " ")
-        words(ax, f"name {k}", 0.98, 0.97 - 0.075 * k,
-              f"{name}: {solution.stats.steps} steps{how}", ha="right", va="top", fontsize=8,
-              color=colour)
+        corner(ax, f"name {k}", 0.975 - 0.075 * k, f"{name}: {solution.stats.steps} steps{how}",
+               colour)
+    if tol:
+        corner(ax, "tol", 0.975 - 0.075 * len(curves), f"dashed: tol = {canvas.power(tol)}", INK)
     return ax.figure
 
 
@@ -112,13 +109,13 @@ def draw_history(history: pd.DataFrame, ax: Axes | None = None) -> Figure:
 
 
 def round_up(size: float) -> float:
-    """The next of …, 1, 2, 5, 10, 20, …: the end of an axis that is to move seldom.
+    """The next of …, 1, 1.5, 2, 3, 5, 7.5, 10, …: the end of an axis that is to move seldom.
 
     A frame that moves with every position of a slider is drawn anew every time, and no two
     pictures can be compared.
     """
     power = 10.0 ** np.floor(np.log10(max(size, 1e-12)))
-    return float(power * next(k for k in (1, 2, 5, 10) if size <= k * power * (1 + 1e-9)))
+    return float(power * next(k for k in (1, 1.5, 2, 3, 5, 7.5, 10) if size <= k * power * (1 + 1e-9)))
 
 
 def colour_bar(ax: Axes, low: float, high: float) -> None:
@@ -195,6 +192,7 @@ def name_blocks(axis: Axis, middles: np.ndarray, blocks: Blocks) -> None:
 
 
 def corner(ax: Axes, key: str, y: float, text: str, colour: str) -> None:
+    """A line of a legend at the right, on a ground that keeps it legible above a curve."""
     words(ax, key, 0.985, y, text, color=colour, ha="right", va="top", fontsize=8,
           bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0})
 

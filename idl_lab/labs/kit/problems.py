@@ -28,7 +28,7 @@ def normal(*shape: int, generator: torch.Generator) -> Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu")
 
 
-KINDS = ("positive", "signed")
+KINDS = ("positive", "signed", "negative")
 
 
 def random_matrix(n: int, norm: float, kind: str = "signed", *,
@@ -40,10 +40,11 @@ def random_matrix(n: int, norm: float, kind: str = "signed", *,
     n : int
     norm : float
         ‖A‖∞, at least 0; may exceed 1.
-    kind : {"positive", "signed"}
+    kind : {"positive", "signed", "negative"}
         "positive": entries > 0 and equal row sums, so λ_PF(|A|) = ‖A‖∞ and nothing cancels.
         "signed": normal entries, one factor for the whole matrix, so rows differ and
         λ_PF(|A|) < ‖A‖∞.
+        "negative": the positive one times −1, so every step turns the state's error round.
     generator : torch.Generator
         On the CPU.
 
@@ -55,10 +56,10 @@ def random_matrix(n: int, norm: float, kind: str = "signed", *,
     validation.real("norm", norm, at_least=0.0)
     validation.choice("kind", kind, KINDS)
     A = torch.randn(n, n, generator=generator, dtype=torch.float64, device="cpu")
-    if kind == "positive":
-        A = A.abs()
-        return A * (norm / A.sum(dim=1, keepdim=True))
-    return A * (norm / inf_norm(A))
+    if kind == "signed":
+        return A * (norm / inf_norm(A))
+    A = A.abs() * (norm / A.abs().sum(dim=1, keepdim=True))
+    return A if kind == "positive" else -A
 
 
 def solve_quietly(A: Tensor, injection: Tensor, phi: str, solver: Solver, X0: Tensor | None = None

@@ -10,7 +10,7 @@ from torch import Tensor
 from idl_lab import validation
 from idl_lab.labs.kit import canvas
 from idl_lab.labs.kit.canvas import COLOURS, FAINT, INK, frame, line, styled, title
-from idl_lab.labs.kit.plots import array
+from idl_lab.labs.kit.plots import array, colour_bar, round_up
 
 
 @styled
@@ -35,30 +35,33 @@ def draw_digit(pixels: Tensor, states: Tensor, outputs: Tensor, step: int | None
     image, course, scores = (array(name, v, 2) for name, v in (
         ("pixels", pixels), ("states", states), ("outputs", outputs)))
     step is None or validation.integer("step", step, at_least=0)
-    axes = canvas.row(figure, 3, 9.6, 2.8, [0.8, 1.7, 1.2], left=0.01, bottom=0.17, wspace=0.25)
+    left, middle, bar, right = canvas.mosaic(
+        figure, ["i.sc.y"], 7.6, 2.9, width_ratios=[0.75, 0.33, 1.6, 0.06, 0.42, 1.15], left=0.01,
+        right=0.995, bottom=0.17, wspace=0.06)
     at = len(course) - 1 if step is None else min(step, len(course) - 1)
-    if frame(axes[0], xticks=[], yticks=[]):
-        axes[0].spines[:].set_visible(False)
-    canvas.picture(axes[0], "image", image, cmap="gray_r", vmin=0, vmax=1)
-    title(axes[0], "input u" if label is None else f"input u: a {label}")
+    if frame(left, xticks=[], yticks=[]):
+        left.spines[:].set_visible(False)
+    canvas.picture(left, "image", image, cmap="gray_r", vmin=0, vmax=1)
+    title(left, "input u" if label is None else f"input u: a {label}")
 
-    reach = max(np.abs(course).max(), 1e-9)
-    canvas.picture(axes[1], "course", course.T / reach, vmin=-1, vmax=1, aspect="auto",
+    high = round_up(np.abs(course).max())
+    canvas.picture(middle, "course", course.T / high, vmin=-1, vmax=1, aspect="auto",
                    interpolation="nearest", extent=(-0.5, len(course) - 0.5, course.shape[1], 0))
-    axes[1].xaxis.set_major_locator(MaxNLocator(integer=True)) if figure is None else None
-    frame(axes[1], xlim=(-0.5, len(course) - 0.5), ylim=(course.shape[1], 0), xlabel="step",
+    middle.xaxis.set_major_locator(MaxNLocator(integer=True)) if figure is None else None
+    frame(middle, xlim=(-0.5, len(course) - 0.5), ylim=(course.shape[1], 0), xlabel="step",
           ylabel="component of x")
-    line(axes[1], "step", [at, at], [0, course.shape[1]], color=INK, linewidth=1)
-    title(axes[1], f"state x, step {at}")
+    line(middle, "step", [at, at], [0, course.shape[1]], color=INK, linewidth=1)
+    title(middle, f"state x, step {at}")
+    colour_bar(bar, -high if course.min() < 0 else 0.0, high)
 
     best, classes = scores[at].argmax(), np.arange(scores.shape[1])
-    if frame(axes[2], xticks=tuple(classes), yticks=[], xlabel="class", ylim=(-1.1, 1.1),
+    ends = [np.sign(end) * round_up(abs(end)) for end in (scores.min(), scores.max())]
+    if frame(right, xticks=tuple(classes), xlabel="class", ylim=(min(ends[0], 0), max(ends[1], 0)),
              xlim=(-0.7, len(classes) - 0.3)):
-        axes[2].axhline(0, color=INK, linewidth=0.8)
-    bars = scores[at] / max(np.abs(scores).max(), 1e-9)
-    line(axes[2], "scores", *canvas.stems(classes, 0, bars), color=FAINT, linewidth=14,
+        right.axhline(0, color=INK, linewidth=0.8)
+    line(right, "scores", *canvas.stems(classes, 0, scores[at]), color=FAINT, linewidth=12,
          solid_capstyle="butt")
-    line(axes[2], "best", [best, best], [0, bars[best]], color=COLOURS[0], linewidth=14,
+    line(right, "best", [best, best], [0, scores[at, best]], color=COLOURS[0], linewidth=12,
          solid_capstyle="butt")
-    title(axes[2], f"ŷ = Cx + Du says {best}")
-    return axes[0].figure
+    title(right, f"ŷ = Cx + Du says {best}")
+    return left.figure
