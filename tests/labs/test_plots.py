@@ -15,6 +15,7 @@ from helpers import pixels
 from idl_lab.runs import gallery
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from idl_lab import labs
 from idl_lab.fixed_point import Anderson, Picard
@@ -30,6 +31,7 @@ from idl_lab.labs.well_posedness.plots import (
     draw_paths,
     draw_row_sums,
     draw_spectrum,
+    draw_weighted_norm,
 )
 from idl_lab.labs.well_posedness.problems import several_starts, spread
 
@@ -85,7 +87,7 @@ def test_norm_bound_draws_eigenvalues_rows_and_ends():
     drawn = parts[0, "values"].get_xdata() + 1j * parts[0, "values"].get_ydata()
     expected = np.linalg.eigvals(A.numpy())
     assert np.abs(np.sort_complex(drawn) - np.sort_complex(expected)).max() < 1e-12
-    bars = parts[1, "in"].get_ydata()
+    bars = parts[2, "in"].get_ydata()
     np.testing.assert_allclose(bars[1::3], A.abs().sum(dim=1).numpy())
     assert parts[0, "verdict"].get_text() == "words"
     ends = {name for _, name in parts if name.startswith("end")}
@@ -103,19 +105,82 @@ def test_rows_past_one_change_colour():
 def test_a_state_out_of_range_stays_in_the_frame(value):
     goal = torch.ones(3, **CPU)
     state = torch.tensor([1.0, value, -1.0], **CPU)
-    dots = moving(draw_state(state, goal))[0, "dots"].get_ydata()
-    assert np.isfinite(dots).all() and dots.max() <= 1.3
+    for known in (goal, None):
+        figure = draw_state(state, known)
+        dots = moving(figure)[0, "dots"].get_ydata()
+        assert np.isfinite(dots).all() and dots.max() <= figure.axes[0].get_ylim()[1] <= 1201
     paths = torch.stack([state.expand(2, 3), goal.expand(2, 3)])
-    draw_paths(paths)
+    figure = draw_paths(paths)
+    assert all(np.isfinite(part.get_xydata()).all() for part in moving(figure).values()
+               if hasattr(part, "get_xydata"))
+    assert np.isfinite(figure.axes[0].get_xlim()).all()
 
 
-def test_one_dimensional_paths_lie_on_the_axis():
+def test_paths_have_a_scale_and_stay_within_it():
+    figure = draw_paths(torch.tensor([[[0.5, 3.0]], [[-1.0, 2.0]]], **CPU))
+    ax = figure.axes[0]
+    assert ax.get_xlim() == ax.get_ylim() == (-4, 4) and len(ax.get_xticks()) >= 3
+    path = moving(figure)[0, "path 0"]
+    assert path.get_xdata().tolist() == [0.5, -1] and path.get_ydata().tolist() == [3, 2]
+
+
+def test_one_component_is_drawn_against_the_step():
     states = torch.tensor([[[0.5], [-0.5]], [[1.0], [-1.0]]], **CPU)
-    assert moving(draw_paths(states))[0, "path 0"].get_ydata().tolist() == [0, 0]
+    figure = draw_paths(states)
+    assert moving(figure)[0, "path 0"].get_ydata().tolist() == [0, 1]
+    assert figure.axes[0].get_ylabel() == "step"
+
+
+def test_weighted_row_sums_meet_at_the_perron_frobenius_eigenvalue():
+    A = torch.tensor([[0.2, -1.4], [0.1, 0.4]], **CPU)
+    curves = {one.get_label(): one for one in draw_weighted_norm(A).axes[0].lines}
+    t = curves["row 1"].get_xdata()
+    np.testing.assert_allclose(curves["row 1"].get_ydata(), 0.2 + 1.4 * t)
+    np.testing.assert_allclose(curves["row 2"].get_ydata(), 0.1 / t + 0.4)
+    root = np.abs(np.linalg.eigvals(A.abs().numpy())).max()
+    assert curves["the larger of both"].get_ydata().min() == pytest.approx(root, rel=0.01)
+
+
+def test_rows_that_were_scaled_to_one_have_one_colour():
+    A = torch.full((3, 3), 1 / 3, **CPU)
+    A[0] *= 1 - 1e-15
+    parts = moving(draw_row_sums(A))
+    assert len(parts[0, "in"].get_xdata()) == 0 and len(parts[0, "out"].get_xdata()) == 9
+
+
+def test_the_circles_are_named_beside_the_plane():
+    figure = draw_spectrum(torch.tensor([[0.5, 5.0], [0.0, 0.5]], **CPU))
+    ax, parts = figure.axes[0], moving(figure)
+    right = max(line.get_xdata().max() for (_, name), line in parts.items()
+                if not name.endswith("name"))
+    for name in ("norm name", "pf name", "one name", "values name"):
+        words = parts[0, name]
+        assert ax.transData.inverted().transform(ax.transAxes.transform(
+            words.get_position()))[0] > right
+    assert "5.50" in parts[0, "norm name"].get_text() and "0.50" in parts[0, "pf name"].get_text()
+
+
+def test_a_state_is_drawn_with_its_own_numbers():
+    state, goal = torch.tensor([3.0, 40.0], **CPU), torch.tensor([10.0, 42.0], **CPU)
+    figure = draw_state(state, goal)
+    assert moving(figure)[0, "dots"].get_ydata().tolist() == [3, 40]
+    assert moving(figure)[0, "rings"].get_ydata().tolist() == [10, 42]
+    assert figure.axes[0].get_ylim() == pytest.approx((0, 60))
+    alone = moving(draw_state(state, None))
+    assert np.isnan(alone[0, "rings"].get_ydata()).all()
+
+
+def test_a_digits_state_and_scores_have_a_scale():
+    states = torch.tensor([[0.0, 0.0], [-1.0, 6.0]], **CPU)
+    scores = torch.tensor([[0.0, 0.0], [-4.0, 2.0]], **CPU)
+    _, _, bar, right = draw_digit(MATRIX, states, scores).axes
+    assert [t.get_text() for t in bar.get_yticklabels()] == ["-7.5", "0", "7.5"]
+    assert right.get_ylim() == (-5, 2) and len(right.get_yticks()) > 2
 
 
 def test_a_second_call_updates_the_same_figure():
     A, b, X0 = problem()
+    b = b / 10  # the ends stay among the starts, and so do the axes of the paths
     first = solve_quietly(A, b, "relu", Picard(), X0)
     figure = draw_norm_bound(A, first, 0.9, 1e-6, "a", max_steps=200)
     count = sum(len(ax.get_children()) for ax in figure.axes)
@@ -199,20 +264,49 @@ def test_every_picture_is_in_the_gallery_and_committed():
     names = {name for topic in pkgutil.walk_packages(labs.__path__, f"{labs.__name__}.")
              if topic.name.endswith(".plots")
              for name in vars(importlib.import_module(topic.name)) if name.startswith("draw_")}
-    assert set(gallery.gallery()) == names
+    made = set(gallery.gallery())
+    assert {name for name in made if name.endswith(".png")} == {f"{name}.png" for name in names}
     # `make bench` measures and draws draw_bench.
-    assert {p.stem for p in gallery.FOLDER.glob("*.png")} == names | {"draw_bench"}
+    assert {p.name for p in gallery.FOLDER.iterdir()} == made | {"draw_bench.png"}
 
 
 @pytest.mark.cpu_default  # training draws its batches on torch's default device
 def test_the_gallery_is_drawn_anew(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["figures", "--out", str(tmp_path)])
+    monkeypatch.setattr("sys.argv", ["gallery", "--out", str(tmp_path)])
     gallery.main()
-    made = sorted(p.stem for p in tmp_path.glob("*.png"))
+    made = sorted(p.name for p in tmp_path.iterdir())
     assert made == sorted(gallery.gallery()) and len(capsys.readouterr().out.split()) == len(made)
     for path in tmp_path.glob("*.png"):
         grey = pixels(path.read_bytes())
         assert grey.std() > 5, f"{path.name} is blank"
+
+
+def test_a_film_keeps_its_frames_and_their_colours(tmp_path):
+    def frames():
+        figure = None
+        for height in (0.2, 0.8):
+            ax = canvas.axes(figure and figure.axes[0])
+            canvas.line(ax, "bar", [0.5, 0.5], [0, height], color=canvas.COLOURS[3],
+                        linewidth=40, solid_capstyle="butt")
+            figure = ax.figure
+            yield figure
+
+    gallery.save(frames(), tmp_path / "film.gif")
+    purple = []
+    with Image.open(tmp_path / "film.gif") as film:
+        assert film.n_frames == 2 and film.info["loop"] == 0
+        for k in range(2):
+            film.seek(k)
+            colours = np.asarray(film.convert("RGB")).astype(int)
+            purple.append(int((np.abs(colours - (0xCC, 0x79, 0xA7)).max(axis=2) < 8).sum()))
+    assert purple[1] == pytest.approx(4 * purple[0], rel=0.05) and purple[0] > 500
+
+
+def test_the_film_of_the_norm_bound_passes_one():
+    verdicts = [figure.axes[0].texts[-1].get_text() for figure in wp_gallery.norm_bound_film()]
+    assert 30 <= len(verdicts) <= 45
+    assert "Guaranteed" in verdicts[0] and "agree" in verdicts[0]
+    assert "No guarantee" in verdicts[-1] and "several equilibria" in verdicts[-1]
 
 
 @pytest.mark.parametrize(("kind", "signs"), [
@@ -270,6 +364,7 @@ VECTOR, MATRIX = torch.ones(3, **CPU), torch.eye(3, **CPU)
     (lambda: draw_row_sums(MATRIX * float("nan")), "A must be finite"),
     (lambda: draw_row_sums(VECTOR), r"A must have shape \(n, p\), got \(3,\)"),
     (lambda: draw_spectrum(VECTOR), r"A must have shape \(n, n\), got \(3,\)"),
+    (lambda: draw_weighted_norm(MATRIX), "must be 2 × 2 with no zero off its diagonal"),
     (lambda: draw_paths(MATRIX), r"states must have 3 axes, got shape \(3, 3\)"),
     (lambda: draw_state(MATRIX, VECTOR), "state must have 1 axes"),
     (lambda: draw_state(VECTOR, MATRIX[0, :2]), "same size"),

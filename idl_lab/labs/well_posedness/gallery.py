@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 
 from idl_lab.constraints import Project, Row, Scale
 from idl_lab.fixed_point import Picard
 from idl_lab.labs.kit.problems import generator, normal, random_matrix, solve_quietly
+from idl_lab.labs.well_posedness.panel import norm_bound_panel
 from idl_lab.labs.well_posedness.plots import (
     draw_balls,
-    draw_norm_bound,
     draw_paths,
     draw_row_sums,
     draw_spectrum,
+    draw_weighted_norm,
 )
 from idl_lab.labs.well_posedness.problems import several_starts
 
 
 def norm_bound() -> Figure:
     """tanh with ‖A‖∞ = 1.2: several equilibria."""
-    draws = generator()
-    A = random_matrix(20, 1.2, "positive", generator=draws)
-    b = 0.02 * normal(1, 20, generator=draws).expand(5, -1)
-    solution = solve_quietly(A, b, "tanh", Picard(max_steps=200),
-                             X0=several_starts(20, 5, generator=draws))
-    return draw_norm_bound(A, solution, 1.2, 1e-6, "tanh, ‖A‖∞ = 1.2: several equilibria",
-                                 max_steps=200)
+    return norm_bound_panel(kappa=1.2).figure
+
+
+def norm_bound_film() -> Iterator[Figure]:
+    """The norm-bound panel while κ is dragged from 0.5 to 1.3."""
+    panel = norm_bound_panel()
+    for kappa in np.linspace(0.5, 1.3, 41):
+        panel.set(kappa=round(float(kappa), 2))
+        yield panel.figure
 
 
 def spectrum() -> Figure:
@@ -55,4 +61,11 @@ def balls() -> Figure:
                                    "project": Project(0.7)(rows)}, 0.7)
 
 
-GALLERY = (norm_bound, spectrum, row_sums, paths, balls)
+def weighted_norm() -> Figure:
+    """One matrix in all units of its second state."""
+    return draw_weighted_norm(torch.tensor([[0.2, 1.4], [0.1, 0.4]], dtype=torch.float64,
+                                           device="cpu"))
+
+
+GALLERY = (norm_bound, spectrum, row_sums, paths, balls, weighted_norm)
+FILMS = (norm_bound_film,)
