@@ -22,7 +22,9 @@ FUNCTIONS = {name: e for name, e in EXERCISES.items() if isinstance(e, Exercise)
 EXAMPLES = {name: e for name, e in EXERCISES.items() if isinstance(e, Example)}
 ODD = [None, 3, 1.5, "x", [1.0, 2.0], {}, torch.ones(2, 3, device="cpu"), int,
        torch.ones(4, dtype=torch.complex128, device="cpu"), lambda *arguments: "x",
-       lambda *arguments: 1j, lambda: 0.0, lambda *arguments: arguments[0], object()]
+       lambda *arguments: 1j, lambda: 0.0, lambda *arguments: arguments[0], object(),
+       lambda *arguments: torch.ones(4, 4, device="cpu").to_sparse(),
+       lambda *arguments: torch.tensor(float("nan"), device="cpu")]
 
 
 def named(exercises: dict) -> pytest.MarkDecorator:

@@ -166,7 +166,7 @@ def test_a_panel_leaves_the_number_of_threads_alone():
 
 
 @pytest.mark.parametrize(("call", "message"), [
-    (lambda: convergence_panel(kappa=1.5), "must be >= 0 and <= 0.99, got 1.5"),
+    (lambda: convergence_panel(kappa=1.6), "must be >= 0 and <= 1.5, got 1.6"),
     (lambda: convergence_panel(activation="rleu"), "Did you mean 'relu'"),
     (lambda: norm_bound_panel(kappa=2), "must be >= 0 and <= 1.5, got 2"),
     (lambda: norm_bound_panel(n=1), "n must be at least 2, got 1"),

@@ -105,7 +105,7 @@ class Exercise:
                 value = answer(*_copies(arguments))
                 if value is ... or value is None:
                     return _untouched(self.what)
-                number = torch.as_tensor(value).detach().to(wanted)
+                number = torch.as_tensor(value).detach().to_dense().to(wanted)
             except Exception as error:  # the reader's own code: say what it said
                 return hint(f"Your function raised {type(error).__name__}: {error}")
             if number.shape != wanted.shape or torch.as_tensor(value).is_complex():
