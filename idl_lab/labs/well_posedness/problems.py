@@ -11,12 +11,19 @@ from idl_lab.well_posedness import inf_norm
 
 
 def several_starts(n: int, count: int, *, generator: torch.Generator, reach: float = 1.0) -> Tensor:
-    """``count`` random starts (count, n), float64, uniform on [−reach, reach]."""
+    """Starts (count, n), float64, uniform on [−reach, reach] but for the signs of the first two.
+
+    The first is positive and the second its mirror image, so that an iteration with positive
+    entries which has an equilibrium on either side of zero is seen to have both.
+    """
     validation.integer("n", n)
     validation.integer("count", count)
     validation.real("reach", reach, at_least=0.0)
-    return reach * (2 * torch.rand(count, n, generator=generator, dtype=torch.float64,
-                                   device="cpu") - 1)
+    starts = reach * (2 * torch.rand(count, n, generator=generator, dtype=torch.float64,
+                                     device="cpu") - 1)
+    starts[0].abs_()
+    starts[1:2] = -starts[0]
+    return starts
 
 
 def spread(solution: Solution) -> float:
