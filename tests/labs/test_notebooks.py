@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import statistics
@@ -62,6 +63,41 @@ def test_the_panel_has_a_static_twin(lab):
     assert panels
     for bundle in panels:
         assert "image/png" in bundle and "application/vnd.jupyter.widget-view+json" in bundle
+
+
+def test_an_untouched_exercise_is_not_called_right(lab):
+    _, notebook = lab
+    for cell in code(notebook):
+        assert "<b>Right.</b>" not in json.dumps(cell.outputs)
+
+
+def test_the_solution_leaves_the_readers_own_answer_alone(lab):
+    _, notebook = lab
+    readers: set[str] = set()
+    for cell in code(notebook):
+        if "solution" in cell.metadata.get("tags", []):
+            assert not readers & names_bound(cell.source) and not cell.outputs
+            assert cell.metadata["jupyter"]["source_hidden"]
+        elif "check." in cell.source:
+            readers |= names_bound(cell.source)
+    assert readers
+
+
+def names_bound(source: str) -> set[str]:
+    """What a cell defines or assigns at its top level."""
+    tree = ast.parse(source)
+    defined = {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    return defined | {target.id for node in tree.body if isinstance(node, ast.Assign)
+                      for target in node.targets if isinstance(target, ast.Name)}
+
+
+def test_what_is_for_maintainers_is_folded(lab):
+    _, notebook = lab
+    for cell in code(notebook):
+        tags = cell.metadata.get("tags", [])
+        theirs = re.search(r"^\s*assert |^record\(|NBVAL_", cell.source, re.MULTILINE)
+        assert not theirs or {"maintainer", "solution"} & set(tags), cell.source
+        assert "maintainer" not in tags or cell.metadata["jupyter"]["source_hidden"]
 
 
 def test_nothing_of_the_machine_is_saved(lab):

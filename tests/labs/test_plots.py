@@ -253,6 +253,14 @@ def test_a_mosaic_is_laid_out_once_and_found_again():
     assert canvas.mosaic(wide.figure, ["aaa", "bcd"], 6, 4) == [wide, *three]
 
 
+def test_a_packed_picture_keeps_its_colours():
+    image = canvas.png(wp_gallery.norm_bound())
+    packed = canvas.packed(image)
+    there, here = (np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+                   for data in (image, packed))
+    assert np.abs(there - here).max() < 16 and len(packed) < 0.5 * len(image)
+
+
 def test_style_is_ours_whatever_the_user_set():
     with mpl.rc_context({"axes.spines.top": True, "font.size": 30}):
         figure = draw_state(torch.ones(3, **CPU), torch.ones(3, **CPU))

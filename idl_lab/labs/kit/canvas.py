@@ -190,7 +190,9 @@ def png(figure: Figure) -> bytes:
 
 def packed(image: bytes) -> bytes:
     """The picture in 256 colours, a third of the bytes: for a file, too slow for a slider."""
-    colours = Image.open(io.BytesIO(image)).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    # Maximal coverage keeps a colour that only thin lines have; the median cut greyed them.
+    colours = Image.open(io.BytesIO(image)).convert("RGB").quantize(
+        256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     buffer = io.BytesIO()
     colours.save(buffer, "png", optimize=True)
     return buffer.getvalue()
