@@ -36,7 +36,7 @@ def draw_spectrum(A: Tensor, ax: Axes | None = None) -> Figure:
         ax.axhline(0, xmax=2.16 / 3.68, color=FAINT, linewidth=0.6)
         ax.axvline(0, color=FAINT, linewidth=0.6)
         ax.spines[:].set_visible(False)
-        ax.xaxis.set_label_coords(1.08 / 3.68, -0.13)
+        ax.xaxis.label.set_x(1.08 / 3.68)  # below the plane, not below the names
     # The dashed circle lies above the other: where they coincide, both are seen.
     line(ax, "pf", pf * circle[0], pf * circle[1], color=COLOURS[2], linewidth=1.8)
     line(ax, "norm", norm * circle[0], norm * circle[1], "--", color=COLOURS[1], linewidth=1.2)
