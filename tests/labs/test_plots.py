@@ -68,7 +68,7 @@ def test_a_failed_solve_is_named_in_its_curve():
     A, b, X0 = problem(kappa=1.4)
     solution = solve_quietly(A, b, "relu", Picard(max_steps=30), X0)
     text = moving(draw_residuals({"Picard": solution}))[0, "name 0"].get_text()
-    assert text == "Picard: 30 steps, diverged"
+    assert text == "Picard: 30 steps, not converged"
 
 
 def test_a_solve_that_overflowed_is_drawn():

@@ -81,7 +81,7 @@ def draw_residuals(solutions: Mapping[str, Solution], step: int | None = None,
         line(ax, f"curve {k}", steps[:at], seen[:at], color=colour)
         line(ax, f"dot {k}", steps[at - 1:at] if at else [], seen[at - 1:at] if at else [], "o",
              color=colour, markersize=5)
-        how = "" if solution.status.ok else ", " + solution.status.name.lower().replace("_", " ")
+        how = "" if solution.status.ok else ", not converged"
         corner(ax, f"name {k}", 1 - k * below, f"{name}: {solution.stats.steps} steps{how}", colour)
     if tol:
         corner(ax, "tol", 1 - len(curves) * below, f"dashed: tol = {canvas.power(tol)}", INK)

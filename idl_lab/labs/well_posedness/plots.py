@@ -27,7 +27,8 @@ def draw_spectrum(A: Tensor, ax: Axes | None = None) -> Figure:
     reach = round_up(max(1.1 * norm, 1.5))
     angle = np.linspace(0, 2 * np.pi, 121)
     circle = np.cos(angle), np.sin(angle)
-    marks = (-reach / 1.5, 0, reach / 1.5) if reach > 1.5 else (-1, 0, 1)
+    mark = max(1.0, round_up(reach / 2))
+    marks = (-mark, 0, mark)
     # Room at the right, where the circles are named.
     if frame(ax, xlim=(-1.08 * reach, 2.6 * reach), ylim=(-1.08 * reach, 1.08 * reach),
              aspect="equal", xticks=marks, yticks=marks, xlabel="real part",
