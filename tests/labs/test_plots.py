@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from helpers import pixels
-from idl_lab.runs import gallery
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -34,6 +33,7 @@ from idl_lab.labs.well_posedness.plots import (
     draw_weighted_norm,
 )
 from idl_lab.labs.well_posedness.problems import several_starts, spread
+from idl_lab.runs import gallery
 
 CPU = {"dtype": torch.float64, "device": "cpu"}
 
