@@ -50,8 +50,9 @@ class Panel(ipywidgets.VBox):
         shown = list(self.controls.values())
         if play is not None:
             name, player = play
-            # Linked in the browser: playing goes on while the kernel draws.
-            self._link = ipywidgets.jslink((player, "value"), (self.controls[name], "value"))
+            # Linked in the browser: playing goes on while the kernel draws. The link gives its
+            # first end's value to the second: the other way round a panel would open at step 0.
+            self._link = ipywidgets.jslink((self.controls[name], "value"), (player, "value"))
             shown.insert(shown.index(self.controls[name]), player)
         for control in self.controls.values():
             control.observe(self._changed, "value")
