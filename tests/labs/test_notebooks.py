@@ -58,11 +58,16 @@ def test_shape(lab):
 
 def test_the_panel_has_a_static_twin(lab):
     _, notebook = lab
-    bundles = [o.data for c in code(notebook) for o in c.outputs if "data" in o]
-    panels = [b for b in bundles if b.get("text/plain", "").startswith("Panel(")]
-    assert panels
-    for bundle in panels:
-        assert "image/png" in bundle and "application/vnd.jupyter.widget-view+json" in bundle
+    twins = 0
+    for cell in code(notebook):
+        shown = [o.get("data", {}) for o in cell.outputs]
+        for k, data in enumerate(shown):
+            if data.get("text/plain", "").startswith("Panel("):
+                assert "application/vnd.jupyter.widget-view+json" in data
+                assert "idl-lab-state" in shown[k - 2]["text/html"]
+                assert "image/png" in shown[k - 1] and shown[k - 1]["text/plain"]
+                twins += 1
+    assert twins
 
 
 def test_an_untouched_exercise_is_not_called_right(lab):

@@ -11,6 +11,8 @@ import torch
 from helpers import pixels
 
 from idl_lab.labs.fixed_points.panel import convergence_panel
+from idl_lab.labs.kit import canvas
+from idl_lab.labs.kit import panel as kit
 from idl_lab.labs.kit.panel import Panel, slider
 from idl_lab.labs.kit.problems import random_matrix
 from idl_lab.labs.start_here.panel import digit_panel
@@ -78,15 +80,14 @@ def test_past_one_the_panel_shows_what_happens(kind, phi, words):
 
 
 def counting_panel(cost: float = 0.0) -> tuple[Panel, list]:
-    from idl_lab.labs.kit.canvas import axes, line
     seen = []
 
     def draw(value, figure):
         if value == 13:
             raise ValueError("unlucky")
         seen.append(value)
-        ax = axes(figure and figure.axes[0])
-        line(ax, "dot", [0.5], [value / 20], "o")
+        ax = canvas.axes(figure and figure.axes[0])
+        canvas.line(ax, "dot", [0.5], [value / 20], "o")
         return ax.figure
     return Panel(draw, {"value": slider(0, 0, 20, 1, "value")}), seen
 
@@ -145,17 +146,57 @@ def test_set_draws_once_for_many_controls():
     assert panel.redraws == 2
 
 
-def test_saved_panel_keeps_its_picture_and_size():
+@pytest.fixture
+def notebook(monkeypatch):
+    """What a notebook's document would hold: by display id the last bundle."""
+    document = {}
+
+    def display(data, *, raw, display_id=None, update=False):
+        assert raw and (not update or display_id in document)
+        document[display_id] = data
+    monkeypatch.setattr(kit, "display", display)
+    return document
+
+
+def kept(document: dict) -> bytes:
+    return base64.b64decode(next(data["image/png"] for data in document.values()
+                                 if "image/png" in data))
+
+
+def test_the_notebook_keeps_the_last_picture_beside_the_panel(notebook):
     panel, _ = counting_panel()
-    shown = pixels(picture(panel))
-    bundle = panel._repr_mimebundle_()
-    saved = base64.b64decode(bundle["image/png"])
-    assert np.abs(pixels(saved) - shown).max() < 10 and saved == picture(panel)
-    assert "application/vnd.jupyter.widget-view+json" in bundle
-    assert base64.b64decode(bundle["image/png"]) == picture(panel)
-    width, height = panel.figure.bbox.size
-    assert panel._image.layout.height == f"{height:.0f}px"
-    assert panel._image.layout.width == f"{width:.0f}px"
+    panel._ipython_display_()
+    sheet, image, live = notebook.values()
+    assert "application/vnd.jupyter.widget-view+json" in live and "Panel(" in live["text/plain"]
+    assert "<style>" in sheet["text/html"] and panel.text in sheet["text/html"]
+    assert image["text/plain"] == panel.text
+    before = kept(notebook)
+    panel.set(value=7)
+    assert np.abs(pixels(kept(notebook)) - pixels(canvas.png(panel.figure))).max() < 10
+    assert kept(notebook) != before and "value 7" in panel.text
+    assert kept(notebook) == picture(panel)
+
+
+def test_while_dragging_the_notebook_waits_for_a_pause(notebook, monkeypatch):
+    monkeypatch.setattr(kit, "PAUSE", 0.2)
+    panel, _ = counting_panel()
+    panel._ipython_display_()
+    before = kept(notebook)
+
+    async def drag():
+        for value in (3, 4, 5):
+            from_browser(panel.controls["value"], value)
+            await asyncio.sleep(0.05)
+            assert kept(notebook) == before
+        await asyncio.sleep(0.5)
+    asyncio.run(drag())
+    assert panel.redraws == 4 and kept(notebook) == picture(panel) != before
+
+
+def test_text_says_the_controls_and_the_titles():
+    assert norm_bound_panel(n=6, kappa=0.5).text.startswith(
+        "κ = ‖A‖∞ 0.5, n 6, φ tanh, entries positive. Eigenvalues of A. ")
+    assert "Guaranteed: one equilibrium" in norm_bound_panel(n=6, kappa=0.5).text
 
 
 def test_a_panel_leaves_the_number_of_threads_alone():

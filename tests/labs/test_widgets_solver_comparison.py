@@ -19,6 +19,7 @@ from sim_cases import data, problem
 from torch import Tensor
 
 from idl_lab.labs.kit import canvas
+from idl_lab.labs.kit import panel as kit
 from idl_lab.labs.sim_solvers import panel as solver_comparison
 from idl_lab.labs.sim_solvers.panel import SolverComparison
 from idl_lab.sim.problem import Problem
@@ -129,12 +130,16 @@ def test_only_the_chosen_are_run_again():
     assert panel.runs["least squares"] is not before["least squares"]
 
 
-def test_a_saved_notebook_keeps_the_picture_of_the_run():
+def test_a_saved_notebook_keeps_the_picture_of_the_run(monkeypatch):
+    document = {}
+    monkeypatch.setattr(kit, "display", lambda data, *, display_id=None, **_:
+                        document.update({display_id: data}))
     panel = SolverComparison(usual(), {"ADMM": ADMM})
+    panel._ipython_display_()
     panel.run(wait=True)
-    bundle = panel._repr_mimebundle_()
+    bundle = next(data for data in document.values() if "image/png" in data)
     assert base64.b64decode(bundle["image/png"]) == picture(panel)
-    assert "kappa" in bundle["text/plain"]
+    assert "SOLVED" in bundle["text/plain"]
 
 
 # ---- in the background ----------------------------------------------------------------------

@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from PIL import Image
 
@@ -163,6 +164,13 @@ def stems(x: np.ndarray, low: float, high: np.ndarray) -> tuple[np.ndarray, np.n
     """A line's points for one vertical bar at each x, from ``low`` to ``high``."""
     gaps, feet = np.full(len(x), np.nan), np.full(len(x), low)
     return np.column_stack([x, x, gaps]).ravel(), np.column_stack([feet, high, gaps]).ravel()
+
+
+def readout(figure: Figure) -> str:
+    """The titles and the moving words of every axes, as sentences: the picture for the ear."""
+    said = [text for ax in figure.axes for text in (
+        ax.get_title(), *(a.get_text() for a in moving(ax).values() if isinstance(a, Text)))]
+    return " ".join(f"{' '.join(text.split()).rstrip('.')}." for text in said if text.strip())
 
 
 def png(figure: Figure) -> bytes:

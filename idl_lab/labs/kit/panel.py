@@ -8,13 +8,19 @@ import contextlib
 import html
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import ipywidgets
 import torch
+from IPython.display import display
 from matplotlib.figure import Figure
 
 from idl_lab import validation
-from idl_lab.labs.kit.canvas import packed, png
+from idl_lab.labs.kit.canvas import packed, png, readout
+
+PAUSE = 1.0  # seconds without a change after which the notebook gets the last picture
+_PAGE = "".join(f"<{tag}>{Path(__file__).with_name(name).read_text('utf-8')}</{tag}>"
+                for tag, name in (("style", "panel.css"), ("script", "panel.js")))
 
 
 class Panel(ipywidgets.VBox):
@@ -23,7 +29,10 @@ class Panel(ipywidgets.VBox):
     The picture has a fixed size and its bytes are replaced, so nothing flickers and the page
     does not jump. While the reader drags, only the newest position is drawn: events that
     arrive during a redraw are merged. From code, `set` draws at once and lets errors through,
-    so that a headless run fails on them. Saved in a notebook, the panel leaves its picture.
+    so that a headless run fails on them.
+
+    Shown in a notebook, a panel leaves its last picture there as an output of its own, which is
+    seen wherever no kernel is; ``panel.css`` hides it while the panel lives.
 
     Parameters
     ----------
@@ -45,7 +54,9 @@ class Panel(ipywidgets.VBox):
                  play: tuple[str, ipywidgets.Play] | None = None) -> None:
         self._draw, self.controls = draw, dict(controls)
         self.figure, self.redraws, self._waiting = None, 0, False
+        self._in_notebook, self._keeping = False, None
         self._image = ipywidgets.Image(format="png")
+        self._state = ipywidgets.HTML(layout={"display": "none"})
         self._message = ipywidgets.HTML(layout={"height": "22px"})
         shown = list(self.controls.values())
         if play is not None:
@@ -60,9 +71,16 @@ class Panel(ipywidgets.VBox):
         width, height = (round(side) for side in self.figure.bbox.size)
         self._image.layout = {"width": f"{width}px", "height": f"{height}px", "max_width": "none"}
         box = ipywidgets.HBox(shown, layout={"flex_flow": "row wrap", "align_items": "center"})
-        super().__init__([box, self._image, self._message],
+        super().__init__([box, self._image, self._message, self._state],
                          layout={"min_height": f"{height + 70}px", "overflow": "hidden"})
         self.add_class("idl-lab-panel")
+
+    @property
+    def text(self) -> str:
+        """The state in words: every control's value, and what the picture's titles say."""
+        said = (f"{control.description} {_said(control.value)}"
+                for control in self.controls.values())
+        return ", ".join(said) + ". " + readout(self.figure)
 
     @property
     def values(self) -> dict:
@@ -99,13 +117,34 @@ class Panel(ipywidgets.VBox):
             for control in self.controls.values():
                 control.observe(self._changed, "value")
         self._redraw()
+        self._keep()
 
     def _redraw(self) -> None:
         with _one_thread():
             self.figure = self._draw(**self.values, figure=self.figure)
         self._image.value = png(self.figure)
+        self._state.value = _hidden(self.text)
         self._message.value = ""
         self.redraws += 1
+
+    def _keep(self) -> None:
+        """Put the picture as it is now into the notebook's document."""
+        if self._in_notebook:
+            self._publish(update=True)
+
+    def _publish(self, update: bool) -> None:
+        text, bundle = self.text, super()._repr_mimebundle_()
+        self._image.value = packed(self._image.value)  # saved with the widgets' state as well
+        kept = base64.b64encode(self._image.value).decode()
+        for name, data in (("state", {"text/html": _hidden(text) + _PAGE}),
+                           ("picture", {"image/png": kept, "text/plain": text})):
+            display(data, raw=True, display_id=f"{name} {self.model_id}", update=update)
+        if not update:
+            display(bundle | {"text/plain": f"Panel({self.values})"}, raw=True)
+
+    def _ipython_display_(self) -> None:
+        self._in_notebook = True
+        self._publish(update=False)
 
     def _changed(self, change: dict) -> None:
         # ipywidgets holds this lock exactly while it applies a message from the browser.
@@ -116,6 +155,7 @@ class Panel(ipywidgets.VBox):
             loop = None
         if loop is None:
             self._redraw()
+            self._keep()
         elif not self._waiting:
             # Messages already queued are applied before this runs; all but the last are stale.
             self._waiting = True
@@ -124,6 +164,9 @@ class Panel(ipywidgets.VBox):
     def _redraw_later(self) -> None:
         self._waiting = False
         self._shown(self._redraw)
+        if self._keeping is not None:
+            self._keeping.cancel()
+        self._keeping = asyncio.get_running_loop().call_later(PAUSE, self._keep)
 
     def _shown(self, call: Callable[[], None]) -> None:
         """Call from the loop: nothing above that frame would show an error."""
@@ -136,12 +179,15 @@ class Panel(ipywidgets.VBox):
     def _say(self, error: BaseException) -> None:
         self._message.value = html.escape(f"{type(error).__name__}: {error}")
 
-    def _repr_mimebundle_(self, **kwargs) -> dict:
-        bundle = super()._repr_mimebundle_(**kwargs)
-        self._image.value = packed(self._image.value)  # which goes into the notebook twice
-        bundle["image/png"] = base64.b64encode(self._image.value).decode()
-        bundle["text/plain"] = f"Panel({self.values})"
-        return bundle
+
+def _hidden(text: str) -> str:
+    return f'<span class="idl-lab-state" hidden>{html.escape(text)}</span>'
+
+
+def _said(value: object) -> str:
+    if isinstance(value, tuple):
+        return " and ".join(map(_said, value)) or "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 @contextlib.contextmanager

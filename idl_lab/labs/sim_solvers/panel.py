@@ -145,6 +145,7 @@ class SolverComparison(Panel):
         if self._thread is not None:
             self._thread.join(timeout)
         self._redraw()
+        self._keep()
         if self.running:
             raise TimeoutError(f"the solvers still run after {timeout:g} s.")
         if self._error is not None:

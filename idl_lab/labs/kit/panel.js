@@ -1,0 +1,24 @@
+// Names for a screen reader, which the widgets leave out: of pictures, of sliders, of ▶ and ■.
+if (!window.idlLabNames) {
+  const name = () => {
+    for (const state of document.querySelectorAll(".idl-lab-state")) {
+      const place = state.closest(".idl-lab-panel")
+        ?? state.closest(".jp-OutputArea-child")?.nextElementSibling;
+      place?.querySelector("img")?.setAttribute("alt", state.textContent);
+    }
+    for (const slider of document.querySelectorAll(".idl-lab-panel .widget-slider")) {
+      const handle = slider.querySelector("[role=slider]");
+      handle?.setAttribute("aria-label", slider.querySelector("label").textContent);
+      // The slider's own text is 0.9899999999999999 where its readout says 0.99.
+      handle?.setAttribute("aria-valuetext", slider.querySelector(".widget-readout").textContent);
+    }
+    for (const play of document.querySelectorAll(".idl-lab-panel .widget-play"))
+      ["Play or pause", "Stop and go back to the first step"].forEach((text, k) => {
+        play.children[k].title = text;
+        play.children[k].setAttribute("aria-label", text);
+      });
+  };
+  window.idlLabNames = new MutationObserver(name);
+  window.idlLabNames.observe(document.body, { childList: true, subtree: true });
+  name();
+}
