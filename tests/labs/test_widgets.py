@@ -103,6 +103,28 @@ def test_stale_events_are_dropped_and_the_last_is_drawn():
     assert seen == [0, 12] and panel.redraws == 2
 
 
+@pytest.mark.parametrize(("told", "sent", "stands"), [
+    ((0.99,), (0.9899999999999999,), 0.99),  # the browser's rounding of what stands
+    ((0.905,), (0.91,), 0.905),  # and of what lies between two steps
+    ((0.99, 0.9), (0.9899999999999999,), 0.9),  # it comes late: code has moved on
+    ((0.57, 0.99, 0.9), (0.5700000000000001, 0.9899999999999999), 0.9),
+    ((0.5, 0.9), (0.5,), 0.5),  # exact: no echo, the reader's click
+    ((0.99, 0.9), (0.9899999999999999, 0.9899999999999999), 0.9899999999999999),  # dragged back
+    ((0.99, 0.9), (0.91, 0.9899999999999999), 0.9899999999999999),  # so, too, without any echo
+    ((0.9,), (0.91,), 0.91),
+])
+def test_an_echo_changes_nothing_and_a_reader_is_obeyed(told, sent, stands):
+    def draw(kappa, figure):
+        return canvas.axes(figure and figure.axes[0]).figure
+    panel = Panel(draw, {"kappa": slider(0.2, 0.0, 1.5, 0.01, "κ")})
+    for value in told:
+        panel.set(kappa=value)
+    for value in sent:
+        from_browser(panel.controls["kappa"], value)
+    assert panel.values == {"kappa": stands}
+    assert (panel.redraws == 1 + len(told)) == (stands == told[-1])
+
+
 def test_code_draws_at_once_and_errors_reach_it():
     panel, seen = counting_panel()
 

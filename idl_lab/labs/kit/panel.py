@@ -147,10 +147,8 @@ class Panel(ipywidgets.VBox):
         self._publish(update=False)
 
     def _changed(self, change: dict) -> None:
-        # ipywidgets holds this lock exactly while it applies a message from the browser.
-        from_browser = bool(getattr(change["owner"], "_property_lock", None))
         try:
-            loop = asyncio.get_running_loop() if from_browser else None
+            loop = asyncio.get_running_loop() if _from_browser(change["owner"]) else None
         except RuntimeError:
             loop = None
         if loop is None:
@@ -201,11 +199,59 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def _from_browser(control: ipywidgets.Widget) -> bool:
+    """ipywidgets holds this lock exactly while it applies a message from the browser."""
+    return bool(getattr(control, "_property_lock", None))
+
+
+class _FloatSlider(ipywidgets.FloatSlider):
+    """A slider that keeps the value which code gave it.
+
+    The browser rounds what it is given to the slider's steps (0.99 to 0.9899999999999999) and
+    sends that back. If the kernel is busy then, the echo arrives after code has moved on, and
+    would undo its last move.
+    """
+
+    _ECHOES = 2  # at most: one under way while the kernel is busy, one that the browser holds back
+
+    def __init__(self, **settings) -> None:
+        self._told, self._heard = [settings["value"]], 0
+        super().__init__(**settings)
+        self.observe(self._tell, "value")
+
+    def _tell(self, change: dict) -> None:
+        if not _from_browser(self):
+            self._told.append(change["new"])
+            self._heard = 0
+
+    def set_state(self, sync_data: dict) -> None:
+        """Take what the browser sends (ipywidgets calls this), but for an echo."""
+        sync_data = dict(sync_data)
+        if "value" in sync_data and self._is_echo(sync_data["value"]):
+            del sync_data["value"]
+        super().set_state(sync_data)
+
+    def _is_echo(self, value: float) -> bool:
+        def rounds(told: float) -> bool:
+            return abs(value - told) < 0.500001 * self.step  # half a step may go either way
+
+        if rounds(self.value):
+            return True
+        late = [told for told in self._told if value != told and rounds(told)]
+        if late and self._heard < self._ECHOES:
+            self._told.remove(late[0])
+            self._heard += 1
+            self.send_state("value")
+            return True
+        self._told.clear()  # the reader moved the slider: whatever follows is the reader's
+        return False
+
+
 def slider(value: float, low: float, high: float, step: float, label: str) -> ipywidgets.Widget:
     """A labelled slider, whole numbers if ``step`` is one."""
     validation.real(label, value, at_least=low, at_most=high)
-    kind = ipywidgets.IntSlider if isinstance(step, int) else ipywidgets.FloatSlider
-    return kind(value=value, min=low, max=high, step=step, description=label,
+    kind = ipywidgets.IntSlider if isinstance(step, int) else _FloatSlider
+    return kind(value=value, min=low, max=high, step=step, description=label, tooltip=label,
                 style={"description_width": "initial"}, layout={"width": "260px"})
 
 
