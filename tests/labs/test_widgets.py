@@ -221,6 +221,24 @@ def test_text_says_the_controls_and_the_titles():
     assert "Guaranteed: one equilibrium" in norm_bound_panel(n=6, kappa=0.5).text
 
 
+def test_the_picture_shrinks_with_its_cell_as_long_as_its_letters_can_be_read():
+    panel = norm_bound_panel(n=6)
+    width, letters = panel.figure.bbox.width, canvas.smallest_text(panel.figure)
+    layout = panel._image.layout
+    assert (layout.width, layout.max_width, layout.height) == (f"{width:.0f}px", "100%", "auto")
+    least = int(layout.min_width.removesuffix("px"))
+    assert 9 <= letters * least / width < 9.1
+
+
+def test_the_smallest_text_is_that_which_is_seen():
+    ax = canvas.axes(None)
+    ax.set(xlabel="x", xticks=[], yticks=[])
+    ax.text(0, 0, "small", fontsize=7.2)
+    ax.text(0, 0, " ", fontsize=1)
+    ax.text(0, 0, "unseen", fontsize=1, visible=False)
+    assert canvas.smallest_text(ax.figure) == pytest.approx(10)  # 7.2 points at 100 dots an inch
+
+
 def test_a_panel_leaves_the_number_of_threads_alone():
     before = torch.get_num_threads()
     torch.set_num_threads(2)

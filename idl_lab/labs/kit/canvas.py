@@ -166,6 +166,13 @@ def stems(x: np.ndarray, low: float, high: np.ndarray) -> tuple[np.ndarray, np.n
     return np.column_stack([x, x, gaps]).ravel(), np.column_stack([feet, high, gaps]).ravel()
 
 
+def smallest_text(figure: Figure) -> float:
+    """Height of the smallest letters in ``figure``, in pixels of its picture."""
+    sizes = [text.get_fontsize() for text in figure.findobj(Text)
+             if text.get_visible() and text.get_text().strip()]
+    return min(sizes, default=STYLE["font.size"]) * figure.dpi / 72
+
+
 def readout(figure: Figure) -> str:
     """The titles and the moving words of every axes, as sentences: the picture for the ear."""
     said = [text for ax in figure.axes for text in (

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import html
+import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,8 +17,9 @@ from IPython.display import display
 from matplotlib.figure import Figure
 
 from idl_lab import validation
-from idl_lab.labs.kit.canvas import packed, png, readout
+from idl_lab.labs.kit.canvas import packed, png, readout, smallest_text
 
+LETTERS = 9  # pixels: smaller ones are not read from the last row
 PAUSE = 1.0  # seconds without a change after which the notebook gets the last picture
 _PAGE = "".join(f"<{tag}>{Path(__file__).with_name(name).read_text('utf-8')}</{tag}>"
                 for tag, name in (("style", "panel.css"), ("script", "panel.js")))
@@ -26,7 +28,7 @@ _PAGE = "".join(f"<{tag}>{Path(__file__).with_name(name).read_text('utf-8')}</{t
 class Panel(ipywidgets.VBox):
     """Controls bound to one drawing function.
 
-    The picture has a fixed size and its bytes are replaced, so nothing flickers and the page
+    The picture keeps its size and its bytes are replaced, so nothing flickers and the page
     does not jump. While the reader drags, only the newest position is drawn: events that
     arrive during a redraw are merged. From code, `set` draws at once and lets errors through,
     so that a headless run fails on them.
@@ -68,11 +70,14 @@ class Panel(ipywidgets.VBox):
         for control in self.controls.values():
             control.observe(self._changed, "value")
         self._redraw()
-        width, height = (round(side) for side in self.figure.bbox.size)
-        self._image.layout = {"width": f"{width}px", "height": f"{height}px", "max_width": "none"}
+        width = round(self.figure.bbox.width)
+        # The picture shrinks with its cell, down to letters of that height; then it scrolls.
+        least = math.ceil(width * min(1, LETTERS / smallest_text(self.figure)))
+        self._image.layout = {"width": f"{width}px", "max_width": "100%", "min_width": f"{least}px",
+                              "height": "auto"}
         box = ipywidgets.HBox(shown, layout={"flex_flow": "row wrap", "align_items": "center"})
         super().__init__([box, self._image, self._message, self._state],
-                         layout={"min_height": f"{height + 70}px", "overflow": "hidden"})
+                         layout={"overflow": "auto hidden"})
         self.add_class("idl-lab-panel")
 
     @property
