@@ -23,6 +23,8 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-
 HARMLESS = re.compile(
     r"favicon|Failed to load resource.*(404|403)|was preloaded using link preload")
 PANEL = ".idl-lab-panel"
+# So that kernels import the tree under test, wherever another one is installed.
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 
 
 def notebook(path: Path, *cells: str) -> Path:
@@ -40,8 +42,8 @@ def jupyterlab(folder: Path, home: Path) -> Iterator[str]:
                "--allow-root", f"--ServerApp.root_dir={folder}", "--IdentityProvider.token=t",
                "--LabApp.news_url=None", "--LabApp.check_for_updates_class="
                "jupyterlab.NeverCheckForUpdate"]
-    environment = os.environ | {"JUPYTER_CONFIG_DIR": str(home / "config"), "HOME": str(home),
-                                "JUPYTER_DATA_DIR": str(home / "data")}
+    environment = ENVIRONMENT | {"JUPYTER_CONFIG_DIR": str(home / "config"), "HOME": str(home),
+                                 "JUPYTER_DATA_DIR": str(home / "data")}
     log = home / "jupyter.log"
     with log.open("w") as out:
         server = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment,
@@ -102,8 +104,9 @@ class Lab:
         cells = nbformat.read(self.path, as_version=4).cells
         count = sum(cell.cell_type == "code" for cell in cells)
         errors = self.page.locator(".jp-OutputArea-output[data-mime-type*='stderr']")
-        self.page.locator(".jp-InputPrompt", has_text=f"[{count}]:").or_(errors).first.wait_for(
-            timeout=120_000)
+        # Of a cell out of sight JupyterLab may hold the output alone.
+        prompt = self.page.locator(".jp-InputPrompt, .jp-OutputPrompt", has_text=f"[{count}]:")
+        prompt.or_(errors).first.wait_for(state="attached", timeout=120_000)
         self.idle()
         assert errors.count() == 0, errors.first.inner_text()
 
@@ -124,6 +127,10 @@ class Lab:
     def picture(self) -> str:
         """The address of the live picture's bytes: another one, another picture."""
         return self.page.eval_on_selector(f"{PANEL} img", "image => image.src")
+
+    def alt(self) -> str:
+        """What the live picture is called: its state in words."""
+        return self.page.eval_on_selector(f"{PANEL} img", "image => image.alt")
 
     def wait_for_another(self, before: str) -> None:
         self.page.wait_for_function(

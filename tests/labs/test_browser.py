@@ -1,27 +1,45 @@
-"""A lab in JupyterLab in a real browser: run all, drag the slider, the picture follows."""
+"""Panels as a class meets them: JupyterLab in a real browser, live, reopened and exported."""
 
 from __future__ import annotations
 
+import base64
 import os
-import re
-import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
+from browser import CHROMIUM, ENVIRONMENT, HARMLESS, PANEL, Lab, chromium, jupyterlab, notebook
+from helpers import pixels
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
-                None)
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 LAB = Path(__file__).parents[2] / "notebooks" / "02_well_posedness.ipynb"
-# Not the page's: JupyterLab asks for these and lives without them.
-HARMLESS = re.compile(
-    r"favicon|Failed to load resource.*(404|403)|was preloaded using link preload")
+# As wide as a lab's panel may be, with every kind of control; κ = 0.99 is one that browsers round.
+SMALL = '''
+from idl_lab.labs.kit import canvas
+from idl_lab.labs.kit.panel import Panel, dropdown, player, slider
+
+@canvas.styled
+def draw(kappa, step, phi, figure):
+    ax = canvas.axes(figure and figure.axes[0], 8.6, 3.2)
+    canvas.frame(ax, xlim=(0, 1), ylim=(0, 1.5), title="Bars")
+    canvas.line(ax, "bars", *canvas.stems([0.3, 0.7], 0, [kappa, step / 10]), linewidth=60)
+    canvas.words(ax, "verdict", 0.02, 0.9, f"{phi} at {kappa:.4f} after {step}")
+    return ax.figure
+
+panel = Panel(draw, {"kappa": slider(0.5, 0.1, 1.5, 0.01, "κ"), "step": slider(8, 0, 12, 1, "step"),
+                     "phi": dropdown("relu", ("relu", "tanh"), "φ")}, play=("step", player(12)))
+panel.set(step=4)
+panel
+'''
+BUSY = '''
+import time
+for kappa in (0.99, 0.57, 0.9):
+    time.sleep(0.7)  # so long that the browser answers while this cell runs
+    panel.set(kappa=kappa)
+time.sleep(0.7)
+'''
 
 pytestmark = [pytest.mark.browser, pytest.mark.cpu_default]
 if CHROMIUM is None and not os.environ.get("IDL_LAB_REQUIRE_BROWSER"):
@@ -29,101 +47,223 @@ if CHROMIUM is None and not os.environ.get("IDL_LAB_REQUIRE_BROWSER"):
 
 
 @pytest.fixture(scope="module")
-def jupyterlab(tmp_path_factory):
-    """JupyterLab on loopback over a copy of lab 02 without outputs: its address with the token."""
-    folder = tmp_path_factory.mktemp("lab")
-    notebook = nbformat.read(LAB, as_version=4)
-    for cell in notebook.cells:
-        if cell.cell_type == "code":  # nothing saved may pass for something run
-            cell.outputs, cell.execution_count = [], None
-    notebook.metadata.pop("widgets", None)
-    nbformat.write(notebook, folder / LAB.name)
-    home = tmp_path_factory.mktemp("home")
-    log = (folder / "jupyter.log").open("w+")
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", "--port=0",
-               "--allow-root", f"--ServerApp.root_dir={folder}",
-               "--LabApp.news_url=None", "--LabApp.check_for_updates_class="
-               "jupyterlab.NeverCheckForUpdate"]
-    environment = os.environ | {"JUPYTER_CONFIG_DIR": str(home / "config"), "HOME": str(home),
-                                "JUPYTER_DATA_DIR": str(home / "data")}
-    server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment,
-                              start_new_session=True)
-    try:
-        for _ in range(240):
-            text = Path(log.name).read_text()
-            found = re.search(r"http://127\.0\.0\.1:\d+/lab\?token=\w+", text)
-            if found or server.poll() is not None:
-                break
-            time.sleep(0.5)
-        assert found, f"JupyterLab did not start:\n{text}"
-        yield found.group(0)
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(30)
-        log.close()
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("labs")
 
 
 @pytest.fixture(scope="module")
-def page(jupyterlab):
-    """Lab 02 opened, with what the console said in ``page.said``."""
-    from playwright.sync_api import sync_playwright
-
-    assert CHROMIUM, "IDL_LAB_REQUIRE_BROWSER is set, but there is no Chromium"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1500, "height": 1000})
-        page.said = []
-        page.on("console", lambda m: page.said.append(m.text) if m.type == "error" else None)
-        page.on("pageerror", lambda error: page.said.append(str(error)))
-        address, token = jupyterlab.split("?")
-        page.goto(f"{address}/tree/{LAB.name}?{token}")
-        page.wait_for_selector(".jp-NotebookPanel .jp-CodeCell", timeout=90_000)
-        yield page
-        browser.close()
+def browser():
+    with chromium() as browser:
+        yield browser
 
 
-def _picture(page) -> str:
-    return page.eval_on_selector(".idl-lab-panel img", "image => image.src")
+@pytest.fixture(scope="module")
+def address(folder, tmp_path_factory):
+    with jupyterlab(folder, tmp_path_factory.mktemp("home")) as address:
+        yield address
 
 
-def _wait_for_another(page, before: str) -> None:
-    page.wait_for_function("before => document.querySelector('.idl-lab-panel img').src !== before",
-                           arg=before, timeout=30_000)
+@pytest.fixture(scope="module")
+def small(folder, browser, address) -> Lab:
+    """The small panel, run; the tests of it follow one another on the one page."""
+    lab = Lab(browser, address, notebook(folder / "small.ipynb", SMALL, BUSY), (1280, 720))
+    lab.run_all()
+    lab.page.wait_for_timeout(500)  # what was sent while the kernel was busy is applied by now
+    return lab
 
 
-def test_lab_02_runs_and_its_panel_follows_the_slider(page, tmp_path_factory):
-    # Run before the kernel answers, and JupyterLab asks which kernel is meant.
-    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']", timeout=60_000)
-    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=60_000)
-    page.get_by_text("Run", exact=True).first.click()
-    page.get_by_text("Run All Cells", exact=True).click()
-    cells = sum(cell.cell_type == "code" for cell in nbformat.read(LAB, as_version=4).cells)
-    errors = page.locator(".jp-OutputArea-output[data-mime-type*='stderr']")
-    page.locator(".jp-OutputPrompt", has_text=f"[{cells}]:").or_(errors).first.wait_for(
-        timeout=120_000)
-    assert errors.count() == 0, errors.first.inner_text()
-    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=60_000)
-    assert errors.count() == 0, errors.first.inner_text()
+def readouts(lab: Lab) -> list[str]:
+    return lab.page.locator(f"{PANEL} .widget-readout").all_inner_texts()
 
-    panel = page.locator(".idl-lab-panel")
+
+def press(lab: Lab, slider: int, *keys: str) -> None:
+    """Press keys on a slider and wait for the picture of each."""
+    lab.page.locator(f"{PANEL} [role=slider]").nth(slider).focus()
+    for key in keys:
+        before = lab.picture()
+        lab.page.keyboard.press(key)
+        lab.wait_for_another(before)
+
+
+def image(page, selector: str) -> np.ndarray:
+    """The pixels of the picture that ``selector`` finds."""
+    encoded = page.eval_on_selector(selector, """async image => {
+        const bytes = new Uint8Array(await (await fetch(image.src)).arrayBuffer());
+        return btoa(Array.from(bytes, byte => String.fromCharCode(byte)).join("")); }""")
+    return pixels(base64.b64decode(encoded))
+
+
+# ---- live -------------------------------------------------------------------------------------
+
+
+def test_it_opens_at_the_step_that_the_lab_set_and_plays_on_from_there(small):
+    assert readouts(small)[1] == "4"
+    small.page.get_by_role("button", name="Play or pause").click()
+    small.page.wait_for_function(
+        f"() => document.querySelectorAll('{PANEL} .widget-readout')[1].innerText > 4")
+    small.page.get_by_role("button", name="Play or pause").click()
+
+
+def test_an_echo_of_a_busy_cell_changes_nothing_and_a_reader_may_go_back(small):
+    assert readouts(small)[0] == "0.90" and "at 0.9000 after" in small.alt()
+    press(small, 0, *["ArrowRight"] * 9)
+    small.page.wait_for_timeout(300)
+    assert readouts(small)[0] == "0.99" and "at 0.9900 after" in small.alt()
+
+
+def test_every_control_and_the_picture_have_a_name_and_the_keyboard_moves_them(small):
+    page = small.page
+    for name in ("κ", "step"):
+        assert page.get_by_role("slider", name=name, exact=True).is_visible()
+    assert page.get_by_role("combobox", name="φ").is_visible()
+    for name in ("Play or pause", "Stop and go back to the first step"):
+        assert page.get_by_role("button", name=name).is_visible()
+    page.get_by_role("button", name="Stop and go").click()
+    page.wait_for_function(f"() => document.querySelector('{PANEL} img').alt.includes('after 0')")
+    page.keyboard.press("Tab")  # from ■ to the slider that it drives
+    before = small.picture()
+    page.keyboard.press("ArrowRight")
+    small.wait_for_another(before)
+    page.keyboard.press("ArrowUp")
+    page.wait_for_function(f"() => document.querySelector('{PANEL} img').alt.includes('after 2')")
+    handle = page.get_by_role("slider", name="κ", exact=True)
+    assert handle.get_attribute("aria-valuetext") == "0.99"
+    assert small.alt().startswith("κ 0.99, step 2, φ relu. Bars. relu at 0.99")
+
+
+@pytest.mark.parametrize(("width", "files", "fits"), [
+    (1280, True, True), (1000, False, True), (1000, True, False)])
+def test_it_fits_its_cell_or_scrolls(small, width, files, fits):
+    page = small.page
+    page.set_viewport_size({"width": width, "height": 720})
+    if files != page.locator(".jp-FileBrowser").is_visible():
+        page.keyboard.press("Control+b")
+    page.wait_for_function(
+        f"fits => {{ const p = document.querySelector('{PANEL}');"
+        "           return (p.scrollWidth <= p.clientWidth) == fits; }", arg=fits)
+    clipped, scrolls = page.locator(PANEL).evaluate(
+        "p => [p.scrollHeight > p.clientHeight || p.clientWidth > p.parentElement.clientWidth,"
+        "      getComputedStyle(p).overflowX]")
+    assert not clipped and scrolls == "auto"
+    shown = page.locator(f"{PANEL} img").bounding_box()
+    assert shown["height"] / shown["width"] == pytest.approx(3.2 / 8.6, rel=0.01)
+    letters = 8 / 72 * 100  # its smallest are of 8 points
+    assert letters * shown["width"] / 860 >= 8.99
+
+
+def test_light_and_dark_are_both_legible(small):
+    page = small.page
+
+    def tones() -> tuple[float, float, float]:
+        """Of the picture's paper and ink, and of the words above it: how bright they are."""
+        grey = pixels(page.locator(f"{PANEL} img").screenshot())
+        colour = page.locator(f"{PANEL} .widget-label").first.evaluate(
+            "e => getComputedStyle(e).color.match(/\\d+/g).slice(0, 3).map(Number)")
+        return np.median(grey), abs(grey - np.median(grey)).max(), np.mean(colour)
+
+    def theme(name: str) -> None:
+        page.get_by_text("Settings", exact=True).first.click()
+        page.get_by_text("Theme", exact=True).first.hover()
+        page.get_by_text(f"JupyterLab {name}", exact=True).first.click()
+        page.wait_for_selector(f"body[data-jp-theme-name='JupyterLab {name}']",
+                               state="attached")
+        page.wait_for_timeout(500)
+
+    paper, ink, words = tones()
+    assert paper > 240 and ink > 150 and words < 100
+    theme("Dark")
+    paper, ink, words = tones()
+    assert paper < 50 and ink > 150 and words > 155
+    theme("Light")
+
+
+# ---- without a kernel -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def last(small) -> tuple[np.ndarray, str]:
+    """The last picture of the small notebook and its text: moved, saved, its kernel shut down."""
+    press(small, 1, "ArrowRight", "ArrowRight")
+    small.page.wait_for_timeout(2000)  # the pause after which the notebook gets the picture
+    seen = image(small.page, f"{PANEL} img"), small.alt()
+    small.save()
+    small.shut_down_kernels()
+    return seen
+
+
+def test_a_reopened_notebook_shows_the_last_picture(small, last):
+    page, (picture, text) = small.page, last
+    small.open()
+    page.get_by_text("model not found").wait_for(state="attached")  # JupyterLab has given up
+    assert not page.get_by_text("model not found").is_visible()
+    shown = page.locator(".jp-OutputArea img").locator("visible=true")
+    assert shown.count() == 1 and shown.get_attribute("alt") == text
+    assert np.array_equal(image(page, ".jp-OutputArea img"), picture)
+    assert small.path.stat().st_size < 100_000
+
+
+def test_a_notebook_that_is_not_trusted_shows_the_last_picture(small, last, browser, folder):
+    foreign = nbformat.read(small.path, as_version=4)
+    foreign.cells.append(nbformat.v4.new_markdown_cell("From elsewhere."))
+    nbformat.write(foreign, folder / "foreign.ipynb")
+    lab = Lab(browser, small.address, folder / "foreign.ipynb")
+    lab.page.get_by_role("img").locator("visible=true").last.wait_for()
+    assert np.array_equal(image(lab.page, ".jp-OutputArea img"), last[0])
+    lab.page.close()
+
+
+@pytest.mark.parametrize("ran", ["in JupyterLab", "by papermill"])
+def test_an_exported_page_shows_the_last_picture_without_network(small, last, browser, folder, ran):
+    from nbconvert import HTMLExporter
+
+    path, (picture, text) = small.path, last
+    if ran == "by papermill":
+        path, text = folder / "ran.ipynb", "κ 0.9, step 4, φ relu. Bars. relu at 0.9000 after 4."
+        subprocess.run([sys.executable, "-m", "papermill", small.path, path], check=True,
+                       capture_output=True, env=ENVIRONMENT)
+    page = folder / "page.html"
+    page.write_text(HTMLExporter().from_filename(str(path))[0], "utf-8")
+    context = browser.new_context(offline=True)
+    exported = context.new_page()
+    exported.goto(page.as_uri())
+    shown = exported.locator("img").locator("visible=true")
+    assert shown.count() == 1 and shown.get_attribute("alt") == text
+    assert shown.bounding_box()["width"] > 700
+    assert not exported.locator(".jp-OutputArea").get_by_text("Panel(").locator("visible=true").count()
+    if ran == "in JupyterLab":
+        assert np.array_equal(image(exported, ".jp-OutputArea img"), picture)
+    context.close()
+
+
+# ---- a whole lab ------------------------------------------------------------------------------
+
+
+def test_lab_02_runs_and_its_panel_follows_the_slider(folder, browser, address, tmp_path_factory):
+    source = nbformat.read(LAB, as_version=4)
+    for cell in source.cells:
+        if cell.cell_type == "code":  # nothing saved may pass for something run
+            cell.outputs, cell.execution_count = [], None
+    source.metadata.pop("widgets", None)
+    nbformat.write(source, folder / LAB.name)
+    lab = Lab(browser, address, folder / LAB.name)
+    page = lab.page
+    lab.run_all()
+    panel = page.locator(PANEL)
     panel.scroll_into_view_if_needed()
-    page.wait_for_selector(".idl-lab-panel img")
     page.wait_for_timeout(500)
-    first, box = _picture(page), panel.bounding_box()
-    assert page.locator(".idl-lab-panel img").evaluate("i => i.naturalWidth") > 900
+    first, box = lab.picture(), panel.bounding_box()
+    assert page.locator(f"{PANEL} img").evaluate("i => i.naturalWidth") > 700
 
-    handle = panel.locator(".noUi-handle").first
-    at = handle.bounding_box()
+    at = panel.locator(".noUi-handle").first.bounding_box()
     x, y = at["x"] + at["width"] / 2, at["y"] + at["height"] / 2
     page.mouse.move(x, y)
     page.mouse.down()
     for step in range(1, 41):
         page.mouse.move(x + step, y)
     page.mouse.up()
-    _wait_for_another(page, first)
+    lab.wait_for_another(first)
     page.wait_for_timeout(1500)  # whatever is still queued is drawn by now
-    second = _picture(page)
-    assert second != first
+    assert lab.picture() != first
     value = float(panel.locator(".widget-readout").first.inner_text().replace(",", "."))
     assert value > 1.0, "the drag was to take κ past 1"
     after = panel.bounding_box()
@@ -131,5 +271,5 @@ def test_lab_02_runs_and_its_panel_follows_the_slider(page, tmp_path_factory):
     page.screenshot(path=str(tmp_path_factory.getbasetemp() / "lab_02_panel.png"))
     assert "Error" not in panel.inner_text()
 
-    said = [line for line in page.said if not HARMLESS.search(line)]
+    said = [line for line in lab.said if not HARMLESS.search(line)]
     assert not said, said

@@ -74,7 +74,7 @@ class Panel(ipywidgets.VBox):
         # The picture shrinks with its cell, down to letters of that height; then it scrolls.
         least = math.ceil(width * min(1, LETTERS / smallest_text(self.figure)))
         self._image.layout = {"width": f"{width}px", "max_width": "100%", "min_width": f"{least}px",
-                              "height": "auto"}
+                              "height": "auto", "margin": "0"}
         box = ipywidgets.HBox(shown, layout={"flex_flow": "row wrap", "align_items": "center"})
         super().__init__([box, self._image, self._message, self._state],
                          layout={"overflow": "auto hidden"})
