@@ -124,14 +124,6 @@ class Lab:
         for session in self.page.request.get(f"{self.address}api/sessions", headers=headers).json():
             self.page.request.delete(f"{self.address}api/sessions/{session['id']}", headers=headers)
 
-    def show_panel(self) -> None:
-        """Scroll to the panel, and wait until what JupyterLab draws above it has pushed it down."""
-        panel, before = self.page.locator(PANEL), None
-        while (box := panel.bounding_box()) != before:
-            panel.scroll_into_view_if_needed()
-            self.page.wait_for_timeout(1000)
-            before = box
-
     def picture(self) -> str:
         """The address of the live picture's bytes: another one, another picture."""
         return self.page.eval_on_selector(f"{PANEL} img", "image => image.src")

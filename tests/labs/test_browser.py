@@ -249,7 +249,8 @@ def test_lab_02_runs_and_its_panel_follows_the_slider(folder, browser, address, 
     page = lab.page
     lab.run_all()
     panel = page.locator(PANEL)
-    lab.show_panel()
+    panel.scroll_into_view_if_needed()
+    page.wait_for_timeout(500)
     first, box = lab.picture(), panel.bounding_box()
     assert page.locator(f"{PANEL} img").evaluate("i => i.naturalWidth") > 700
 

@@ -1,4 +1,5 @@
-// Names for a screen reader, which the widgets leave out: of pictures, of sliders, of ▶ and ■.
+// What the widgets leave out: names for a screen reader (pictures, sliders, ▶ and ■), and a slider
+// that stays in the reader's hand.
 if (!window.idlLabNames) {
   const name = () => {
     for (const state of document.querySelectorAll(".idl-lab-state")) {
@@ -21,4 +22,9 @@ if (!window.idlLabNames) {
   window.idlLabNames = new MutationObserver(name);
   window.idlLabNames.observe(document.body, { childList: true, subtree: true });
   name();
+  // JupyterLab scrolls to a cell that is pressed. If that brings a picture under the pointer, the
+  // browser drags the picture and lets the slider go.
+  window.addEventListener("dragstart", event => {
+    if (document.querySelector(".idl-lab-panel .noUi-active")) event.preventDefault();
+  }, true);
 }
