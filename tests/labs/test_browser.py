@@ -229,7 +229,8 @@ def test_an_exported_page_shows_the_last_picture_without_network(small, last, br
     shown = exported.locator("img").locator("visible=true")
     assert shown.count() == 1 and shown.get_attribute("alt") == text
     assert shown.bounding_box()["width"] > 700
-    assert not exported.locator(".jp-OutputArea").get_by_text("Panel(").locator("visible=true").count()
+    widget = exported.locator(".jp-OutputArea").get_by_text("Panel(")
+    assert not widget.locator("visible=true").count()
     if ran == "in JupyterLab":
         assert np.array_equal(image(exported, ".jp-OutputArea img"), picture)
     context.close()
