@@ -33,11 +33,11 @@ def model(inputs: int, outputs: int) -> ImplicitModel:
 
 
 def states_panel():
-    U = draw(0, 20, 6).float()
+    U = draw(0, 60, 6).float()
     teacher = nn.Sequential(nn.Linear(6, 5, bias=False, **CPU), nn.ReLU(),
                             nn.Linear(5, 3, bias=False, **CPU))
-    batches = [(U, teacher(U).argmax(1))]
-    return sim_states_panel(teacher, batches, batches, kappas=(0.5, 0.9))
+    batches = [(U, torch.arange(60, **CPU) % 3)]
+    return sim_states_panel(teacher, batches, batches, kappas=(0.05, 0.5))
 
 
 LABELS = torch.arange(5, **CPU)
