@@ -54,8 +54,7 @@ WORKS = (Work("n = 100", 100, None, 1 / 2.5), Work("n = 1000", 1000, None, 1 / 2
 def _ours(theirs: nn.Module, work: Work, solver: Solver, adjoint: Adjoint) -> ImplicitModel:
     model = ImplicitModel(64, 10, work.n, rank=work.rank, kappa=0.99, solver=solver,
                           adjoint=adjoint)
-    names = {"A": "parametrizations.A.original", "L": "parametrizations.A.original0",
-             "R": "parametrizations.A.original1"}
+    names = {"A": "free_A", "L": "free_L", "R": "free_R"}
     model.load_state_dict({names.get(k, k): v for k, v in theirs.state_dict().items()},
                           strict=False)
     return model

@@ -7,14 +7,16 @@ homogeneous, φ(t s) = t φ(s) for t ≥ 0, is what lets a rescaling keep the pr
 
 from __future__ import annotations
 
+import copy
 import functools
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from idl_lab import validation
 
@@ -40,6 +42,11 @@ class Activation:
         The same function, allowed to overwrite its argument; what a solver's hot loop calls.
     slope_of_value : callable, optional
         φ′(s) as a function of φ(s), where one exists: the gradient then needs no pre-activation.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the slope is no number of at least 0.
     """
 
     name: str
@@ -69,7 +76,12 @@ class Activation:
         return Activation, tuple(getattr(self, f.name) for f in fields(self))
 
     def derivative(self, S: Tensor) -> Tensor:
-        """φ′(S) by automatic differentiation, the shape and dtype of ``S``."""
+        """φ′(S) by automatic differentiation, the shape and dtype of ``S``.
+
+        Parameters
+        ----------
+        S : Tensor, of any shape
+        """
         with torch.enable_grad():
             S = S.detach().requires_grad_()
             (slope,) = torch.autograd.grad(self.fn(S).sum(), S)
@@ -103,82 +115,59 @@ ACTIVATIONS = {
 }
 
 
-def blockwise(parts: Sequence[tuple[Activation, int]]) -> Activation:
-    """One φ made of several, each on its own run of components, such as a network's layers.
-
-    Parameters
-    ----------
-    parts : sequence of (Activation, int)
-        What acts on the first components and on how many, on the next ones, and so on.
-
-    Returns
-    -------
-    Activation
-        Its argument is (..., n), with n the sum of the sizes; where all parts are the same
-        activation, that one.
-    """
-    merged: list[tuple[Activation, int]] = []
-    for phi, size in _flat(parts):
-        if merged and merged[-1][0] == phi:
-            size += merged.pop()[1]
-        if size:
-            merged.append((phi, size))
-    if not merged:
-        raise ValueError("blockwise needs at least one component, got none.")
-    if len(merged) == 1:
-        return merged[0][0]
-    phis = [phi for phi, _ in merged]
-    name = ", ".join(f"{phi.name} ×{size}" for phi, size in merged)
-    return Activation(
-        name, functools.partial(_apply_blocks, merged), max(phi.slope for phi in phis),
-        homogeneous=all(phi.homogeneous for phi in phis),
-        increasing=all(phi.increasing for phi in phis),
-        in_place=functools.partial(_overwrite_blocks, merged),
-        slope_of_value=functools.partial(_slope_of_blocks, merged)
-        if all(phi.slope_of_value for phi in phis) else None)
+_DEFAULTS = {"leaky_relu": (0.01,), "elu": (1.0,), "softplus": (1.0, 20.0),
+             "hardtanh": (-1.0, 1.0)}
 
 
-def _flat(parts: Sequence[tuple[Activation, int]]) -> Iterator[tuple[Activation, int]]:
-    """The parts, blocks of blocks taken apart: two of those alike are not one twice as long."""
-    for phi, size in parts:
-        phi, size = activation(phi), validation.integer("size", size, at_least=0)
-        if getattr(phi.fn, "func", None) is _apply_blocks and size:
-            inner = phi.fn.args[0]
-            if sum(n for _, n in inner) != size:
-                raise ValueError(f"blockwise: {phi.name} acts on {sum(n for _, n in inner)} "
-                                 f"components, but was given {size}.")
-            yield from inner
-        else:
-            yield phi, size
+# Cached, so that layers with the same options share one φ and are applied as one block.
+@functools.cache
+def _with_options(name: str, slope: float = 1.0, **options: float) -> Activation:
+    """torch's function of that name; ``slope`` is its slope below 0, where that is an option."""
+    if tuple(options.values()) == _DEFAULTS[name]:
+        return ACTIVATIONS[name]
+    words = ", ".join(f"{value:g}" for value in options.values())
+    fn = functools.partial(getattr(F, name), **{k: float(v) for k, v in options.items()})
+    return Activation(f"{name}({words})", fn, max(1.0, abs(slope)), ACTIVATIONS[name].homogeneous,
+                      slope >= 0)
 
 
-def _split(blocks: list[tuple[Activation, int]], S: Tensor) -> Iterator[tuple[Activation, Tensor]]:
-    phis, sizes = zip(*blocks, strict=True)
-    if S.shape[-1] != sum(sizes):
-        raise ValueError(f"this activation has blocks of {', '.join(map(str, sizes))} components, "
-                         f"{sum(sizes)} in all, got shape {tuple(S.shape)}.")
-    return zip(phis, S.split(sizes, dim=-1), strict=True)
+def _softplus(beta: float = 1.0, threshold: float = 20.0) -> Activation:
+    if beta <= 0 or threshold < 20:  # torch cuts over to the identity there, with a jump
+        raise ValueError(f"softplus with beta={beta} and threshold={threshold} is not continuous")
+    return _with_options("softplus", beta=beta, threshold=threshold)
 
 
-def _apply_blocks(blocks: list[tuple[Activation, int]], S: Tensor) -> Tensor:
-    return torch.cat([phi.fn(s) for phi, s in _split(blocks, S)], dim=-1)
-
-
-def _overwrite_blocks(blocks: list[tuple[Activation, int]], S: Tensor) -> Tensor:
-    for phi, s in _split(blocks, S):
-        s.copy_(phi.fn(s)) if phi.in_place is None else phi.in_place(s)
-    return S
-
-
-def _slope_of_blocks(blocks: list[tuple[Activation, int]], X: Tensor) -> Tensor:
-    return torch.cat([phi.slope_of_value(x) for phi, x in _split(blocks, X)], dim=-1)
+# torch's functions with their options, and what these make of them.
+ACTIVATION_CALLS: dict[str, Callable[..., Activation]] = {
+    "relu": lambda inplace=False: ACTIVATIONS["relu"],
+    "relu6": lambda inplace=False: _with_options("hardtanh", min_val=0.0, max_val=6.0),
+    "tanh": lambda: ACTIVATIONS["tanh"],
+    "sigmoid": lambda: ACTIVATIONS["sigmoid"],
+    "leaky_relu": lambda negative_slope=0.01, inplace=False: _with_options(
+        "leaky_relu", negative_slope, negative_slope=negative_slope),
+    "elu": lambda alpha=1.0, inplace=False: _with_options("elu", alpha, alpha=alpha),
+    "softplus": _softplus,
+    "hardtanh": lambda min_val=-1.0, max_val=1.0, inplace=False: _with_options(
+        "hardtanh", min_val=min_val, max_val=max_val),
+}
+# torch's activation modules: the call that each is and its options among the module's attributes,
+# or None where only a measurement tells the slope.
+ACTIVATION_MODULES: dict[type[nn.Module], tuple[str, str] | None] = {
+    nn.ReLU: ("relu", "inplace"), nn.ReLU6: ("relu6", "inplace"), nn.Tanh: ("tanh", ""),
+    nn.Sigmoid: ("sigmoid", ""), nn.LeakyReLU: ("leaky_relu", "negative_slope inplace"),
+    nn.ELU: ("elu", "alpha inplace"), nn.Softplus: ("softplus", "beta threshold"),
+    nn.Hardtanh: ("hardtanh", "min_val max_val inplace"),
+    **dict.fromkeys((nn.SiLU, nn.GELU, nn.SELU, nn.CELU, nn.Mish, nn.Softsign, nn.Hardswish,
+                     nn.Hardsigmoid, nn.LogSigmoid, nn.Tanhshrink, nn.PReLU)),
+}
 
 
 def activation(phi: str | Activation | Callable[[Tensor], Tensor]) -> Activation:
     """Turn a name, an `Activation` or any elementwise torch callable into an `Activation`.
 
-    A user's own callable is measured on a grid in float64: its largest slope |φ′| on
-    [−500, 500] and whether it is positively homogeneous there. What a grid can miss, the
+    torch's functions and modules of the names in `ACTIVATIONS` are known, with their options. A
+    user's own callable is measured on a grid in float64, a module in eval mode: its largest slope
+    |φ′| on [−500, 500] and whether it is positively homogeneous there. What a grid can miss, the
     measurement can miss; where the slope is known, `Activation` takes it.
 
     Parameters
@@ -211,12 +200,17 @@ def activation(phi: str | Activation | Callable[[Tensor], Tensor]) -> Activation
     for known in ACTIVATIONS.values():
         if phi in (known.fn, getattr(F, known.name, None), getattr(torch, known.name, None)):
             return known
-    return _measured(phi)
+    if not isinstance(phi, nn.Module):
+        return _measured(phi)
+    call, options = ACTIVATION_MODULES.get(type_before_parametrizations(phi)) or ("", "")
+    if call:
+        return ACTIVATION_CALLS[call](**{key: getattr(phi, key) for key in options.split()})
+    return _measured(copy.deepcopy(phi).eval())  # what is kept must not change with the original
 
 
 def _measured(phi: Callable[[Tensor], Tensor]) -> Activation:
     name = getattr(phi, "__name__", type(phi).__name__).lower()
-    if isinstance(phi, torch.nn.Module) and any(True for _ in phi.parameters()):
+    if isinstance(phi, nn.Module) and any(True for _ in phi.parameters()):
         raise ValueError(f"activation {name} has parameters of its own; they would be neither "
                          f"trained nor saved with the model. Use a fixed function.")
     # Dense where activations bend, and never at zero, where many have a kink.

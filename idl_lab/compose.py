@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from idl_lab import validation
-from idl_lab.activations import blockwise
 from idl_lab.model import ImplicitModel
+from idl_lab.networks import blockwise
 
 
 class _Parts(NamedTuple):

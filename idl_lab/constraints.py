@@ -1,55 +1,64 @@
-"""The ways a parameter A is kept well-posed, as torch parametrizations.
+"""The ways A is kept well-posed: frozen settings, each a map from a free matrix to one inside.
 
-`register(module, "A", ...)` puts one on a parameter: from then on ``module.A`` is always the
-matrix that obeys the constraint, and gradients flow through it to the free parameter.
+A model holds a free parameter and, beside it, one of these; ``model.A`` is the map's value, so
+gradients flow through the constraint to the free parameter. `Constraint.free` is the way back.
 """
 
 from __future__ import annotations
 
 import inspect
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch import Tensor
 
 from idl_lab import validation
-from idl_lab.operators import LowRank, csr, inf_norm, row_sums
-from idl_lab.well_posedness import perron_root, project_rows
+from idl_lab.operators import LowRank, inf_norm, rounding_of_sums, row_sums
+from idl_lab.well_posedness import perron_root
 
 
-class _Constraint(nn.Module):
-    """What an assignment may store, whatever the constraint."""
+@dataclass(frozen=True)
+class Constraint:
+    """None: the free matrix is the matrix in use.
 
-    _n: int | None = None
+    Parameters
+    ----------
+    kappa : float
+        Radius 0 ≤ κ < 1 of the set that A is kept in; not used where there is none.
 
-    def right_inverse(self, A: Tensor) -> Tensor:
-        """The free parameter that an assignment ``model.A = A`` stores: A itself."""
-        validation.tensor("A", A, "n n", **({} if self._n is None else {"n": self._n}))
-        self._n = len(A)
+    Raises
+    ------
+    TypeError, ValueError
+        If κ is no number in [0, 1).
+    """
+
+    kappa: float
+
+    def __post_init__(self) -> None:
+        validation.kappa(self.kappa)
+
+    def __call__(self, A: Tensor) -> Tensor:
+        """The constrained matrix of a free one, shape (n, n); differentiable."""
         return A
 
+    def free(self, A: Tensor) -> tuple[Tensor, ...]:
+        """The free tensors whose image is A, or the nearest to it that there is.
 
-class _Ball(_Constraint):
-    """A radius κ, shown and changed as ``.kappa``."""
-
-    def __init__(self, kappa: float) -> None:
-        super().__init__()
-        self.kappa = validation.kappa(kappa)
+        Parameters
+        ----------
+        A : Tensor, shape (n, n)
+        """
+        return (A,)
 
     def radius(self, A: Tensor) -> float:
-        """κ less what rounding a row's sum can add, so that the bound itself holds."""
-        return self.kappa * (1 - (8 + A.shape[1].bit_length()) * torch.finfo(A.dtype).eps)
+        """κ less what rounding adds to a row's sum, so that the bound itself holds.
 
-    def get_extra_state(self) -> dict[str, float]:
-        """κ, which belongs to a checkpoint: the same free parameter means another A under it."""
-        return {"kappa": self.kappa}
-
-    def set_extra_state(self, state: dict[str, float]) -> None:
-        """Take over a checkpoint's κ."""
-        self.kappa = validation.kappa(state["kappa"])
-
-    def extra_repr(self) -> str:
-        return f"kappa={self.kappa:g}"
+        Parameters
+        ----------
+        A : Tensor, shape (n, p)
+            Its dtype and the length of its rows count.
+        """
+        return self.kappa * (1 - rounding_of_sums(A.shape[1], A.dtype))
 
 
 def _factor(kappa: float, size: Tensor) -> Tensor:
@@ -59,7 +68,11 @@ def _factor(kappa: float, size: Tensor) -> Tensor:
 
 
 class _Scaled(torch.autograd.Function):
-    """A · min(1, κ/‖A‖∞); the norm's gradient touches one row, so a step saves five passes."""
+    """A · min(1, κ/‖A‖∞) with a gradient of its own.
+
+    The norm depends on its largest row alone; autograd, which does not know, would pass over the
+    whole matrix five times more.
+    """
 
     @staticmethod
     def forward(A: Tensor, kappa: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -85,143 +98,202 @@ class _Scaled(torch.autograd.Function):
         return grad, None
 
 
-# torch asks for the signature at every call, which costs more than the rest of a small one.
+# `apply` asks for the signature at every call; finding it anew takes longer than a small A does.
 _Scaled.forward.__signature__ = inspect.signature(_Scaled.forward)
 
 
-class Scale(_Ball):
-    """A · min(1, κ/‖A‖∞): one factor for the whole matrix, so ‖A‖∞ ≤ κ."""
+@dataclass(frozen=True)
+class Scale(Constraint):
+    """A · min(1, κ/‖A‖∞): one factor for the whole matrix, so ‖A‖∞ ≤ κ.
 
-    def forward(self, A: Tensor) -> Tensor:
-        """The constrained matrix, shape (n, n)."""
+    Parameters
+    ----------
+    kappa : float
+        Radius 0 ≤ κ < 1.
+    """
+
+    def __call__(self, A: Tensor) -> Tensor:
         return _Scaled.apply(A, self.radius(A))[0]
 
 
-class Row(_Ball):
-    """Each row times min(1, κ/Σ_j|A_ij|), so ‖A‖∞ ≤ κ; rows inside stay."""
+@dataclass(frozen=True)
+class Row(Constraint):
+    """Each row times min(1, κ/Σ_j|A_ij|), so ‖A‖∞ ≤ κ; rows inside stay.
 
-    def forward(self, A: Tensor) -> Tensor:
-        """The constrained matrix, shape (n, n)."""
+    Parameters
+    ----------
+    kappa : float
+        Radius 0 ≤ κ < 1.
+    """
+
+    def __call__(self, A: Tensor) -> Tensor:
         return A * _factor(self.radius(A), A.abs().sum(dim=1, keepdim=True))
 
 
-class Project(_Ball):
-    """The nearest matrix with ‖A‖∞ ≤ κ (`project_rows`); it makes zeros."""
+def project_rows(A: Tensor, kappa: float) -> Tensor:
+    """Nearest matrix with ‖A‖∞ ≤ κ: each row onto the ℓ₁ ball of radius κ.
 
-    def forward(self, A: Tensor) -> Tensor:
-        """The constrained matrix, shape (n, n)."""
+    Row a goes to sign(a) max(|a| − θ, 0), with the θ ≥ 0 that makes its absolute sum κ; rows
+    already inside stay as they are. All rows at once, by sorting.
+
+    Parameters
+    ----------
+    A : Tensor, shape (n, p)
+    kappa : float
+        Radius κ ≥ 0.
+
+    Returns
+    -------
+    Tensor, shape (n, p)
+        Differentiable in A.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If A is no finite matrix of real numbers, or κ is negative.
+
+    References
+    ----------
+    Duchi, Shalev-Shwartz, Singer, Chandra, ICML 2008, figure 1.
+    """
+    validation.tensor("A", A, "n p")
+    validation.real("kappa", kappa, at_least=0.0)
+    if A.numel() == 0:
+        return A.clone()
+    magnitude = A.abs()
+    inside = magnitude.sum(dim=1, keepdim=True) <= kappa
+    # Entries are told by how far they lie below the row's largest: as heights above 0, a κ of 1
+    # would be lost in the rounding of entries of 1e20. What lies κ below or deeper becomes 0.
+    depth = magnitude.amax(dim=1, keepdim=True) - magnitude
+    depth = depth.masked_fill((depth >= kappa) & (depth > 0), torch.inf)
+    ranked = depth.sort(dim=1).values
+    room = ranked.cumsum(dim=1) + kappa
+    ranks = torch.arange(1, A.shape[1] + 1, device=A.device, dtype=A.dtype)
+    kept = (ranked * ranks < room).sum(dim=1, keepdim=True).clamp(min=1)
+    height = room.gather(1, kept - 1) / kept  # what is left of the largest entry
+    return torch.where(inside, A, A.sign() * (height - depth).clamp(min=0))
+
+
+@dataclass(frozen=True)
+class Project(Constraint):
+    """The nearest matrix with ‖A‖∞ ≤ κ (`project_rows`); it makes zeros.
+
+    Parameters
+    ----------
+    kappa : float
+        Radius 0 ≤ κ < 1.
+    """
+
+    def __call__(self, A: Tensor) -> Tensor:
         A = project_rows(A, self.radius(A))
-        # Far outside the ball, the projection's rounding is that of the given row.
+        # A row far outside is rounded in proportion to what it was, not to κ, and may end a
+        # little above it.
         return A * _factor(self.radius(A), A.detach().abs().sum(dim=1, keepdim=True))
 
 
-class Perron(_Ball):
-    """A · min(1, κ/λ_PF(|A|)), so λ_PF(|A|) ≤ κ; ‖A‖∞ may exceed 1."""
+@dataclass(frozen=True)
+class Perron(Constraint):
+    """A · min(1, κ/λ_PF(|A|)), so λ_PF(|A|) ≤ κ; ‖A‖∞ may exceed 1.
 
-    def forward(self, A: Tensor) -> Tensor:
-        """The constrained matrix, shape (n, n)."""
+    Parameters
+    ----------
+    kappa : float
+        Radius 0 ≤ κ < 1.
+    """
+
+    def __call__(self, A: Tensor) -> Tensor:
         return A * _factor(self.radius(A), perron_root(A))
 
 
-class Triangular(_Constraint):
-    """The strictly upper triangle of A: a feed-forward net, λ_PF(|A|) = 0."""
+@dataclass(frozen=True)
+class Triangular(Constraint):
+    """The strictly upper triangle of A: a feed-forward net, λ_PF(|A|) = 0.
 
-    def forward(self, A: Tensor) -> Tensor:
-        """The constrained matrix, shape (n, n)."""
+    Parameters
+    ----------
+    kappa : float
+        Radius 0 ≤ κ < 1; not used.
+    """
+
+    def __call__(self, A: Tensor) -> Tensor:
         return A.triu(1)
 
 
-class Monotone(_Ball):
+@dataclass(frozen=True)
+class Monotone(Constraint):
     """κI − PᵀP + K − Kᵀ with P the upper triangle of the free matrix and K the rest.
 
     Every A with (A + Aᵀ)/2 ⪯ κI, and no other: I − A is then strongly monotone with modulus
     1 − κ, and the equilibrium is unique for increasing non-expansive φ, whatever ‖A‖∞
     (Winston and Kolter 2020, arXiv 2006.08591; their W = (1 − m)I − AᵀA + B − Bᵀ, m = 1 − κ).
+
+    Parameters
+    ----------
+    kappa : float
+        Radius 0 ≤ κ < 1.
     """
 
-    def forward(self, M: Tensor) -> Tensor:
-        """The constrained matrix, shape (n, n)."""
+    def __call__(self, M: Tensor) -> Tensor:
         P, K = M.triu(), M.tril(-1)
         A = K - K.mT - P.mT @ P
         return A + self.kappa * torch.eye(len(M), dtype=M.dtype, device=M.device)
 
-    @torch.no_grad()
-    def right_inverse(self, A: Tensor) -> Tensor:
-        """The free matrix of A, or of the nearest matrix in the set."""
-        A = super().right_inverse(A)
-        square = self.kappa * torch.eye(len(A), dtype=A.dtype, device=A.device) - (A + A.mT) / 2
+    def free(self, A: Tensor) -> tuple[Tensor]:
+        """The free matrix of A, or of the nearest matrix in the set, found in float64.
+
+        Parameters
+        ----------
+        A : Tensor, shape (n, n)
+        """
+        # Apple's GPUs have no float64; elsewhere the matrix stays where it is.
+        M = A.detach().to("cpu" if A.device.type == "mps" else A.device, torch.float64)
+        square = self.kappa * torch.eye(len(M), dtype=M.dtype, device=M.device) - (M + M.mT) / 2
         values, vectors = torch.linalg.eigh(square)
         root = values.clamp(min=0).sqrt()[:, None] * vectors.mT
-        return torch.linalg.qr(root).R + ((A - A.mT) / 2).tril(-1)
+        return ((torch.linalg.qr(root).R + ((M - M.mT) / 2).tril(-1)).to(A),)
 
 
-class Factors(_Ball):
+@dataclass(frozen=True)
+class Factors(Constraint):
     """A = L Rᵀ of rank r, ‖L Rᵀ‖∞ ≤ κ kept by scaling L: as a whole or row by row.
 
-    The bound is that of the product, not the product of the factors' bounds. What a solver
-    needs is `factors`; ``model.A`` forms the product for those who want to see it.
+    The bound is that of the product, not the product of the factors' bounds.
+
+    Parameters
+    ----------
+    kappa : float
+        Radius 0 ≤ κ < 1.
+    rank : int
+    constraint : {"scale", "row"} or None
     """
 
-    def __init__(self, kappa: float, rank: int, constraint: str | None) -> None:
-        super().__init__(kappa)
-        self.rank, self.constraint = rank, constraint
-        self._registered = False
+    rank: int
+    constraint: str | None
 
-    def factors(self, L: Tensor, R: Tensor) -> LowRank:
+    def __call__(self, L: Tensor, R: Tensor) -> LowRank:
         """The constrained matrix by its factors, each (n, r)."""
-        if self.constraint is None:
-            return LowRank(L, R)
         A = LowRank(L, R)
-        with torch.no_grad():  # what rounding adds is in proportion to Σ_k |L_ik| Σ_j |R_jk|
-            eps = (8 + len(L).bit_length() + self.rank) * torch.finfo(L.dtype).eps
+        if self.constraint is None:
+            return A
+        # Terms of L Rᵀ may cancel, so rounding is in proportion not to the product's row sums
+        # but to the larger Σ_k |L_ik| Σ_j |R_jk|.
+        with torch.no_grad():
+            eps = rounding_of_sums(len(L), L.dtype) + self.rank * torch.finfo(L.dtype).eps
             slack = eps * (L.abs() @ R.abs().sum(dim=0))
         if self.constraint == "scale":
             return LowRank(L * _factor(self.kappa, inf_norm(A) + slack.amax()), R)
         return LowRank(L * _factor(self.kappa, row_sums(A) + slack)[:, None], R)
 
-    def forward(self, L: Tensor, R: Tensor) -> Tensor:
-        """The constrained matrix, formed, shape (n, n)."""
-        return self.factors(L, R).to_dense()
+    def free(self, A: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors of the nearest matrix of rank r (Eckart and Young 1936).
 
-    @torch.no_grad()
-    def right_inverse(self, A: Tensor) -> tuple[Tensor, Tensor]:
-        """Factors of the nearest matrix of rank r (Eckart and Young 1936)."""
-        if not self._registered:  # a new model draws its factors: no need for n² numbers, or n³
-            self._registered = True
-            return A.new_zeros(len(A), self.rank), A.new_zeros(len(A), self.rank)
-        A = super().right_inverse(A)
-        U, s, Vt = torch.linalg.svd(A, full_matrices=False)
+        Parameters
+        ----------
+        A : Tensor, shape (n, n)
+        """
+        U, s, Vt = torch.linalg.svd(A.detach(), full_matrices=False)
         root = s[:self.rank].sqrt()
         return U[:, :self.rank] * root, Vt[:self.rank].mT * root
-
-
-class Pattern(nn.Module):
-    """A sparse matrix, its pattern fixed and its values free."""
-
-    def __init__(self, M: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("crow", M.crow_indices())
-        self.register_buffer("col", M.col_indices())
-        self.shape = tuple(M.shape)
-
-    def forward(self, values: Tensor) -> Tensor:
-        """The matrix in CSR layout."""
-        return csr(self.crow, self.col, values, self.shape)
-
-    def right_inverse(self, M: Tensor) -> Tensor:
-        """The values of M, which must have this pattern (or is the vector of values itself)."""
-        if M.dim() == 1 and M.shape == self.col.shape:
-            return M
-        M = M if M.layout == torch.sparse_csr else M.to_sparse_csr()
-        if not (tuple(M.shape) == self.shape and torch.equal(M.crow_indices(), self.crow)
-                and torch.equal(M.col_indices(), self.col)):
-            raise ValueError(f"a sparse parameter keeps its pattern of {len(self.col)} entries in "
-                             f"shape {self.shape}, got {M._nnz()} entries in {tuple(M.shape)}.")
-        return M.values().clone()
-
-    def extra_repr(self) -> str:
-        """Shape and number of entries."""
-        return f"{self.shape[0]}, {self.shape[1]}, entries={len(self.col)}"
 
 
 CONSTRAINTS = {"scale": Scale, "row": Row, "project": Project, "perron": Perron,
@@ -229,30 +301,29 @@ CONSTRAINTS = {"scale": Scale, "row": Row, "project": Project, "perron": Perron,
 OF_FACTORS = ("scale", "row")
 
 
-def register(module: nn.Module, name: str, constraint: str | None, kappa: float,
-             rank: int | None = None) -> None:
-    """Keep a square parameter well-posed from now on.
+def constraint(name: str | None, kappa: float, rank: int | None = None) -> Constraint:
+    """The constraint of a name.
 
     Parameters
     ----------
-    module, name : nn.Module and str
-        Where the parameter is.
-    constraint, kappa : str or None, and float
-        One of `CONSTRAINTS`, and its radius 0 ≤ κ < 1; "triangular" and None do not use it.
+    name : str or None
+        One of `CONSTRAINTS`; None keeps A as it is.
+    kappa : float
+        Its radius 0 ≤ κ < 1; "triangular" and None do not use it.
     rank : int, optional
-        Make it a product of factors (n, rank), zero at first; with "scale", "row" or None.
+        A is a product of factors (n, rank); with "scale", "row" or None.
+
+    Raises
+    ------
+    TypeError, ValueError
+        On an unknown name, with the nearest right one; on κ outside [0, 1); on a rank with a
+        constraint that needs all of A.
     """
-    validation.kappa(kappa)
-    if constraint is not None:
-        validation.choice("constraint", constraint, CONSTRAINTS)
-    if rank is not None:
-        if constraint not in (*OF_FACTORS, None):
-            raise ValueError(f"constraint={constraint!r} needs all of A, which rank={rank} never "
-                             f"forms; with a rank there is {', '.join(map(repr, OF_FACTORS))} and "
-                             f"None.")
-        parametrize.register_parametrization(module, name, Factors(kappa, rank, constraint),
-                                             unsafe=True)
-    elif constraint is not None:
-        kind = CONSTRAINTS[constraint]
-        parametrize.register_parametrization(module, name,
-                                             kind() if kind is Triangular else kind(kappa))
+    if name is not None:
+        validation.choice("constraint", name, CONSTRAINTS)
+    if rank is None:
+        return Constraint(kappa) if name is None else CONSTRAINTS[name](kappa)
+    if name not in (*OF_FACTORS, None):
+        raise ValueError(f"constraint={name!r} needs all of A, which rank={rank} never forms; with "
+                         f"a rank there is {', '.join(map(repr, OF_FACTORS))} and None.")
+    return Factors(kappa, rank, name)

@@ -188,6 +188,11 @@ def spiky_series(level: int = 7, *, points: int = 10_000, seed: int = 0) -> tupl
     spiky : Tensor of bool, shape (points,)
         Where the regions are.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If a size is no whole number or too small.
+
     References
     ----------
     The generator of github.com/HoangP8/Implicit-Deep-Learning (examples), for Decugis et al. 2024,
@@ -236,6 +241,11 @@ def spiky(level: int = 7, *, look_back: int = 60, points: int = 10_000, test_siz
     train, test : DataLoader
         Batches of windows (batch, look_back, 1) and next values (batch, 1), on the CPU; only the
         training part is shuffled, the test part runs in time.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a size does not fit the length of the series.
     """
     validation.integer("look_back", look_back)
     validation.integer("batch_size", batch_size)

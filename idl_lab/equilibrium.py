@@ -24,6 +24,7 @@ from idl_lab.operators import (
     LowRank,
     Operator,
     StateMap,
+    check_finite,
     detach,
     from_leaves,
     gradients,
@@ -41,6 +42,11 @@ class Implicit:
         For the adjoint equation, solved relative to each sample's own gradient; by default
         the solver of the forward equation. Once differentiable: for second derivatives use
         `Unrolled`.
+
+    Raises
+    ------
+    TypeError
+        If ``solver`` is none.
     """
 
     solver: Solver | None = None
@@ -72,7 +78,17 @@ Adjoint = Implicit | Unrolled | OneStep
 
 
 def check_adjoint(adjoint: Adjoint) -> Adjoint:
-    """Check that ``adjoint`` is one of the three, not a name or a class."""
+    """Check that ``adjoint`` is one of the three, not a name or a class.
+
+    Parameters
+    ----------
+    adjoint : Implicit, Unrolled or OneStep
+
+    Raises
+    ------
+    TypeError
+        If it is none of them.
+    """
     if not isinstance(adjoint, Adjoint):
         raise TypeError(f"adjoint must be Implicit(), Unrolled() or OneStep(), got {adjoint!r}.")
     return adjoint
@@ -105,6 +121,13 @@ def equilibrium(A: Operator, injection: Tensor, phi: str | Activation | Callable
     Solution
         ``value`` has shape (..., n) and carries the gradient.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If A and the injection do not match or are not finite, or an option is none.
+    ConvergenceError
+        With ``throw``, if some sample did not converge.
+
     Warns
     -----
     ConvergenceWarning
@@ -114,8 +137,7 @@ def equilibrium(A: Operator, injection: Tensor, phi: str | Activation | Callable
     ----------
     El Ghaoui et al. 2021, Implicit Deep Learning; Winston and Kolter 2020, arXiv 2006.08591.
     """
-    for T in leaves(A):
-        T.layout == torch.strided and validation.tensor("A", T)
+    check_finite(A)
     if not isinstance(A, LowRank):
         validation.check_shape("A", A, "n n")
     n = A.shape[0]
@@ -125,7 +147,7 @@ def equilibrium(A: Operator, injection: Tensor, phi: str | Activation | Callable
     return solve(A, injection, activation(phi), X0, solver, adjoint, keep_states, throw)
 
 
-@torch.compiler.disable  # its loops end where the numbers say so
+@torch.compiler.disable  # how often its loops run depends on the numbers, which no graph can hold
 def solve(A: Operator, injection: Tensor, phi: Activation, X0: Tensor | None, solver: Solver,
           adjoint: Adjoint, keep_states: bool = False, throw: bool = False) -> Solution:
     """`equilibrium` for arguments that were checked before.
@@ -134,6 +156,13 @@ def solve(A: Operator, injection: Tensor, phi: Activation, X0: Tensor | None, so
     ----------
     A, injection, phi, X0, solver, adjoint, keep_states, throw
         As for `equilibrium`; phi is an `Activation`.
+
+    Raises
+    ------
+    ValueError
+        If X0 does not have the injection's shape.
+    ConvergenceError
+        As `equilibrium`.
     """
     lead, n = injection.shape[:-1], A.shape[0]
     b = injection if injection.dim() == 2 else injection.reshape(-1, n)
@@ -202,7 +231,7 @@ class _Once(torch.autograd.Function):
                            "adjoint=Unrolled() for them.")
 
 
-# torch asks for the signature at every call, which costs more than a step.
+# `apply` asks for the signature at every call; finding it anew takes longer than a small step.
 _Attach.forward.__signature__ = inspect.signature(_Attach.forward)
 
 

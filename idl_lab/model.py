@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
-from scipy.sparse import csr_array, dia_array
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from idl_lab import constraints, networks, operators, validation
-from idl_lab.activations import Activation, activation
+from idl_lab import constraints, networks, validation
+from idl_lab.activations import Activation
+from idl_lab.activations import activation as as_activation
 from idl_lab.equilibrium import Adjoint, Implicit, check_adjoint, solve
 from idl_lab.fixed_point import PeacemanRachford, Picard, Solver, check_solver
 from idl_lab.fixed_point.solution import Solution
-from idl_lab.operators import Operator, leaves, linear
-from idl_lab.well_posedness import Certificate, certificate, units
+from idl_lab.operators import LowRank, Operator, check_finite, linear, uniform_
+from idl_lab.well_posedness import Certificate, certificate
 
 
 class ImplicitModel(nn.Module):
     """Implicit model; a drop-in for any torch training loop.
 
     The state X solves X = φ(X Aᵀ + U Bᵀ) and the prediction is Ŷ = X Cᵀ + U Dᵀ. ``model.A`` is
-    always the matrix in use, with the constraint applied.
+    always the matrix in use: the map ``model.constrain`` of the free parameter ``model.free_A``,
+    which is what is trained, initialised and saved.
 
     Parameters
     ----------
@@ -57,7 +56,12 @@ class ImplicitModel(nn.Module):
     Attributes
     ----------
     A : Tensor, shape (n, n)
-        Of a network read off, sparse (CSR), and so is B.
+        The matrix in use; one that is assigned is kept, as far as the constraint allows. Of a
+        network read off, sparse (CSR), and so is B.
+    free_A : Parameter, shape (n, n)
+        Of a sparse A its values, (entries,); with a rank there are free_L and free_R, (n, rank).
+    constrain : constraints.Constraint
+        The map; made anew when ``model.kappa`` is assigned.
     B : Tensor, shape (n, p)
     C : Tensor, shape (q, n)
     D : Tensor, shape (q, p), or None
@@ -95,42 +99,67 @@ class ImplicitModel(nn.Module):
         def empty(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(*shape, device=device, dtype=dtype))
 
-        # Of a low rank, A has no n² numbers, not even at first.
-        self.A = empty(n, n) if rank is None else nn.Parameter(
-            torch.empty(1, 1, device=device, dtype=dtype).expand(n, n))
-        self.B, self.C = empty(n, p), empty(q, n)
-        self.register_parameter("D", empty(q, p) if feedthrough else None)
-        self.register_parameter("state_bias", empty(n) if bias else None)
-        self.register_parameter("output_bias", empty(q) if bias else None)
-        if rank is None:
-            self.reset_parameters(generator)  # first: a constraint looks at A when it is registered
-        self._configure(activation, kappa, constraint, solver, adjoint, rank)
-        if rank is not None:
-            self.reset_parameters(generator)
-
-    def _configure(self, phi: str | Activation | Callable, kappa: float, constraint: str | None,
-                   solver: Solver | None, adjoint: Adjoint, rank: int | None) -> None:
-        self.activation = activation(phi)
+        self.activation = as_activation(activation)
+        self.constrain = constraints.constraint(constraint, kappa, rank)
+        self.constraint, self.rank = constraint, rank
         if solver is None:
             solver = PeacemanRachford() if constraint == "monotone" else Picard()
         self.solver = check_solver(solver)
         self.adjoint = check_adjoint(adjoint)
-        constraints.register(self, "A", constraint, kappa, rank)
-        self.constraint, self.rank = constraint, rank
         self.blocks: tuple[networks.Block, ...] = ()
-        self._has_ball = rank is not None or constraint not in (None, "triangular")
-        self.kappa = kappa
+        self.pattern_A: networks.Pattern | None = None  # of a sparse A
+        self.pattern_B: networks.Pattern | None = None
+        if rank is None:
+            self.free_A = empty(n, n)
+        self.B, self.C = empty(n, p), empty(q, n)
+        self.register_parameter("D", empty(q, p) if feedthrough else None)
+        self.register_parameter("state_bias", empty(n) if bias else None)
+        self.register_parameter("output_bias", empty(q) if bias else None)
+        if rank is not None:
+            self.free_L, self.free_R = empty(n, rank), empty(n, rank)
+        self.reset_parameters(generator)
 
     @property
     def kappa(self) -> float:
         """Radius κ of the constraint; assigning it moves the constraint."""
-        return self.parametrizations.A[0].kappa if self._has_ball else self._kappa
+        return self.constrain.kappa
 
     @kappa.setter
     def kappa(self, value: float) -> None:
-        self._kappa = validation.kappa(value)
-        if self._has_ball:
-            self.parametrizations.A[0].kappa = self._kappa
+        self.constrain = dataclasses.replace(self.constrain, kappa=value)
+
+    def _free(self) -> tuple[nn.Parameter, ...]:
+        return (self.free_A,) if self.rank is None else (self.free_L, self.free_R)
+
+    def operator(self) -> Operator:
+        """What a solve multiplies with: A, or its factors where it has a rank."""
+        return (self.pattern_A or self.constrain)(*self._free())
+
+    @property
+    def A(self) -> Tensor:
+        """The matrix in use, (n, n), with the constraint applied; see the class."""
+        A = self.operator()
+        return A.to_dense() if isinstance(A, LowRank) else A
+
+    @A.setter
+    @torch.no_grad()
+    def A(self, A: Tensor) -> None:
+        if self.pattern_A is None:
+            validation.tensor("A", A, "n n", like=self.C, n=self.C.shape[1])
+        for M, value in zip(self._free(), (self.pattern_A or self.constrain).free(A), strict=True):
+            M.copy_(value)
+
+    @property
+    def B(self) -> Tensor:
+        """The matrix of the inputs, (n, p): a parameter, or sparse and made of ``free_B``."""
+        if self.pattern_B is None:
+            return self.__getattr__("B")  # torch's: the parameter, or an AttributeError
+        return self.pattern_B(self.free_B)
+
+    @B.setter
+    @torch.no_grad()
+    def B(self, B: Tensor) -> None:
+        self.free_B.copy_(self.pattern_B.free(B)[0])
 
     @classmethod
     def from_matrices(cls, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None, *,
@@ -147,57 +176,41 @@ class ImplicitModel(nn.Module):
         D : Tensor, shape (q, p), optional
             Without it the model has no feedthrough.
         constraint : str or None
-            None keeps A as it is; a name applies that constraint, which may change A. A sparse A
-            has None.
+            None keeps A as it is; a name may change it. A sparse A has None.
         state_bias, output_bias : Tensor, shapes (n,) and (q,), optional
             Given both or neither.
         activation, kappa, solver, adjoint
             As for `ImplicitModel`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the matrices do not match or are not finite, or as `ImplicitModel`.
         """
-        sparse = [name for name, M in (("A", A), ("B", B))
-                  if isinstance(M, Tensor) and M.layout != torch.strided]
-        for name, M in (("A", A), ("B", B)):
-            if name in sparse:
-                if M.layout != torch.sparse_csr:
-                    raise ValueError(f"{name} has layout {M.layout}, wanted torch.sparse_csr: "
-                                     f"{name}.to_sparse_csr() converts it.")
-                validation.check_shape(name, M, "n n" if name == "A" else "n p", n=len(A))
-                validation.tensor(f"{name}.values()", M.values(), like=C)
-        if "A" not in sparse:
-            validation.square("A", A)
-        elif constraint is not None:
+        given = {"A": (A, "n n"), "B": (B, "n p"), "C": (C, "q n"), "D": (D, "q p"),
+                 "state_bias": (state_bias, "n"), "output_bias": (output_bias, "q")}
+        checked = validation.matrices(given, sparse="AB", optional={*given} - {*"ABC"})
+        sparse = [name for name in "AB" if given[name][0].layout != torch.strided]
+        if "A" in sparse and constraint is not None:
             raise ValueError(f"a sparse A takes constraint=None, got {constraint!r}: "
                              f"A.to_dense() takes any.")
-        n = A.shape[0]
-        if "B" not in sparse:
-            validation.tensor("B", B, "n p", like=C if "A" in sparse else A, n=n)
-        validation.tensor("C", C, "q n", like=None if sparse else A, n=n)
-        p, q = B.shape[1], C.shape[0]
-        if D is not None:
-            validation.tensor("D", D, "q p", like=C, p=p, q=q)
         if (state_bias is None) != (output_bias is None):
             raise ValueError("state_bias and output_bias are given both or neither; "
                              "torch.zeros makes the one that is missing.")
-        if state_bias is not None:
-            validation.tensor("state_bias", state_bias, "n", like=C, n=n)
-            validation.tensor("output_bias", output_bias, "q", like=C, q=q)
-        # With a sparse matrix, parameters of these sizes are never made.
-        with torch.device("meta" if sparse else A.device):
-            model = cls(p, q, n, activation=activation, kappa=kappa, constraint=constraint,
-                        bias=state_bias is not None, feedthrough=D is not None, solver=solver,
-                        adjoint=adjoint, dtype=C.dtype)
-        given = {"A": A, "parametrizations.A.original": A, "B": B, "C": C, "D": D,
-                 "state_bias": state_bias, "output_bias": output_bias}
-        with torch.no_grad():
-            for name, M in list(model.named_parameters()):
-                if name in sparse:
-                    pattern = constraints.Pattern(given[name])
-                    setattr(model, name, nn.Parameter(given[name].values().clone()))
-                    parametrize.register_parametrization(model, name, pattern, unsafe=True)
-                elif sparse:
-                    setattr(model, name, nn.Parameter(given[name].clone()))
-                else:
-                    M.copy_(given[name])
+        # A model of size one, whose parameters those given replace: a large or sparse matrix is
+        # never drawn first, and the global random numbers are left alone.
+        model = cls(1, 1, 1, activation=activation, kappa=kappa, constraint=constraint,
+                    bias=state_bias is not None, feedthrough=D is not None, solver=solver,
+                    adjoint=adjoint, device="cpu", generator=torch.Generator("cpu"))
+        for name, M in checked.items():
+            if name in sparse:
+                setattr(model, f"pattern_{name}", networks.Pattern(given[name][0]))
+                model._parameters.pop(name, None)
+                name = f"free_{name}"
+            elif name == "A":
+                name, (M,) = "free_A", model.constrain.free(M)
+            M = M.detach().clone(memory_format=torch.contiguous_format)
+            setattr(model, name, nn.Parameter(M))
         return model
 
     @classmethod
@@ -231,65 +244,73 @@ class ImplicitModel(nn.Module):
             For an operation that has no place in the two equations, named with its place in the
             net; for ``rescale`` where an activation is not homogeneous.
         """
-        read = networks.as_matrices(net, input_shape)
-        phi, v = read.activation, np.ones(len(read.state_bias))
+        network = networks.as_matrices(net, input_shape)
         if rescale:
-            if not phi.homogeneous:
-                names = sorted({b.activation.name for b in read.blocks
-                                if not b.activation.homogeneous})
-                raise ValueError(f"rescale=True needs positively homogeneous activations, φ(t s) = "
-                                 f"t φ(s), such as ReLU: {', '.join(names)} would give other "
-                                 f"predictions.")
-            # Rounding to the net's dtype must not carry a row's sum over κ.
-            room = 1 - (8 + len(read.state_bias).bit_length()) * torch.finfo(read.dtype).eps
-            v = units(operators.from_scipy(read.A, torch.float64), kappa * room).numpy()
-            # A tolerance is a number in the new units, of which the largest counts most.
-            solver = solver or Picard(tol=Picard().tol / max(float(v.max()), 1.0))
+            network, v = network.rescaled(kappa)
+            solver = solver or Picard().in_units(v)
         device = next(net.parameters(), torch.empty(0, device="cpu")).device
-
-        def tensor(M: np.ndarray | csr_array) -> Tensor:
-            return torch.as_tensor(M if isinstance(M, np.ndarray) else M.toarray(),
-                                   dtype=read.dtype, device=device)
-
-        def matrix(M: csr_array) -> Tensor:
-            if M.nnz >= 0.1 * M.shape[0] * M.shape[1]:
-                return tensor(M)
-            return operators.from_scipy(M, read.dtype, device)
-
-        units_ = dia_array((v[None], [0]), shape=(len(v), len(v)))
-        inverse = dia_array((1 / v[None], [0]), shape=(len(v), len(v)))
-        model = cls.from_matrices(
-            matrix(csr_array(inverse @ read.A @ units_)), matrix(csr_array(inverse @ read.B)),
-            tensor(csr_array(read.C @ units_)), tensor(read.D) if read.D.nnz else None,
-            activation=phi, kappa=kappa, state_bias=tensor(read.state_bias / v),
-            output_bias=tensor(read.output_bias), solver=solver, adjoint=adjoint)
-        model.blocks = read.blocks
+        model = cls.from_matrices(**network.tensors(device), activation=network.activation,
+                                  kappa=kappa, solver=solver, adjoint=adjoint)
+        model.blocks = network.blocks
         return model
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw every parameter anew from U(−1/√fan_in, 1/√fan_in), as `torch.nn.Linear`."""
-        n = self.B.shape[0]
+        """Draw every parameter anew from U(−1/√fan_in, 1/√fan_in), as `torch.nn.Linear`.
+
+        Parameters
+        ----------
+        generator : torch.Generator, optional
+            torch's global one by default.
+        """
+        n, p = self.B.shape
+        fan_in = dict.fromkeys(("B", "free_B", "D"), p)
+        if self.rank is not None:  # so that entries of L Rᵀ vary as much as those of a full A
+            fan_in |= dict.fromkeys(("free_L", "free_R"), (n * self.rank / 3) ** 0.5)
         for name, M in self.named_parameters():
-            fan_in = n if name.endswith("bias") else M.shape[1]
-            if name.startswith("parametrizations.A") and self.rank is not None:
-                # So that entries of L Rᵀ have the variance that those of a full A have.
-                fan_in = math.sqrt(n * self.rank / 3)
-            draw = M if generator is None else torch.empty_like(M, device=generator.device)
-            draw.uniform_(-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in), generator=generator)
-            M.copy_(draw)
+            uniform_(M, fan_in.get(name, n), generator)
+        if self.constraint == "monotone":  # of the others a free matrix is like the A it makes
+            self.free_A.copy_(*self.constrain.free(self.free_A))
+
+    def get_extra_state(self) -> Tensor:
+        """The constraint's name and κ, which belong to a checkpoint, as the bytes of a text."""
+        words = f"{self.constraint} {self.kappa!r}".encode()
+        return torch.tensor(list(words), dtype=torch.uint8, device="cpu")
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take over a checkpoint's κ.
+
+        Parameters
+        ----------
+        state : Tensor
+            What `get_extra_state` gave.
+        """
+        self.kappa = float(_words(state)[1])
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        # Under another constraint the same free matrix is another A: refused before any is copied.
+        saved = state_dict.get(f"{prefix}_extra_state")
+        if saved is not None and (name := _words(saved)[0]) != str(self.constraint):
+            raise ValueError(f"this checkpoint is of a model with constraint={name}, which makes "
+                             f"another A of the same parameters than constraint={self.constraint} "
+                             f"does: build the model with constraint={name}, or assign model.A.")
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def injection(self, U: Tensor) -> Tensor:
-        """What the input adds to each state, U Bᵀ (+ bias): (..., p) → (..., n)."""
-        validation.tensor("U", U, "... p", like=self.C, p=self.B.shape[1])
-        return linear(U, self.B, self.state_bias)
+        """What the input adds to each state, U Bᵀ (+ bias): (..., p) → (..., n).
 
-    def operator(self) -> Operator:
-        """What a solve multiplies with: A, or its factors where it has a rank."""
-        if self.rank is None:
-            return self.A
-        kept = self.parametrizations.A
-        return kept[0].factors(kept.original0, kept.original1)
+        Parameters
+        ----------
+        U : Tensor, shape (..., p)
+
+        Raises
+        ------
+        TypeError, ValueError
+            If U has another dtype, device or size, or is not finite.
+        """
+        B = self.B
+        validation.tensor("U", U, "... p", like=self.C, p=B.shape[1])
+        return linear(U, B, self.state_bias)
 
     def equilibrium(self, U: Tensor, *, X0: Tensor | None = None, keep_states: bool = False,
                     throw: bool = False) -> Solution:
@@ -309,17 +330,30 @@ class ImplicitModel(nn.Module):
         -------
         Solution
             ``value`` has shape (..., n) and carries gradients.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If U or X0 does not fit, or A is not finite.
+        ConvergenceError
+            With ``throw``, if some sample did not converge.
         """
-        return solve(self._finite(self.operator()), self.injection(U), self.activation, X0,
+        return solve(check_finite(self.operator()), self.injection(U), self.activation, X0,
                      self.solver, self.adjoint, keep_states, throw)
 
-    def _finite(self, A: Operator) -> Operator:
-        for T in leaves(A):
-            validation.tensor("A", T if T.layout == torch.strided else T.values())
-        return A
-
     def output(self, X: Tensor, U: Tensor) -> Tensor:
-        """The prediction equation X Cᵀ + U Dᵀ (+ bias): (..., n), (..., p) → (..., q)."""
+        """The prediction equation X Cᵀ + U Dᵀ (+ bias): (..., n), (..., p) → (..., q).
+
+        Parameters
+        ----------
+        X : Tensor, shape (..., n)
+        U : Tensor, shape (..., p)
+
+        Raises
+        ------
+        TypeError, ValueError
+            If their dtypes, devices or sizes do not fit, or a number is not finite.
+        """
         validation.tensor("X", X, "... n", like=self.C, n=self.C.shape[1])
         validation.tensor("U", U, "... p", like=self.B, p=self.B.shape[1])
         if X.shape[:-1] != U.shape[:-1]:
@@ -339,6 +373,11 @@ class ImplicitModel(nn.Module):
         U : Tensor, shape (..., p)
         X0 : Tensor, shape (..., n), optional
             Warm start of the state.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `equilibrium`.
         """
         return self._output(self.equilibrium(U, X0=X0).value, U)
 
@@ -354,3 +393,8 @@ class ImplicitModel(nn.Module):
                 f"kappa={self.kappa:g}, constraint={self.constraint!r}, {rank}"
                 f"bias={self.state_bias is not None}, feedthrough={self.D is not None}, "
                 f"solver={self.solver}, adjoint={self.adjoint}")
+
+
+def _words(state: Tensor) -> list[str]:
+    """The words that `ImplicitModel.get_extra_state` wrote."""
+    return bytes(state.tolist()).decode().split()

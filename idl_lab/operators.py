@@ -12,11 +12,10 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from scipy import sparse
 from torch import Tensor, nn
 
+from idl_lab import validation
 from idl_lab.activations import Activation
 
 
@@ -45,31 +44,112 @@ class LowRank:
 Operator = Tensor | LowRank
 
 
+def rounding_of_sums(terms: int, dtype: torch.dtype) -> float:
+    """By what share the sum of so many magnitudes may be rounded wrongly.
+
+    torch, numpy and BLAS add in pairs or in a few lanes, never one after the other, so each
+    number takes part in about log₂(terms) additions; 8 is for a lane's own and for the product
+    or quotient that each number comes from. Whoever leaves this much room inside a bound finds
+    it kept by every order of adding.
+
+    Parameters
+    ----------
+    terms : int
+    dtype : torch.dtype
+        In which is added.
+    """
+    return (8 + terms.bit_length()) * torch.finfo(dtype).eps
+
+
+@torch.no_grad()
+def uniform_(M: Tensor, fan_in: float, generator: torch.Generator | None = None) -> Tensor:
+    """Overwrite M with U(−1/√fan_in, 1/√fan_in), the law of torch's layers.
+
+    Parameters
+    ----------
+    M : Tensor
+        Drawn on the generator's device, then copied to its own.
+    fan_in : float
+        How many numbers are added up in one of the layer's outputs.
+    generator : torch.Generator, optional
+        torch's global one by default.
+    """
+    draw = M if generator is None else torch.empty_like(M, device=generator.device)
+    return M.copy_(draw.uniform_(-fan_in**-0.5, fan_in**-0.5, generator=generator))
+
+
 def dense(A: Operator) -> Tensor:
-    """A as an ordinary matrix (n, n), formed where it is not one."""
+    """A as an ordinary matrix (n, n), formed where it is not one.
+
+    Parameters
+    ----------
+    A : Tensor, shape (n, n), dense or sparse; or LowRank
+    """
     return A if isinstance(A, Tensor) and A.layout == torch.strided else A.to_dense()
 
 
 def leaves(A: Operator) -> tuple[Tensor, ...]:
-    """The tensors that A is made of, for autograd."""
+    """The tensors that A is made of, for autograd.
+
+    Parameters
+    ----------
+    A : Tensor or LowRank
+    """
     return (A.L, A.R) if isinstance(A, LowRank) else (A,)
 
 
 def from_leaves(tensors: tuple[Tensor, ...]) -> Operator:
-    """The operator of these `leaves`."""
+    """The operator of these `leaves`.
+
+    Parameters
+    ----------
+    tensors : tuple of one Tensor, or of L and R
+    """
     return LowRank(*tensors) if len(tensors) == 2 else tensors[0]
 
 
+def check_finite(A: Operator) -> Operator:
+    """Check that the numbers of A are real and finite.
+
+    Parameters
+    ----------
+    A : Tensor, dense or sparse (CSR); or LowRank
+
+    Raises
+    ------
+    TypeError
+        If A is not made of tensors of real numbers.
+    ValueError
+        If one of them is not finite.
+    """
+    for T in leaves(A):
+        validation.tensor("A", T if T.layout == torch.strided else T.values())
+    return A
+
+
 def detach(A: Operator) -> Operator:
-    """The same operator without its history."""
+    """The same operator without its history.
+
+    Parameters
+    ----------
+    A : Tensor or LowRank
+    """
     return from_leaves(tuple(T.detach() for T in leaves(A)))
 
 
 def transpose(A: Operator) -> Operator:
-    """Aᵀ in the form of A."""
+    """Aᵀ in the form of A.
+
+    Parameters
+    ----------
+    A : Tensor, shape (n, n), dense or sparse; or LowRank
+    """
     if isinstance(A, LowRank):
         return LowRank(A.R, A.L)
     return A.mT if A.layout == torch.strided else A.mT.to_sparse_csr()
+
+
+_ROWS = 256  # of L Rᵀ formed at a time: n · 256 numbers instead of n², in products still large
 
 
 def inf_norm(A: LowRank, chunk: int = 64) -> Tensor:
@@ -78,6 +158,12 @@ def inf_norm(A: LowRank, chunk: int = 64) -> Tensor:
     A row's sum is at most √n ‖R l‖₂, which is cheap for all rows at once (a QR of R makes it
     an r-vector's norm). So rows are summed in the order of that bound, until it falls below the
     largest sum found: a few in a hundred, for factors that are not contrived.
+
+    Parameters
+    ----------
+    A : LowRank
+    chunk : int
+        Rows summed at a time; more would often sum some that need not be.
     """
     L, R = A.L.detach(), A.R.detach()
     T = torch.linalg.qr(R.to(torch.promote_types(R.dtype, torch.float32)), mode="r").R.to(R.dtype)
@@ -100,7 +186,7 @@ class _RowSums(torch.autograd.Function):
 
     @staticmethod
     def forward(L: Tensor, R: Tensor) -> Tensor:
-        return torch.cat([(part @ R.mT).abs().sum(dim=1) for part in L.split(256)])
+        return torch.cat([(part @ R.mT).abs().sum(dim=1) for part in L.split(_ROWS)])
 
     @staticmethod
     def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
@@ -110,7 +196,7 @@ class _RowSums(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
         L, R = ctx.saved_tensors
         dL, dR = [], torch.zeros_like(R)
-        for part, g in zip(L.split(256), grad.split(256), strict=True):
+        for part, g in zip(L.split(_ROWS), grad.split(_ROWS), strict=True):
             S = (part @ R.mT).sign() * g[:, None]
             dL.append(S @ R)
             dR = dR + S.mT @ part
@@ -118,7 +204,12 @@ class _RowSums(torch.autograd.Function):
 
 
 def row_sums(A: LowRank) -> Tensor:
-    """Absolute row sums of L Rᵀ, shape (n,), without forming it; differentiable."""
+    """Absolute row sums of L Rᵀ, shape (n,), without forming it; differentiable.
+
+    Parameters
+    ----------
+    A : LowRank
+    """
     return _RowSums.apply(A.L, A.R)
 
 
@@ -127,7 +218,12 @@ def _by_rows(A: Operator) -> bool:
 
 
 def affine(A: Operator) -> Callable[[Tensor, Tensor], Tensor]:
-    """The function (b, X) ↦ X Aᵀ + b on (m, n), set up once for many calls."""
+    """The function (b, X) ↦ X Aᵀ + b on (m, n), set up once for many calls.
+
+    Parameters
+    ----------
+    A : Tensor, shape (n, n), dense or sparse (CSR); or LowRank
+    """
     if isinstance(A, LowRank):
         R, Lt = A.R, A.L.mT.contiguous()
         return lambda b, X: torch.addmm(b, X @ R, Lt)
@@ -151,21 +247,6 @@ def csr(crow: Tensor, col: Tensor, values: Tensor, shape: tuple[int, int]) -> Te
         warnings.simplefilter("ignore", UserWarning)
         return torch.sparse_csr_tensor(crow, col, values, shape, device=values.device,
                                        check_invariants=False)
-
-
-def from_scipy(M: sparse.csr_array, dtype: torch.dtype, device: torch.device | str = "cpu"
-               ) -> Tensor:
-    """A scipy matrix as a CSR tensor.
-
-    Parameters
-    ----------
-    M : csr_array, shape (n, p)
-    dtype, device
-        Of the tensor.
-    """
-    M.sort_indices()
-    crow, col = (torch.as_tensor(i.astype(np.int64), device=device) for i in (M.indptr, M.indices))
-    return csr(crow, col, torch.as_tensor(M.data, dtype=dtype, device=device), M.shape)
 
 
 def gradients(A: Operator, V: Tensor, X: Tensor) -> tuple[Tensor, ...]:
@@ -244,7 +325,12 @@ class StateMap:
         return self._zero
 
     def pre(self, X: Tensor) -> Tensor:
-        """X Aᵀ + b, shape (m, n)."""
+        """X Aᵀ + b, shape (m, n).
+
+        Parameters
+        ----------
+        X : Tensor, shape (m, n)
+        """
         return self._affine(self.b, X)
 
     def __call__(self, X: Tensor) -> Tensor:
@@ -253,13 +339,27 @@ class StateMap:
         return self._act(self._affine(self.b, X))
 
     def slope(self, X: Tensor, fX: Tensor) -> Tensor:
-        """φ′ at X Aᵀ + b, shape (m, n), where f(X) = ``fX`` is known."""
+        """φ′ at X Aᵀ + b, shape (m, n), where f(X) = ``fX`` is known.
+
+        Parameters
+        ----------
+        X, fX : Tensor, shape (m, n)
+            A state and its image.
+        """
         if self.phi.slope_of_value is not None:
             return self.phi.slope_of_value(fX)
         return self.phi.derivative(self.pre(X))
 
     def adjoint(self, slope: Tensor, g: Tensor) -> StateMap:
-        """V ↦ φ′ ∘ (V A + g), whose fixed point is the gradient with respect to b."""
+        """V ↦ φ′ ∘ (V A + g), whose fixed point is the gradient with respect to b.
+
+        Parameters
+        ----------
+        slope : Tensor, shape (m, n)
+            φ′ at the solution.
+        g : Tensor, shape (m, n)
+            The gradient there.
+        """
         return StateMap(transpose(self.A), g, Activation(
             "slope", functools.partial(torch.mul, slope), 1.0, True, self.phi.increasing,
             lambda S: S.mul_(slope)))

@@ -11,7 +11,6 @@ solve well-posed; it does not bound h over time, which D and C may let grow.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -22,6 +21,7 @@ from idl_lab import validation
 from idl_lab.equilibrium import Unrolled, equilibrium
 from idl_lab.fixed_point.solution import Solution, one_warning
 from idl_lab.model import ImplicitModel
+from idl_lab.networks import redraw
 from idl_lab.well_posedness import Certificate
 
 
@@ -140,6 +140,11 @@ class ImplicitRNNCell(nn.Module):
         h : Tensor, shape (..., hidden)
         solution : Solution
             ``value`` is x, shape (..., n).
+
+        Raises
+        ------
+        TypeError, ValueError
+            If u, h or X0 does not fit.
         """
         validation.tensor("u", u, "... p", like=self.layer.B, p=self.input_dim)
         v = torch.cat([u, self._start(h, u.shape[:-1])], dim=-1)
@@ -242,7 +247,7 @@ class ImplicitRNN(nn.Module):
         B = self.recurrent.layer.B
         self.linear = nn.Linear(hidden_dim, output_dim, device=B.device, dtype=B.dtype)
         if options.get("generator") is not None:
-            _redraw(self.linear, options["generator"])
+            redraw(self.linear, options["generator"])
 
     def forward(self, x: Tensor | PackedSequence, h: Tensor | None = None, *,
                 lengths: Tensor | Sequence[int] | None = None) -> Tensor:
@@ -260,6 +265,13 @@ class ImplicitRNN(nn.Module):
         Returns
         -------
         Tensor, shape (batch, output) or (output,)
+
+        Raises
+        ------
+        TypeError, ValueError
+            If x, h or lengths does not fit.
+        FloatingPointError
+            If h overflows.
         """
         if isinstance(x, PackedSequence):
             return self.linear(self.recurrent(x, h, lengths=lengths)[1])
@@ -297,12 +309,3 @@ def _lengths(lengths: Tensor | Sequence[int], m: int, time: int) -> Tensor:
         raise ValueError(f"lengths must be between 1 and the time steps given, {time}, got "
                          f"{wrong[0]}.")
     return values
-
-
-@torch.no_grad()
-def _redraw(linear: nn.Linear, generator: torch.Generator) -> None:
-    """Draw a Linear from U(−1/√fan_in, 1/√fan_in), as torch does, with this generator."""
-    bound = 1 / math.sqrt(linear.in_features)
-    for M in (linear.weight, linear.bias):
-        M.copy_(torch.empty_like(M, device=generator.device).uniform_(-bound, bound,
-                                                                     generator=generator))

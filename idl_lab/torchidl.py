@@ -28,7 +28,12 @@ class ImplicitFunction:
 
     @staticmethod
     def phi(X: Tensor) -> Tensor:
-        """The activation, ReLU."""
+        """The activation, ReLU.
+
+        Parameters
+        ----------
+        X : Tensor, of any shape
+        """
         return torch.relu(X)
 
 
@@ -61,6 +66,11 @@ class ImplicitModel(model.ImplicitModel):
     is_low_rank : bool
     rank : int, optional
         Needed where ``is_low_rank``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If f is no subclass, a low rank has no rank, or as `idl_lab.ImplicitModel`.
     """
 
     def __init__(self, input_dim: int, output_dim: int, hidden_dim: int,
@@ -109,7 +119,12 @@ class ImplicitRNN(nn.Module):
         self.linear = nn.Linear(hidden_dim, output_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Predictions (batch, output_dim) from the last hidden state of x (batch, time, p)."""
+        """Predictions (batch, output_dim) from the last hidden state of x (batch, time, p).
+
+        Parameters
+        ----------
+        x : Tensor, shape (batch, time, input_dim)
+        """
         return self.linear(self.recurrent(x)[1])
 
 

@@ -20,7 +20,18 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def accuracy(predictions: Tensor, labels: Tensor) -> Tensor:
-    """Share of rows of ``predictions`` (m, q) whose largest entry is at ``labels`` (m,)."""
+    """Share of rows of ``predictions`` (m, q) whose largest entry is at ``labels`` (m,).
+
+    Parameters
+    ----------
+    predictions : Tensor, shape (m, q)
+    labels : Tensor, shape (m,)
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not match, or a prediction is not finite.
+    """
     if predictions.shape[:-1] != labels.shape:
         raise ValueError(f"labels must have shape {tuple(predictions.shape[:-1])}, one for each "
                          f"row of the predictions, got {tuple(labels.shape)}.")
@@ -40,6 +51,11 @@ def evaluate(model: nn.Module, loader: Batches, metric: Loss = accuracy) -> floa
         Batches; moved to the model's device.
     metric : callable
         Of (predictions, targets), a mean over the batch; accuracy in [0, 1] by default.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the loader gives no batch, or something else than pairs.
     """
     device = _device(model)
     was_training = model.training

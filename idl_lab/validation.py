@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import numbers
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -30,6 +30,13 @@ def tensor(name: str, value: Tensor, shape: str | None = None, *, like: Tensor |
         The dtype and device wanted.
     **sizes : int
         Sizes of named axes that are known already.
+
+    Raises
+    ------
+    TypeError
+        If the value is no tensor of real numbers, or of another dtype than ``like``.
+    ValueError
+        If its shape or device is another, or a number is not finite.
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}: "
@@ -45,7 +52,8 @@ def tensor(name: str, value: Tensor, shape: str | None = None, *, like: Tensor |
     if like is not None and value.device != like.device:
         raise ValueError(f"{name} is on {value.device}, wanted on {like.device}: "
                          f"move one of them with .to(device).")
-    # One sum costs a fifteenth of a look at each entry, and is finite only if they all are.
+    # A sum is finite only if every entry is, and takes a fifteenth of the time of looking at each.
+    # It may overflow where they are finite, so the slow look has the last word.
     if not math.isfinite(value.detach().sum()) and not torch.isfinite(value).all():
         bad = int((~torch.isfinite(value)).sum())
         raise ValueError(f"{name} must be finite, got {bad} NaN or infinite of {value.numel()} "
@@ -60,6 +68,11 @@ def check_shape(name: str, value: Tensor, shape: str, **sizes: int) -> None:
     ----------
     name, value, shape, **sizes
         As for `tensor`.
+
+    Raises
+    ------
+    ValueError
+        If the shape is another.
     """
     given, axes = tuple(value.shape), shape.split()
     leading = axes[0] == "..."
@@ -75,15 +88,87 @@ def check_shape(name: str, value: Tensor, shape: str, **sizes: int) -> None:
 
 
 def square(name: str, value: Tensor) -> Tensor:
-    """Check a finite square matrix of size at least one."""
+    """Check a finite square matrix of size at least one.
+
+    Parameters
+    ----------
+    name : str
+        The argument's name, for the message.
+    value : Tensor
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `tensor`; ValueError also where there is no row.
+    """
     tensor(name, value, "n n")
     if value.shape[0] == 0:
         raise ValueError(f"{name} must have at least one row, got shape {tuple(value.shape)}.")
     return value
 
 
+def matrices(given: Mapping[str, tuple[Tensor | None, str]], sparse: Container[str] = (),
+             optional: Container[str] = ()) -> dict[str, Tensor]:
+    """Check tensors that belong together: axes of one name have one size, of at least 1.
+
+    Parameters
+    ----------
+    given : mapping of name to (Tensor or None, str)
+        Each with its shape in axis names, such as ``"n p"``; dtype and device are the first's.
+    sparse : container of str
+        Which may also be sparse, in CSR layout.
+    optional : container of str
+        Which may be None.
+
+    Returns
+    -------
+    dict of Tensor
+        Those that are not None; of a sparse one its values.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `tensor`; on a size of 0 or another layout.
+    """
+    checked: dict[str, Tensor] = {}
+    sizes: dict[str, int] = {}
+    for name, (M, shape) in given.items():
+        if M is None and name in optional:
+            continue
+        first, thin = next(iter(checked.values()), None), getattr(M, "is_sparse_csr", False)
+        if thin and name in sparse:
+            check_shape(name, M, shape, **sizes)
+            checked[name] = tensor(f"{name}.values()", M.values(), like=first)
+        elif isinstance(M, Tensor) and M.layout != torch.strided:
+            also = " or torch.sparse_csr" if name in sparse else ""
+            raise ValueError(f"{name} has layout {M.layout}, wanted dense{also}: "
+                             f"{name}.to_dense() converts it.")
+        else:
+            checked[name] = tensor(name, M, shape, like=first, **sizes)
+        sizes |= zip(shape.split(), M.shape, strict=True)
+        if 0 in M.shape:
+            raise ValueError(f"{name} must have no axis of size 0, got shape {tuple(M.shape)}.")
+    return checked
+
+
 def integer(name: str, value: int, at_least: int = 1) -> int:
-    """Check a whole number with a lower bound."""
+    """Check a whole number with a lower bound.
+
+    Parameters
+    ----------
+    name : str
+        The argument's name, for the message.
+    value : int
+    at_least : int
+        The smallest that is allowed.
+
+    Raises
+    ------
+    TypeError
+        If the value is no whole number; True and 1.0 are none.
+    ValueError
+        If it is below the bound.
+    """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be a whole number, got {value!r}.")
     if value < at_least:
@@ -93,7 +178,23 @@ def integer(name: str, value: int, at_least: int = 1) -> int:
 
 def real(name: str, value: float, *, above: float = -math.inf, at_least: float = -math.inf,
          below: float = math.inf, at_most: float = math.inf) -> float:
-    """Check a finite real number within bounds."""
+    """Check a finite real number within bounds.
+
+    Parameters
+    ----------
+    name : str
+        The argument's name, for the message.
+    value : float
+    above, at_least, below, at_most : float
+        Bounds: the first and the third are themselves not allowed.
+
+    Raises
+    ------
+    TypeError
+        If the value is no number.
+    ValueError
+        If it is not finite, or outside the bounds.
+    """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {value!r}.")
     inside = above < value < below and at_least <= value <= at_most
@@ -105,19 +206,53 @@ def real(name: str, value: float, *, above: float = -math.inf, at_least: float =
 
 
 def kappa(value: float) -> float:
-    """Check the radius κ of the ∞-norm ball that A is kept in: 0 ≤ κ < 1."""
+    """Check the radius κ of the ∞-norm ball that A is kept in: 0 ≤ κ < 1.
+
+    Parameters
+    ----------
+    value : float
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `real`.
+    """
     return real("kappa", value, at_least=0.0, below=1.0)
 
 
 def floating(dtype: torch.dtype) -> torch.dtype:
-    """Check a real floating-point dtype."""
+    """Check a real floating-point dtype.
+
+    Parameters
+    ----------
+    dtype : torch.dtype
+
+    Raises
+    ------
+    TypeError
+        If it is none, or of whole or complex numbers.
+    """
     if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise TypeError(f"dtype must be a floating-point torch.dtype, got {dtype!r}.")
     return dtype
 
 
 def choice(name: str, value: str, options: Iterable[str]) -> str:
-    """Check a name against the known ones; the message offers the nearest."""
+    """Check a name against the known ones; the message offers the nearest.
+
+    Parameters
+    ----------
+    name : str
+        The argument's name, for the message.
+    value : str
+    options : iterable of str
+        The known names.
+
+    Raises
+    ------
+    ValueError
+        If the value is none of them.
+    """
     options = [str(o) for o in options]
     if value in options:
         return value
@@ -149,12 +284,9 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     except RuntimeError:
         raise ValueError(f"device={device!r} is not a device's name; "
                          f"write for example 'cuda' or 'cuda:0'.") from None
-    if kind == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (wanted.index or 0) >= count:
-            raise ValueError(f"device={str(device)!r} was asked for, but torch sees {count} CUDA "
-                             f"devices here; use device='auto' or device='cpu'.")
-    if kind == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("device='mps' was asked for, but torch sees no Apple GPU here; "
-                         "use device='auto' or device='cpu'.")
+    there = {"cpu": math.inf, "mps": int(torch.backends.mps.is_available()),
+             "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0}
+    if (wanted.index or 0) >= there[kind]:
+        raise ValueError(f"device={str(device)!r} was asked for, but torch sees {there[kind]} "
+                         f"{kind} devices here; use device='auto' or device='cpu'.")
     return wanted

@@ -22,10 +22,23 @@ from idl_lab import validation
 from idl_lab.activations import Activation, activation
 
 _EPS = float(np.finfo(np.float64).eps)
+_INVERSE_STEPS = 20  # of Noda's iteration, at each of which the right digits double
+_SMALLEST = 1e-290  # an eigenvector's entry that underflows to 0 would make a ratio 0/0
+_MOST_EIGENVALUES = 3000  # states: of more, the eigenvalues of (A + Aᵀ)/2 would take minutes
 
 
 def inf_norm(A: Tensor) -> Tensor:
-    """‖A‖∞ = max_i Σ_j |A_ij|, the largest absolute row sum of A (n, p); differentiable."""
+    """‖A‖∞ = max_i Σ_j |A_ij|, the largest absolute row sum of A (n, p); differentiable.
+
+    Parameters
+    ----------
+    A : Tensor, shape (n, p)
+
+    Raises
+    ------
+    TypeError, ValueError
+        If A is no finite matrix of real numbers.
+    """
     validation.tensor("A", A, "n p")
     if A.numel() == 0:
         return A.sum()
@@ -76,6 +89,11 @@ def perron_frobenius(A: Tensor, tol: float = 1e-12, max_steps: int = 200) -> Per
     Returns
     -------
     PerronFrobenius
+
+    Raises
+    ------
+    TypeError, ValueError
+        If A is no finite square matrix of real numbers, or an option is out of its bounds.
 
     References
     ----------
@@ -129,7 +147,7 @@ def _perron_irreducible(M: np.ndarray, tol: float, max_steps: int
     slack = 4 * (n + 2) * _EPS  # each ratio is a sum of n non-negative products, and a quotient
     x = np.ones(n)
     low, high, best = 0.0, np.inf, x
-    for step in range(max_steps + 20):
+    for step in range(max_steps + _INVERSE_STEPS):
         Mx = M @ x
         ratio = Mx / x
         if ratio.max() - ratio.min() < high - low:
@@ -144,7 +162,7 @@ def _perron_irreducible(M: np.ndarray, tol: float, max_steps: int
                 x = np.abs(np.linalg.solve(high * (1 + slack) * np.eye(n) - M, x))
             except np.linalg.LinAlgError:
                 break
-        x = np.maximum(x / x.max(), 1e-290)
+        x = np.maximum(x / x.max(), _SMALLEST)
         if not np.isfinite(x).all():
             break
     return (float(np.ldexp(low * (1 - slack), exponent)),
@@ -159,7 +177,7 @@ class _PerronRoot(torch.autograd.Function):
         pf = perron_frobenius(A)
         right, left = pf.right.to(A), pf.left.to(A)
         ctx.save_for_backward(A, right, left)
-        return A.new_tensor(pf.upper)
+        return A.new_full((), pf.upper)  # new_tensor would wait for the device
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -169,7 +187,17 @@ class _PerronRoot(torch.autograd.Function):
 
 
 def perron_root(A: Tensor) -> Tensor:
-    """Upper bound on λ_PF(|A|) of A (n, n), a scalar; differentiable where λ_PF is simple."""
+    """Upper bound on λ_PF(|A|) of A (n, n), a scalar; differentiable where λ_PF is simple.
+
+    Parameters
+    ----------
+    A : Tensor, shape (n, n)
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `perron_frobenius`.
+    """
     return _PerronRoot.apply(A)
 
 
@@ -218,6 +246,11 @@ def certificate(A: Tensor, phi: str | Activation | Callable = "relu") -> Certifi
     A : Tensor, shape (n, n), dense or sparse (CSR)
     phi : str, Activation or callable
         The activation; its slope L enters every condition.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `perron_frobenius` and `activation`.
     """
     phi = activation(phi)
     pf = perron_frobenius(A)
@@ -234,8 +267,9 @@ def certificate(A: Tensor, phi: str | Activation | Callable = "relu") -> Certifi
             f"{root} = {_below_one(L * pf.value)} < 1 although {size} = {L * norm:.4g}: there is "
             f"exactly one equilibrium and Picard converges, but the largest error may grow before "
             f"it shrinks."), norm, pf)
-    # Of thousands of states the eigenvalues would take minutes.
-    top = L * _symmetric_root(A) if phi.increasing and len(A) <= 3000 else np.inf
+    top = np.inf
+    if phi.increasing and len(A) <= _MOST_EIGENVALUES:
+        top = L * _symmetric_root(A)
     if top < 1:
         return Certificate(Condition.MONOTONE, 1 - top, (
             f"{times}λ_max((A + Aᵀ)/2) = {_below_one(top)} < 1 and φ is increasing: I − A is "
@@ -291,7 +325,7 @@ def units(A: Tensor, kappa: float) -> Tensor:
     with np.errstate(all="ignore"):
         v = spsolve(eye_array(M.shape[0], format="csc") - M.tocsc() / kappa, np.ones(M.shape[0]))
         v = np.atleast_1d(v)
-        # A last exact step: what is certified is the sum, not the solve.
+        # The solve is rounded, so its v is tested as it is: what is promised is ‖V⁻¹AV‖∞ ≤ κ.
         holds = np.isfinite(v).all() and v.min() > 0 and ((M @ v) / v).max() <= kappa
     if not holds:
         raise ValueError(f"rescale found no finite change of units (λ_PF(|A|) = {pf.value:.6g}, "
@@ -321,9 +355,7 @@ def rescale(A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     ValueError
         If λ_PF(|A|) ≥ 1, or the units needed overflow the dtype.
     """
-    validation.square("A", A)
-    validation.tensor("B", B, "n p", like=A, n=A.shape[0])
-    validation.tensor("C", C, "q n", like=A, n=A.shape[0])
+    validation.matrices({"A": (A, "n n"), "B": (B, "n p"), "C": (C, "q n")})
     pf = perron_frobenius(A)
     if pf.upper >= 1:
         raise ValueError(f"rescale needs λ_PF(|A|) < 1, got {pf.value:.6g}: no diagonal change of "
@@ -336,41 +368,3 @@ def rescale(A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         raise ValueError(f"rescale found no finite change of units in {A.dtype} (λ_PF(|A|) = "
                          f"{pf.value:.6g}); try A.double(), B.double(), C.double().")
     return scaled[0], scaled[1], scaled[2]
-
-
-def project_rows(A: Tensor, kappa: float) -> Tensor:
-    """Nearest matrix with ‖A‖∞ ≤ κ: each row onto the ℓ₁ ball of radius κ.
-
-    Row a goes to sign(a) max(|a| − θ, 0), with the θ ≥ 0 that makes its absolute sum κ; rows
-    already inside stay as they are. All rows at once, by sorting.
-
-    Parameters
-    ----------
-    A : Tensor, shape (n, p)
-    kappa : float
-        Radius κ ≥ 0.
-
-    Returns
-    -------
-    Tensor, shape (n, p)
-        Differentiable in A.
-
-    References
-    ----------
-    Duchi, Shalev-Shwartz, Singer, Chandra, ICML 2008, figure 1.
-    """
-    validation.tensor("A", A, "n p")
-    validation.real("kappa", kappa, at_least=0.0)
-    if A.numel() == 0:
-        return A.clone()
-    magnitude = A.abs()
-    inside = magnitude.sum(dim=1, keepdim=True) <= kappa
-    # Down from the largest entry: up from zero, κ would drown. From a depth of κ on all is cut.
-    depth = magnitude.amax(dim=1, keepdim=True) - magnitude
-    depth = depth.masked_fill((depth >= kappa) & (depth > 0), torch.inf)
-    ranked = depth.sort(dim=1).values
-    room = ranked.cumsum(dim=1) + kappa
-    ranks = torch.arange(1, A.shape[1] + 1, device=A.device, dtype=A.dtype)
-    kept = (ranked * ranks < room).sum(dim=1, keepdim=True).clamp(min=1)
-    height = room.gather(1, kept - 1) / kept  # what is left of the largest entry
-    return torch.where(inside, A, A.sign() * (height - depth).clamp(min=0))

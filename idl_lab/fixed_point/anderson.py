@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from idl_lab import validation
-from idl_lab.fixed_point.solver import Guard, Map, Solver, State, measure
+from idl_lab.fixed_point.solver import Guard, Map, Solver, SolverState, measure
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,11 @@ class Anderson(Solver):
         Regularisation, relative to the squared residual of each point; at least
         10 · window · eps of the dtype.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If a setting is out of its bounds.
+
     References
     ----------
     Anderson, J. ACM 12(4), 1965; Walker and Ni, SIAM J. Numer. Anal. 49(4), 2011.
@@ -44,26 +49,39 @@ class Anderson(Solver):
         validation.integer("window", self.window)
         validation.real("ridge", self.ridge, at_least=0.0)
 
-    def init(self, x: Tensor) -> State:
+    def init(self, x: Tensor) -> SolverState:
         """The state before the first step: an empty history.
 
         The memory is R and G, the residuals and (damped) images of the window, (w, m, n); the
         products of residuals S, (m, w, w); which entries count, (m, w); and a `Guard`'s tensors.
+
+        Parameters
+        ----------
+        x : Tensor, shape (m, n)
+            The start.
         """
         m, w = len(x), self.window
         R = x.new_zeros(w, *x.shape)
         if not x.is_contiguous():  # laid out as x is: copies that turn are slow
             R = x.mT.new_zeros(w, *x.mT.shape).mT
-        return State(memory=(R, R.clone(), x.new_zeros(m, w, w),
+        return SolverState(memory=(R, R.clone(), x.new_zeros(m, w, w),
                              x.new_zeros(m, w, dtype=torch.bool), *Guard.at(x)))
 
-    def step(self, f: Map, x: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
-        """One evaluation of f: the next iterate, f(x) and the next state."""
+    def step(self, f: Map, x: Tensor, state: SolverState) -> tuple[Tensor, Tensor, SolverState]:
+        """One evaluation of f: the next iterate, f(x) and the next state.
+
+        Parameters
+        ----------
+        f : callable
+            (m, n) to (m, n), each sample on its own.
+        x : Tensor, shape (m, n)
+        state : SolverState
+        """
         R, G, S, counts, *guard = state.memory
         guard, fx = Guard(*guard), f(x)
         measured = measure(x, fx, state, self.tol)
         rejected = guard.rejects(measured.residual)
-        image = fx if self.damping == 1 else torch.lerp(x, fx, self.damping)
+        image = self.mix(x, fx)
         r = fx - x
         at = state.steps % self.window  # the oldest entry makes room
         if torch.is_grad_enabled():  # gradients through the steps need every version
@@ -80,9 +98,11 @@ class Anderson(Solver):
 
     def _weights(self, S: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         """Weights (m, w) of the counting points, and where there are several and a system (m,)."""
-        size = S.diagonal(dim1=1, dim2=2)
-        one = torch.where(counts & (size > 0), size, torch.inf).rsqrt()
-        ridge = max(self.ridge, 10 * self.window * torch.finfo(S.dtype).eps)
+        size, dtype = S.diagonal(dim1=1, dim2=2), torch.finfo(S.dtype)
+        # The gradient of 1/√size is its cube: of a sample that is done it would overflow, and
+        # such a point needs no mixing. (Of the points left out, 1/√∞ = 0 has gradient 0.)
+        one = torch.where(counts & (size > dtype.tiny ** (2 / 3)), size, torch.inf).rsqrt()
+        ridge = max(self.ridge, 10 * self.window * dtype.eps)
         # Points that do not count have a zero row: the ridge alone keeps theirs solvable.
         gram = S * one[:, :, None] * one[:, None]
         gram.diagonal(dim1=1, dim2=2).add_(ridge)
@@ -90,5 +110,6 @@ class Anderson(Solver):
         alpha = alpha * one
         total = alpha.sum(dim=1, keepdim=True)
         solved = (total > 0) & total.isfinite() & (info == 0)[:, None]
-        weights = torch.where(solved, alpha / total, 0)
+        # `where` hides a 0/0 from the value but not from the gradient, which would be NaN.
+        weights = torch.where(solved, alpha / torch.where(solved, total, 1), 0)
         return weights, solved[:, 0] & ((one > 0).sum(dim=1) > 1)

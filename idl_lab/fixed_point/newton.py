@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from idl_lab.fixed_point.solver import Guard, Map, Solver, State, measure
+from idl_lab.fixed_point.solver import Guard, Map, Solver, SolverState, measure
 from idl_lab.operators import StateMap, dense
+
+_PIVOT = 1e-8  # of |sᵀHΔ| over its factors' lengths: below, the update would be mostly rounding
 
 
 @dataclass(frozen=True)
@@ -32,19 +34,35 @@ class Newton(Solver):
     L. Qi, J. Sun, A nonsmooth version of Newton's method, Math. Programming 58 (1993).
     """
 
-    def init(self, x: Tensor) -> State:
-        """The state before the first step."""
-        return State(memory=tuple(Guard.at(x)))
+    def init(self, x: Tensor) -> SolverState:
+        """The state before the first step.
 
-    def step(self, f: Map, x: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
-        """One evaluation of f and its Jacobian: the next iterate, f(x) and the next state."""
+        Parameters
+        ----------
+        x : Tensor, shape (m, n)
+            The start.
+        """
+        return SolverState(memory=tuple(Guard.at(x)))
+
+    def step(self, f: Map, x: Tensor, state: SolverState) -> tuple[Tensor, Tensor, SolverState]:
+        """One evaluation of f and its Jacobian: the next iterate, f(x) and the next state.
+
+        Parameters
+        ----------
+        f : callable
+            (m, n) to (m, n), each sample on its own, differentiable.
+        x : Tensor, shape (m, n)
+        state : SolverState
+        """
         fx, J = _value_and_jacobian(f, x)
         measured = measure(x, fx, state, self.tol)
         guard = Guard(*state.memory)
-        image = fx if self.damping == 1 else torch.lerp(x, fx, self.damping)
+        image = self.mix(x, fx)
         eye = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
         move, info = torch.linalg.solve_ex(eye - J, fx - x)
         usable = (info == 0) & move.isfinite().all(dim=1)
+        if not usable.all():  # the gradient through a singular system is NaN even if nobody uses it
+            move = torch.linalg.solve(torch.where(usable[:, None, None], eye - J, eye), fx - x)
         following, guard = guard.follow(x + move, usable, image, measured.residual,
                                         guard.rejects(measured.residual))
         return following, fx, replace(measured, memory=tuple(guard))
@@ -87,30 +105,43 @@ class Broyden(Solver):
     19 (1965); J. Sherman, W. J. Morrison, Ann. Math. Statist. 21 (1950).
     """
 
-    def init(self, x: Tensor) -> State:
+    def init(self, x: Tensor) -> SolverState:
         """The state before the first step.
 
         The memory is H (m, n, n), the last point and its residual vector, (m, n), whether there
         is one, (m,), and the three tensors of a `Guard`.
+
+        Parameters
+        ----------
+        x : Tensor, shape (m, n)
+            The start.
         """
         eye = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
         known = x.new_zeros(len(x), dtype=torch.bool)
-        return State(memory=(eye.expand(len(x), -1, -1), x, x, known, *Guard.at(x)))
+        return SolverState(memory=(eye.expand(len(x), -1, -1), x, x, known, *Guard.at(x)))
 
-    def step(self, f: Map, x: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
-        """One evaluation of f: the next iterate, f(x) and the next state."""
+    def step(self, f: Map, x: Tensor, state: SolverState) -> tuple[Tensor, Tensor, SolverState]:
+        """One evaluation of f: the next iterate, f(x) and the next state.
+
+        Parameters
+        ----------
+        f : callable
+            (m, n) to (m, n), each sample on its own.
+        x : Tensor, shape (m, n)
+        state : SolverState
+        """
         H, last, last_r, known, *guard = state.memory
         guard, fx = Guard(*guard), f(x)
         measured = measure(x, fx, state, self.tol)
         r = fx - x  # of g(x) = x − f(x) this is −g
-        image = fx if self.damping == 1 else torch.lerp(x, fx, self.damping)
+        image = self.mix(x, fx)
 
         s, change = x - last, last_r - r
         Hc = (H @ change[:, :, None])[:, :, 0]
         sH = (s[:, None, :] @ H)[:, 0]
         pivot = (sH * change).sum(dim=1)
         scale = torch.linalg.vector_norm(sH, dim=1) * torch.linalg.vector_norm(change, dim=1)
-        learns = known & (pivot.abs() > 1e-8 * scale) & (scale > 0)
+        learns = known & (pivot.abs() > _PIVOT * scale) & (scale > 0)
         update = (s - Hc) / torch.where(learns, pivot, 1)[:, None]
         H = H + torch.where(learns[:, None, None], update[:, :, None] * sH[:, None, :], 0)
 

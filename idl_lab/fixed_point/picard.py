@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from idl_lab.fixed_point.solver import Map, Solver, State, measure
+from idl_lab.fixed_point.solver import Map, Solver, SolverState, measure
+
+_FURTHEST = 15  # steps at most without a test, so that a wrong guess costs little
+_LEAST_TOL = 1e-300  # stands for a tol of 0, whose logarithm is not finite
 
 
 @dataclass(frozen=True)
@@ -21,28 +23,36 @@ class Picard(Solver):
         As for `Solver`.
     """
 
-    def init(self, x: Tensor) -> State:
-        """The state before the first step."""
-        return State()
+    def step(self, f: Map, x: Tensor, state: SolverState, skip: int = 0
+             ) -> tuple[Tensor, Tensor, SolverState]:
+        """``skip`` evaluations of f and a tested one: the next iterate, f(x) and the state.
 
-    def step(self, f: Map, x: Tensor, state: State, skip: int = 0) -> tuple[Tensor, Tensor, State]:
-        """``skip`` evaluations of f and a tested one: the next iterate, f(x) and the state."""
+        Parameters
+        ----------
+        f : callable
+            (m, n) to (m, n), each sample on its own.
+        x : Tensor, shape (m, n)
+        state : SolverState
+        skip : int
+            Steps taken before the one that is tested.
+        """
         for _ in range(skip):
-            x = self._mixed(x, f(x))
+            x = self.mix(x, f(x))
         fx = f(x)
-        return self._mixed(x, fx), fx, measure(x, fx, state, self.tol, skip)
+        return self.mix(x, fx), fx, measure(x, fx, state, self.tol, skip)
 
-    def _mixed(self, x: Tensor, fx: Tensor) -> Tensor:
-        return fx if self.damping == 1 else torch.lerp(x, fx, self.damping)
-
-    def untested(self, state: State) -> int:
+    def untested(self, state: SolverState) -> int:
         """How many steps the residuals so far say are needed, less one.
 
         At most as many as were taken, since early rates mislead: no solve is twice too long.
+
+        Parameters
+        ----------
+        state : SolverState
         """
         if not 0 < state.rate < 1:
-            wanted = 2
+            wanted = 2  # no rate is known yet: one step unseen, then a test
         else:
-            wanted = math.log(max(self.tol, 1e-300) / state.worst) / math.log(state.rate)
+            wanted = math.log(max(self.tol, _LEAST_TOL) / state.worst) / math.log(state.rate)
         left = self.max_steps - state.steps
-        return max(min(math.ceil(wanted) - 1, state.steps, 15, left - 1), 0)
+        return max(min(math.ceil(wanted) - 1, state.steps, _FURTHEST, left - 1), 0)

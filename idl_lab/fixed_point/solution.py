@@ -36,7 +36,13 @@ class ConvergenceError(RuntimeError):
 
 @contextlib.contextmanager
 def one_warning(of: str) -> Iterator[None]:
-    """Merge the ConvergenceWarnings of many solves into one; ``of`` says whose they are."""
+    """Merge the ConvergenceWarnings of many solves into one; ``of`` says whose they are.
+
+    Parameters
+    ----------
+    of : str
+        Such as ``"an epoch"``.
+    """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
         yield
@@ -85,6 +91,7 @@ class Stats:
     @property
     def converged(self) -> Tensor:
         """Which samples reached the tolerance, or what rounding leaves of it, (...) of bool."""
+        # f(x) − x is a difference of numbers of size ‖x‖∞, each rounded in a product and a sum.
         rounding = 4 * torch.finfo(self.value.dtype).eps * self.size
         return (self.residual <= self.tol) | (
             (self.residual <= rounding) & self.residual.isfinite())

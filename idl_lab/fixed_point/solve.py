@@ -80,7 +80,8 @@ def _checked(f: Map, x: Tensor) -> Map:
     shape = x.shape
 
     def flat(s: Tensor) -> Tensor:
-        fs = f(s if s.shape == shape else s.reshape(shape))  # a view costs as much as a small sum
+        # A reshape that changes nothing still costs as much as a small sum, at every step.
+        fs = f(s if s.shape == shape else s.reshape(shape))
         if getattr(fs, "shape", None) != shape or fs.dtype != x.dtype:
             got = (tuple(fs.shape), fs.dtype) if isinstance(fs, Tensor) else fs
             raise ValueError(f"f must give a tensor of its argument's shape {tuple(shape)} and "
@@ -93,7 +94,9 @@ def _checked(f: Map, x: Tensor) -> Map:
 def _solve(f: Map, x: Tensor, solver: Solver, keep_states: bool, lean: bool) -> Solution:
     state = solver.init(x)
     states, steps = [x.detach()], []
-    log = x.new_empty(16, len(x))  # one block: small tensors kept between large ones waste memory
+    # Residuals go into one block that doubles when full. Kept as a tensor a step, they would lie
+    # between the large temporaries and keep the allocator from using that memory again.
+    log = x.new_empty(16, len(x))
     status = Status.CONVERGED if len(x) == 0 else None
     fx = x
     while status is None:
@@ -116,7 +119,14 @@ def _solve(f: Map, x: Tensor, solver: Solver, keep_states: bool, lean: bool) -> 
 
 
 def reshape(solution: Solution, lead: torch.Size) -> Solution:
-    """A batch's solution (m, n) with the leading dimensions ``lead`` instead of m."""
+    """A batch's solution (m, n) with the leading dimensions ``lead`` instead of m.
+
+    Parameters
+    ----------
+    solution : Solution
+    lead : torch.Size
+        Its product is m.
+    """
     if solution.value.shape[:-1] == lead:
         return solution
     stats, trace, n = solution.stats, solution.trace, solution.value.shape[-1]

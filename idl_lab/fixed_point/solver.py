@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -14,11 +14,17 @@ from idl_lab import validation
 from idl_lab.fixed_point.solution import Stats, Status
 
 Map = Callable[[Tensor], Tensor]
-_SLACK = 4.0  # how far a jump's residual may rise: forbidding it costs steps
+# A jump is taken back if its residual is over so many times the smallest so far. A fast method's
+# residual goes up now and then: a factor of 1 would throw away jumps that pay off a step later.
+_SLACK = 4.0
+_SHORTEST = 1 / 64  # of a jump's length, so that a few good ones make it whole again
+# A test for rounding and divergence costs another pass over x: it is made at every eighth step, and
+# where a step gains less than a tenth.
+_TEST_EVERY, _SLOW = 8, 0.9
 
 
 @dataclass(frozen=True)
-class State:
+class SolverState:
     """Where a solve stands after some steps.
 
     Attributes
@@ -49,12 +55,13 @@ class State:
 
 @dataclass(frozen=True)
 class Solver:
-    """Settings and stopping rule that all solvers share; a solver adds ``init`` and ``step``.
+    """Settings and stopping rule that all solvers share; a solver adds ``step`` and its memory.
 
-    ``init(x)`` is the `State` before the first step; ``step(f, x, state)`` evaluates f once and
-    returns the next iterate, f(x) and the next state. A solve stops once ‖f(x) − x‖∞ ≤ tol in
-    every sample, and the point it returns is f(x); undamped, that is ‖x_{k+1} − x_k‖∞ ≤ tol at
-    x_{k+1}. Damping does not enter the test: short steps cannot pass for convergence.
+    ``init(x)`` is the `SolverState` before the first step; ``step(f, x, state)`` evaluates f
+    once and returns the next iterate, f(x) and the next state. A solve stops once
+    ‖f(x) − x‖∞ ≤ tol in every sample, and the point it returns is f(x); undamped, that is
+    ‖x_{k+1} − x_k‖∞ ≤ tol at x_{k+1}. Damping does not enter the test: short steps cannot pass
+    for convergence.
 
     Parameters
     ----------
@@ -63,6 +70,11 @@ class Solver:
     max_steps : int
     damping : float
         β in (0, 1]; 1 is undamped.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a setting is out of its bounds.
     """
 
     tol: float = 1e-6
@@ -74,14 +86,39 @@ class Solver:
         validation.integer("max_steps", self.max_steps)
         validation.real("damping", self.damping, above=0.0, at_most=1.0)
 
-    def terminate(self, x: Tensor, state: State) -> Status | None:
-        """How the solve ended at f(x) = ``x``, or None to go on."""
+    def init(self, x: Tensor) -> SolverState:
+        """The state before the first step from x (m, n); its memory is the solver's own.
+
+        Parameters
+        ----------
+        x : Tensor, shape (m, n)
+        """
+        return SolverState()
+
+    def mix(self, x: Tensor, fx: Tensor) -> Tensor:
+        """The damped step (1 − β) x + β f(x).
+
+        Parameters
+        ----------
+        x, fx : Tensor, shape (m, n)
+            A point and its image.
+        """
+        return fx if self.damping == 1 else torch.lerp(x, fx, self.damping)
+
+    def terminate(self, x: Tensor, state: SolverState) -> Status | None:
+        """How the solve ended at f(x) = ``x``, or None to go on.
+
+        Parameters
+        ----------
+        x : Tensor, shape (m, n)
+            The last image.
+        state : SolverState
+        """
         if state.worst <= self.tol:
             return Status.CONVERGED
-        # The other questions cost a pass over x, so they are asked where little is gained any more
-        # (a rate of 0.9 or, in a lean solve, that on average), and at every eighth step.
         last = state.steps >= self.max_steps
-        if math.isfinite(state.worst) and not last and state.steps % 8 and not state.rate > 0.9:
+        if (math.isfinite(state.worst) and not last and state.steps % _TEST_EVERY
+                and not state.rate > _SLOW):
             return None
         reached = Stats(state.steps, state.residual, x, self.tol).converged
         if reached.all():
@@ -92,26 +129,52 @@ class Solver:
             return Status.DIVERGED
         return Status.MAX_STEPS if last else None
 
-    def untested(self, state: State) -> int:
-        """How many steps a solve may take from here before testing again is worth its price."""
+    def untested(self, state: SolverState) -> int:
+        """How many steps a solve may take from here before testing again is worth its price.
+
+        Parameters
+        ----------
+        state : SolverState
+        """
         return 0
+
+    def in_units(self, v: Tensor) -> Solver:
+        """These settings for states x/v, in units v (n,): tol divided by the largest above 1.
+
+        A residual is a number in units, and what is small in a large unit need not be small.
+
+        Parameters
+        ----------
+        v : Tensor, shape (n,), positive
+        """
+        return replace(self, tol=self.tol / max(float(v.max()), 1.0))
 
 
 def check_solver(solver: Solver) -> Solver:
-    """Check that ``solver`` is settings, not a name or a class."""
+    """Check that ``solver`` is settings, not a name or a class.
+
+    Parameters
+    ----------
+    solver : Solver
+
+    Raises
+    ------
+    TypeError
+        If it is none.
+    """
     if not isinstance(solver, Solver):
         raise TypeError(f"solver must be settings such as Picard() or Anderson(), got {solver!r}.")
     return solver
 
 
-def measure(x: Tensor, fx: Tensor, state: State, tol: float, skipped: int = 0) -> State:
+def measure(x: Tensor, fx: Tensor, state: SolverState, tol: float, skipped: int = 0) -> SolverState:
     """The next state after f was evaluated at x, and unseen ``skipped`` times before.
 
     Parameters
     ----------
     x, fx : Tensor, shape (m, n)
         The point and its image.
-    state : State
+    state : SolverState
         Where the solve stood; its memory is handed on.
     tol : float
     skipped : int
@@ -120,23 +183,26 @@ def measure(x: Tensor, fx: Tensor, state: State, tol: float, skipped: int = 0) -
         residual = (fx - x).abs_().amax(dim=1)
         worst = float(residual.amax())
     steps = state.steps + 1 + skipped
-    if skipped and worst < state.worst:  # a lean solve keeps the batch's best point, not each's
+    # Where steps were skipped nobody compares sample by sample, which is what a lean solve saves:
+    # if the batch's worst residual fell, the whole new point counts as the best.
+    if skipped and worst < state.worst:
         rate = (worst / state.worst) ** (1 / (1 + skipped))
-        return State(steps, residual, state.first, worst, rate, fx, residual, state.memory)
+        return SolverState(steps, residual, state.first, worst, rate, fx, residual, state.memory)
     if state.best is None:
-        # A first image that overflowed is no better than the start.
+        # Of samples whose first image overflowed the start is kept, so that the value is finite.
         start = (fx, residual) if math.isfinite(worst) else _better(
             x, torch.full_like(residual, math.inf), fx, residual, tol)
-        return State(steps, residual, residual, worst, math.nan, *start, state.memory)
+        return SolverState(steps, residual, residual, worst, math.nan, *start, state.memory)
     rate = (worst / state.worst) ** (1 / (1 + skipped)) if state.worst > 0 else math.nan
-    return State(steps, residual, state.first, worst, rate,
+    return SolverState(steps, residual, state.first, worst, rate,
                  *_better(state.best, state.best_residual, fx, residual, tol), state.memory)
 
 
 def _better(best: Tensor, best_residual: Tensor, fx: Tensor, residual: Tensor, tol: float
             ) -> tuple[Tensor, Tensor]:
     """Of each sample the point of smaller residual, and that residual."""
-    # At tol one point is as good as another; so a sample that is done does not cost a copy.
+    # Below tol the residual only rounds up and down. Comparing it there would make a copy of the
+    # batch at nearly every step, for the sake of samples that are done.
     better = (residual < best_residual) | (residual <= tol)
     if better.all():
         return fx, residual
@@ -170,13 +236,24 @@ class Guard(NamedTuple):
 
     @classmethod
     def at(cls, x: Tensor) -> Guard:
-        """The guard of a start x (m, n)."""
+        """The guard of a start x (m, n).
+
+        Parameters
+        ----------
+        x : Tensor, shape (m, n)
+        """
         m = len(x)
         return cls(x.new_zeros(m, dtype=torch.bool), x, x.new_full((m,), math.inf),
                    x.new_ones(m))
 
     def rejects(self, residual: Tensor) -> Tensor:
-        """Which jumps are to be taken back, (m,)."""
+        """Which jumps are to be taken back, (m,).
+
+        Parameters
+        ----------
+        residual : Tensor, shape (m,)
+            Of the point at hand.
+        """
         return self.jumped & ~(residual <= _SLACK * self.reference)
 
     def follow(self, jump: Tensor, usable: Tensor, image: Tensor, residual: Tensor,
@@ -193,7 +270,7 @@ class Guard(NamedTuple):
             Of the point at hand.
         """
         factor = torch.where(rejected, 0.5, torch.where(self.jumped, 2.0, 1.0)).to(image.dtype)
-        reach = (self.reach * factor).clamp(min=1 / 64, max=1)
+        reach = (self.reach * factor).clamp(min=_SHORTEST, max=1)
         jumps = usable & ~rejected
         following = torch.lerp(image, jump, reach[:, None])
         fallback = image

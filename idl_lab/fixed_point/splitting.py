@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from idl_lab import validation
-from idl_lab.fixed_point.solver import Map, Solver, State, measure
+from idl_lab.fixed_point.solver import Map, Solver, SolverState, measure
 from idl_lab.operators import StateMap, dense
 
 
@@ -30,6 +30,11 @@ class PeacemanRachford(Solver):
     alpha : float
         α > 0, which changes the speed alone. Other than 1 it needs a positively homogeneous φ.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If a setting is out of its bounds.
+
     References
     ----------
     Winston and Kolter 2020, Monotone operator equilibrium networks, arXiv 2006.08591,
@@ -42,12 +47,23 @@ class PeacemanRachford(Solver):
         super().__post_init__()
         validation.real("alpha", self.alpha, above=0.0)
 
-    def init(self, x: Tensor) -> State:
-        """The state before the first step."""
-        return State()
+    def step(self, f: Map, x: Tensor, state: SolverState) -> tuple[Tensor, Tensor, SolverState]:
+        """One step: the next x, f(w) and the next state; the residual is that of w.
 
-    def step(self, f: Map, x: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
-        """One step: the next x, f(w) and the next state; the residual is that of w."""
+        Parameters
+        ----------
+        f : callable
+            Its affine map and φ are looked at one by one.
+        x : Tensor, shape (m, n)
+        state : SolverState
+
+        Raises
+        ------
+        TypeError
+            If f is no `StateMap`.
+        ValueError
+            If its φ is no proximal map, or not homogeneous where alpha is not 1.
+        """
         a = self.alpha
         if state.memory:
             u, inverse, shift = state.memory
@@ -83,5 +99,6 @@ class PeacemanRachford(Solver):
         x = f.phi(u)
         if self.alpha == 1:
             return x
-        s = torch.where(u != 0, x / torch.where(u != 0, u, 1), 1)  # φ's slope on u's side of zero
+        # φ's slope on u's side of zero, a constant there: φ is homogeneous where alpha is not 1.
+        s = torch.where(u != 0, x / torch.where(u != 0, u, 1), 1).detach()
         return x / (s + self.alpha * (1 - s))

@@ -18,7 +18,6 @@ import operator
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,70 +30,22 @@ from torch.nn.parameter import UninitializedTensorMixin
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from idl_lab import validation
-from idl_lab.activations import Activation, blockwise
+from idl_lab.activations import ACTIVATION_CALLS, Activation
 from idl_lab.networks.affine import (
-    ACTIVATION_CALLS,
     LAYERS,
     OPERATIONS,
     OVERWRITING,
     READABLE,
     operation_name,
 )
+from idl_lab.networks.blocks import Block, Network, blockwise
+from idl_lab.networks.patterns import Pattern, from_scipy
 from idl_lab.networks.value import INPUT, Store, Value
+from idl_lab.operators import uniform_
 
+__all__ = ["Block", "Network", "Pattern", "READABLE", "as_matrices", "blockwise",
+           "from_scipy", "redraw"]
 _TORCH = Path(torch.__file__).parent
-
-
-@dataclass(frozen=True)
-class Block:
-    """The states that one call of an activation makes.
-
-    Attributes
-    ----------
-    name : str
-        Its place in the network, such as ``"features.1 (ReLU)"``.
-    size : int
-        How many states.
-    activation : Activation
-        φ of these states.
-    """
-
-    name: str
-    size: int
-    activation: Activation
-
-
-@dataclass(frozen=True)
-class Network:
-    """A network as x = φ(A x + B u + state_bias), ŷ = C x + D u + output_bias, exactly.
-
-    Attributes
-    ----------
-    A, B, C, D : csr_array of float64, shapes (n, n), (n, p), (q, n) and (q, p)
-        u is the flattened input, ŷ the flattened output. A is strictly upper block-triangular.
-    state_bias, output_bias : ndarray of float64, shapes (n,) and (q,)
-    blocks : tuple of Block
-        In the order of the states: the last layer first.
-    input_shape : tuple of int
-        What the network takes, without the batch dimension; its product is p.
-    dtype : torch.dtype
-        Of the network's parameters.
-    """
-
-    A: sparse.csr_array
-    B: sparse.csr_array
-    C: sparse.csr_array
-    D: sparse.csr_array
-    state_bias: np.ndarray
-    output_bias: np.ndarray
-    blocks: tuple[Block, ...]
-    input_shape: tuple[int, ...]
-    dtype: torch.dtype
-
-    @property
-    def activation(self) -> Activation:
-        """φ, each block with its own activation."""
-        return blockwise([(block.activation, block.size) for block in self.blocks])
 
 
 def as_matrices(net: nn.Module, input_shape: Sequence[int] | None = None) -> Network:
@@ -139,6 +90,29 @@ def as_matrices(net: nn.Module, input_shape: Sequence[int] | None = None) -> Net
                          f"model needs at least one state.")
     dtypes = [p.dtype for p in net.parameters() if p.is_floating_point()]
     return _assemble(reader, output, dtypes[0] if dtypes else torch.get_default_dtype())
+
+
+def redraw(net: nn.Module, generator: torch.Generator | None = None) -> nn.Module:
+    """Draw an explicit network anew, in place, from U(−1/√fan_in, 1/√fan_in), as torch does.
+
+    Parameters
+    ----------
+    net : torch.nn.Module
+        Of layers with a ``weight``, such as Linear and Conv2d, and of torch's recurrent layers,
+        for which fan_in is the size of the hidden state.
+    generator : torch.Generator, optional
+        torch's global one by default.
+
+    Returns
+    -------
+    torch.nn.Module
+        ``net`` itself.
+    """
+    for layer in net.modules():
+        for M in layer.parameters(recurse=False):
+            recurrent = isinstance(layer, nn.RNNBase)
+            uniform_(M, layer.hidden_size if recurrent else layer.weight[0].numel(), generator)
+    return net
 
 
 # --- the network, looked at -----------------------------------------------------------------

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from scipy import sparse
 from torch import Tensor, nn
 
-from idl_lab.activations import ACTIVATIONS, Activation
+from idl_lab.activations import ACTIVATION_CALLS, ACTIVATION_MODULES
 from idl_lab.networks.value import BATCH, Store, Value
 
 
@@ -242,38 +242,6 @@ def _getattr(x: Value, name: str) -> tuple:
     return _size(x)
 
 
-# Cached, so that two layers with the same options share one Activation: `blockwise` applies φ
-# once to neighbours that are the same object, and equal ones that are two it would not join.
-@functools.cache
-def _variant(name: str, slope: float, homogeneous: bool = False, **options: float) -> Activation:
-    words = ", ".join(f"{value:g}" for value in options.values())
-    return Activation(f"{name}({words})", functools.partial(getattr(F, name), **options), slope,
-                      homogeneous)
-
-
-def _leaky_relu(negative_slope: float = 0.01, inplace: bool = False) -> Activation:
-    known = negative_slope == 0.01
-    return ACTIVATIONS["leaky_relu"] if known else _variant(
-        "leaky_relu", max(1.0, abs(negative_slope)), True, negative_slope=float(negative_slope))
-
-
-def _elu(alpha: float = 1.0, inplace: bool = False) -> Activation:
-    return ACTIVATIONS["elu"] if alpha == 1 else _variant(
-        "elu", max(1.0, abs(alpha)), alpha=float(alpha))
-
-
-def _softplus(beta: float = 1.0, threshold: float = 20.0) -> Activation:
-    if beta <= 0 or threshold < 20:
-        raise ValueError(f"softplus with beta={beta} and threshold={threshold} is not continuous")
-    return ACTIVATIONS["softplus"] if (beta, threshold) == (1, 20) else _variant(
-        "softplus", 1.0, beta=float(beta), threshold=float(threshold))
-
-
-def _hardtanh(min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Activation:
-    return ACTIVATIONS["hardtanh"] if (min_val, max_val) == (-1, 1) else _variant(
-        "hardtanh", 1.0, min_val=float(min_val), max_val=float(max_val))
-
-
 # --- what can be read -----------------------------------------------------------------------
 
 READABLE = (
@@ -281,14 +249,6 @@ READABLE = (
     "indexing, padding, cat, means, sums of states, products with constants, and the activations "
     "ReLU, ReLU6, LeakyReLU, Tanh, Sigmoid, ELU, Softplus and Hardtanh.")
 
-# What an activation's options make of it; its argument begins a block of states.
-ACTIVATION_CALLS: dict[str, Callable[..., Activation]] = {
-    "relu": lambda inplace=False: ACTIVATIONS["relu"],
-    "relu6": lambda inplace=False: _hardtanh(0.0, 6.0),
-    "tanh": lambda: ACTIVATIONS["tanh"],
-    "sigmoid": lambda: ACTIVATIONS["sigmoid"],
-    "leaky_relu": _leaky_relu, "elu": _elu, "softplus": _softplus, "hardtanh": _hardtanh,
-}
 _OVERWRITING = {"add": _add, "sub": lambda x, y, alpha=1.0: _add(x, y, -alpha),
                 "mul": _mul, "div": _div, "truediv": _div, "neg": lambda x: _mul(x, -1.0)}
 OPERATIONS: dict[str, Callable[..., Any]] = {
@@ -316,11 +276,7 @@ LAYERS: dict[type[nn.Module], tuple[str, str]] = {
     nn.AdaptiveAvgPool2d: ("adaptive_avg_pool2d", "output_size"),
     nn.Flatten: ("flatten", "start_dim end_dim"),
     nn.Dropout: ("identity", ""), nn.Dropout2d: ("identity", ""), nn.Identity: ("identity", ""),
-    nn.ReLU: ("relu", "inplace"), nn.ReLU6: ("relu6", "inplace"),
-    nn.LeakyReLU: ("leaky_relu", "negative_slope inplace"), nn.Tanh: ("tanh", ""),
-    nn.Sigmoid: ("sigmoid", ""), nn.ELU: ("elu", "alpha inplace"),
-    nn.Softplus: ("softplus", "beta threshold"),
-    nn.Hardtanh: ("hardtanh", "min_val max_val inplace"),
+    **{kind: known for kind, known in ACTIVATION_MODULES.items() if known is not None},
 }
 
 

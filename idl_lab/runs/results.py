@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
-import base64
 import csv
-import logging
 import shutil
 import textwrap
-import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO
-import nbformat
-import papermill
-from ipykernel.kernelspec import RESOURCES, get_kernel_dict
-from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
-from jupyter_client.manager import AsyncKernelManager
-from idl_lab.runs import series
-from idl_lab.runs.progress import Progress
-from idl_lab.runs.progress import Silent
-from idl_lab.labs.kit.record import COLUMNS, MIME
-from idl_lab.labs.kit.record import Number
-from idl_lab.labs.kit.record import readable
+from typing import Any
+
+from idl_lab.labs.kit.record import COLUMNS, MIME, Number, readable
 
 
 def recorded(notebook: Any) -> dict[str, Number]:

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import base64
-import csv
 import logging
-import shutil
 import textwrap
 import time
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
+
 import nbformat
 import papermill
 from ipykernel.kernelspec import RESOURCES, get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
+
 from idl_lab.runs import series
-from idl_lab.runs.progress import Progress
-from idl_lab.runs.progress import Silent
-from idl_lab.labs.kit.record import COLUMNS
-from idl_lab.labs.kit.record import Number
-from idl_lab.labs.kit.record import readable
+from idl_lab.runs.progress import Progress, Silent
 from idl_lab.runs.results import RunResult, recorded, write_summary
 
 _WIDGETS = "application/vnd.jupyter.widget-state+json"

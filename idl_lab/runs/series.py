@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
 import nbformat
+
 from idl_lab.validation import resolve_device
 
 _UNKNOWN = object()  # the default of a parameter that is no literal

@@ -7,11 +7,10 @@ refused. The teacher is left as it was found.
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,17 +20,11 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from idl_lab import validation
-from idl_lab.activations import Activation, activation
+from idl_lab.activations import ACTIVATION_MODULES, activation
 from idl_lab.bar import progress_bar
 from idl_lab.networks import Block
-from idl_lab.networks.affine import ACTIVATION_CALLS, LAYERS
 
 _TORCH = Path(torch.__file__).parent
-ACTIVATION_MODULES = (
-    *(kind for kind, (operation, _) in LAYERS.items() if operation in ACTIVATION_CALLS),
-    nn.SiLU, nn.GELU, nn.SELU, nn.CELU, nn.Mish, nn.Softsign, nn.Hardswish, nn.Hardsigmoid,
-    nn.LogSigmoid, nn.Tanhshrink, nn.PReLU,
-)
 # torch's elementwise nonlinear operations: outside a hooked module they are activations unseen.
 _NONLINEAR = frozenset(
     "relu leaky_relu elu gelu silu mish softplus hardtanh hardswish hardsigmoid sigmoid tanh "
@@ -134,7 +127,7 @@ def _chosen(teacher: nn.Module, skip_layers: int | None, layers: Sequence[str] |
     if skip_layers is not None:
         validation.integer("skip_layers", skip_layers)
     found = {name: module for name, module in named.items()
-             if issubclass(type_before_parametrizations(module), ACTIVATION_MODULES)}
+             if issubclass(type_before_parametrizations(module), tuple(ACTIVATION_MODULES))}
     if not found:
         raise ValueError(
             f"{type(teacher).__name__} holds no activation module, so there are no states to "
@@ -297,7 +290,7 @@ def _size(name: str, calls: dict[str, tuple], samples: int) -> int:
 def _block(name: str, module: nn.Module, Z: Tensor, X: Tensor, samples: int) -> Block:
     size = _size(name, {name: (module, Z, X)}, samples)
     try:
-        phi = of_module(module)
+        phi = activation(module)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} cannot be an implicit model's φ: {error}") from error
     # Somebody's hook, or a later operation in place, may have changed what the module gave: the
@@ -310,28 +303,6 @@ def _block(name: str, module: nn.Module, Z: Tensor, X: Tensor, samples: int) -> 
                          f"{float(off.max()):.2g}: a hook of its own or a step that overwrites "
                          f"memory changes them.")
     return Block(name, size, phi)
-
-
-def of_module(module: nn.Module | str | Activation | Callable) -> Activation:
-    """What a module computes, elementwise, as an `Activation`.
-
-    Parameters
-    ----------
-    module : torch.nn.Module, str, Activation or callable
-        What is no module is handed to `idl_lab.activations.activation`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For what is not an elementwise function of finite values, or has parameters of its own.
-    """
-    if not isinstance(module, nn.Module):
-        return activation(module)
-    operation, options = LAYERS.get(type_before_parametrizations(module), ("", ""))
-    if operation in ACTIVATION_CALLS:
-        call: Callable[..., Activation] = ACTIVATION_CALLS[operation]
-        return call(**{key: getattr(module, key) for key in options.split()})
-    return activation(copy.deepcopy(module).eval())
 
 
 def _stacked(k: int, U: Tensor, Y: Any, calls: list[tuple], names: list[str]) -> States:

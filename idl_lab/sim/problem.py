@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from idl_lab import validation
+from idl_lab.constraints import Row, project_rows
 from idl_lab.sim.duality import lower_bound
 from idl_lab.sim.states import GramStatistics
-from idl_lab.well_posedness import project_rows
 
 # In units of ‖φ‖‖t‖, the size of an entry of Φᵀt: a smaller λ is lost in the rounding of that
 # entry, so that nothing holds its column.
@@ -217,12 +217,7 @@ class Problem:
         """
         W = self._in_ball(W)
         if self.ball:  # sums round too, and rows that came from far outside are off by as much
-            eps = torch.finfo(W.dtype).eps
-            kappa = self.kappa * (1 - (8 + self.ball.bit_length()) * eps)
-            size = W[:, :self.ball].abs().sum(dim=1, keepdim=True)
-            over = size > kappa
-            factor = torch.where(over, kappa / torch.where(over, size, 1), 1)
-            W = torch.cat([W[:, :self.ball] * factor, W[:, self.ball:]], dim=1)
+            W = torch.cat([Row(self.kappa)(W[:, :self.ball]), W[:, self.ball:]], dim=1)
         return W
 
     def _in_ball(self, W: Tensor) -> Tensor:

@@ -20,12 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from idl_lab import validation
-from idl_lab.activations import Activation, blockwise
+from idl_lab.activations import Activation, activation
+from idl_lab.constraints import Row
 from idl_lab.fixed_point import Picard
 from idl_lab.fixed_point.solution import ConvergenceWarning
 from idl_lab.model import ImplicitModel
-from idl_lab.networks import Block
-from idl_lab.sim.hooks import Batches, States, of_module, states_by_batch
+from idl_lab.networks import Block, blockwise
+from idl_lab.sim.hooks import Batches, States, states_by_batch
 from idl_lab.sim.problem import Problem, output_matching, state_matching
 from idl_lab.sim.result import SimResult, alike, explained, explained_by_block, split
 from idl_lab.sim.score import score
@@ -94,7 +95,7 @@ class SIM:
 
     def __post_init__(self) -> None:
         if self.activation_fn is not None:
-            self.activation_fn = of_module(self.activation_fn)
+            self.activation_fn = activation(self.activation_fn)
         self.kappa = validation.kappa(self.kappa)
         validation.floating(self.dtype)
         self.device = validation.resolve_device(self.device)
@@ -316,23 +317,16 @@ class SIM:
             raise RuntimeError(f"{type(solver).__name__} returned ‖A‖∞ = {norm:.6g} > κ = "
                                f"{self.kappa:g}; a solver that cannot keep the bound must say "
                                f"honours_kappa = False.")
-        # Any order of summing in this dtype must find at most κ.
-        eps = torch.finfo(self.dtype).eps
-        room = self.kappa * (1 - (8 + len(A).bit_length()) * eps)
-        size = A.abs().sum(dim=1, keepdim=True)
-        factor = torch.where(size > room, room / torch.where(size > 0, size, 1), 1)
-        return (A * factor).to(self.dtype)
+        return Row(self.kappa)(rounded)
 
     def _built(self, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state_bias: Tensor | None,
                output_bias: Tensor | None, phi: Activation, units: Tensor) -> ImplicitModel:
         A, B, C, D, *biases = (None if M is None else M.to(self.device, self.dtype)
                                for M in (A, B, C, D, state_bias, output_bias))
-        # The solve's tolerance is absolute and in the model's units; in the teacher's an error is
-        # `units` times as large, so that large units ask for a smaller tolerance.
-        largest = max(float(units.max()), 1.0)
+        # In the teacher's units an error is `units` times as large as in the model's.
         return ImplicitModel.from_matrices(
             A, B, C, D, activation=phi, kappa=self.kappa, state_bias=biases[0],
-            output_bias=biases[1], solver=Picard(Picard().tol / largest) if largest > 1 else None)
+            output_bias=biases[1], solver=Picard().in_units(units))
 
     def _regenerated(self, A: Tensor, B: Tensor, bias: Tensor | None, grams: GramStatistics,
                      teacher: nn.Module, loader: Batches) -> GramStatistics:
@@ -342,8 +336,8 @@ class SIM:
         student = ImplicitModel.from_matrices(
             A, B, A.new_zeros(grams.q, grams.n), activation=grams.activation, kappa=self.kappa,
             state_bias=None if bias is None else bias.to(self.dtype).double(),
-            output_bias=None if bias is None else zero, solver=Picard(
-                tol=1e-9 / max(float(grams.units.max()), 1.0), max_steps=10_000))
+            output_bias=None if bias is None else zero,
+            solver=Picard(tol=1e-9, max_steps=10_000).in_units(grams.units))
         if not (found := student.certificate()).well_posed:
             raise ValueError(f"regenerate_states=True needs a well-posed model: {found.sentence}")
 

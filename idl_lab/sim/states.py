@@ -16,9 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from idl_lab import networks, validation
-from idl_lab.activations import Activation, blockwise
-from idl_lab.networks import Block
-from idl_lab.operators import from_scipy
+from idl_lab.activations import Activation
+from idl_lab.networks import Block, blockwise, from_scipy
 from idl_lab.sim.hooks import Batches, States, states_by_batch
 from idl_lab.well_posedness import units
 

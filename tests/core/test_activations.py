@@ -10,8 +10,11 @@ import torch.nn.functional as F
 from helpers import CPU64, PHI, central_difference, draw, mat, rejects
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
-from idl_lab.activations import ACTIVATIONS, Activation, activation, blockwise
+from idl_lab import networks
+from idl_lab.activations import ACTIVATIONS, Activation, activation
+from idl_lab.networks import blockwise
 
 S = draw(0, 4, 5, scale=3)
 floats = st.floats(-50, 50)
@@ -67,8 +70,8 @@ def test_homogeneous_where_declared_and_only_there(name):
     (lambda s: torch.clamp(s, 0, 6), 1.0, False),
     (lambda s: 0.5 * s.abs(), 0.5, True),
     (torch.atan, 1.0, False),
-    (torch.nn.LeakyReLU(0.2), 1.0, True),
-    (torch.nn.ReLU(inplace=True), 1.0, True),
+    (lambda s: F.leaky_relu(s, 0.2), 1.0, True),
+    (nn.Softshrink(0.5), 1.0, False),
     (F.softsign, 1.0, False),
 ])
 def test_users_own_are_measured(phi, slope, homogeneous):
@@ -88,8 +91,35 @@ def test_expansive_ones_are_accepted_with_a_warning(phi, slope):
     assert caught[0].filename == __file__
 
 
+@pytest.mark.parametrize("module", [
+    nn.ReLU(), nn.ReLU(inplace=True), nn.ReLU6(), nn.Tanh(), nn.Sigmoid(), nn.LeakyReLU(),
+    nn.LeakyReLU(0.2), nn.LeakyReLU(-0.5), nn.ELU(), nn.ELU(0.5), nn.ELU(1.0, inplace=True),
+    nn.Softplus(), nn.Softplus(2.0), nn.Hardtanh(), nn.Hardtanh(-2.0, 3.0)])
+def test_the_table_of_modules_says_what_a_measurement_finds(module):
+    known, measured = activation(module), activation(lambda s: module(s.clone()))
+    assert torch.equal(known(S), module(S.clone()))
+    for one, other in ((known.slope, measured.slope), (known.homogeneous, measured.homogeneous),
+                       (known.increasing, measured.increasing)):
+        assert one == pytest.approx(other, abs=1e-3)
+    assert torch.equal(pickle.loads(pickle.dumps(known))(S), known(S))
+
+
+def test_a_module_at_torchs_own_options_is_the_built_in_everywhere():
+    for module, name in ((nn.ReLU(), "relu"), (nn.LeakyReLU(), "leaky_relu"), (nn.ELU(), "elu"),
+                         (nn.Softplus(), "softplus"), (nn.Hardtanh(), "hardtanh")):
+        assert activation(module) is ACTIVATIONS[name]
+        net = nn.Sequential(nn.Linear(2, 3, device="cpu"), module)
+        assert networks.as_matrices(net).blocks[0].activation is ACTIVATIONS[name]
+    assert activation(nn.LeakyReLU(0.3)) is activation(nn.LeakyReLU(0.3))
+
+
+def test_a_module_is_taken_in_eval_mode_and_left_alone():
+    module = nn.RReLU()
+    assert activation(module).homogeneous and module.training
+
+
 def test_in_place_modules_do_not_spoil_value_or_derivative():
-    elu = activation(torch.nn.ELU(inplace=True))
+    elu = activation(nn.ELU(inplace=True))
     before = S.clone()
     assert torch.equal(elu(S), F.elu(S)) and torch.equal(S, before)
     assert torch.allclose(elu.derivative(S), activation("elu").derivative(S))
@@ -113,6 +143,8 @@ def test_known_callables_are_recognised_quietly():
     (lambda s: s.flip(0), ValueError, ["each component alone"]),
     (lambda s: torch.softmax(s, dim=0).cumsum(0), ValueError, ["each component alone"]),
     (lambda s: s / (1 + s.std()), ValueError, ["each component alone"]),
+    (nn.PReLU(device="cpu"), ValueError, ["parameters of its own"]),
+    (nn.Softplus(1.0, 2.0), ValueError, ["not continuous"]),
     (lambda s: F.dropout(s), ValueError, ["the same answer every time"]),
     (torch.log, ValueError, ["finite on the real line"]),
     (torch.sqrt, ValueError, ["finite"]),

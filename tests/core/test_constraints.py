@@ -9,7 +9,6 @@ from helpers import CONSTRAIN, PHI, central_difference, draw, mat, rejects, unro
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from torch import nn
 from torch.func import functional_call
 
 from idl_lab import ImplicitModel, constraints
@@ -19,16 +18,11 @@ from idl_lab.well_posedness import inf_norm, perron_frobenius
 
 KAPPA = 0.5
 NORM_BOUND = ["scale", "row", "project"]
-RAW = "parametrizations.A.original"
 
 
 def model_with(constraint, phi="tanh", n=4, p=2, kappa=KAPPA, solver=Picard(tol=1e-13), **options):
     return ImplicitModel(p, 3, n, activation=phi, kappa=kappa, constraint=constraint, solver=solver,
                          device="cpu", dtype=torch.float64, **options)
-
-
-def parameter(constraint):
-    return "A" if constraint is None else RAW
 
 
 # ---- values ---------------------------------------------------------------------------------
@@ -38,10 +32,7 @@ def parameter(constraint):
     st.just(0.0), st.floats(-5, 5))), st.sampled_from(list(CONSTRAIN)),
     st.sampled_from([0.0, 0.3, 0.99]))
 def test_values_are_numpys_and_the_guarantee_holds(M, constraint, kappa):
-    module = nn.Module()
-    module.A = nn.Parameter(mat(M))
-    constraints.register(module, "A", constraint, kappa)
-    A = module.A.detach().numpy()
+    A = constraints.constraint(constraint, kappa)(mat(M)).numpy()
     with np.errstate(divide="ignore", invalid="ignore"):
         wanted = np.nan_to_num(CONSTRAIN[constraint](M, kappa))
     if constraint != "perron":  # numpy's eigenvalue of a nearly defective matrix is not exact
@@ -127,10 +118,10 @@ GRID = [(c, phi) for c in CONSTRAIN for phi in PHI]
 @pytest.mark.parametrize(("constraint", "phi"), GRID)
 def test_gradcheck(constraint, phi):
     raw, B, U = (mat(T).requires_grad_() for T in problem(constraint, phi))
-    model, name = model_with(constraint, phi), parameter(constraint)
+    model = model_with(constraint, phi)
 
     def predictions(raw, B, U):
-        return functional_call(model, {name: raw, "B": B}, (U,))
+        return functional_call(model, {"free_A": raw, "B": B}, (U,))
 
     assert torch.autograd.gradcheck(predictions, (raw, B, U), atol=1e-7, rtol=1e-5,
                                     check_undefined_grad=False)
@@ -143,10 +134,10 @@ def test_gradient_of_a_to_one_in_a_million(constraint, phi):
     W = draw(9, 2, 4).numpy()
     model = model_with(constraint, phi)
     with torch.no_grad():
-        dict(model.named_parameters())[parameter(constraint)].copy_(mat(raw))
+        model.free_A.copy_(mat(raw))
         model.B.copy_(mat(B))
     (model.equilibrium(mat(U)).value * mat(W)).sum().backward()
-    grad = dict(model.named_parameters())[parameter(constraint)].grad.numpy()
+    grad = model.free_A.grad.numpy()
 
     def loss(raw):
         return float((unrolled(CONSTRAIN[constraint](raw, KAPPA), U @ B.T, phi) * W).sum())
@@ -163,13 +154,13 @@ def test_ignoring_the_constraint_would_be_noticed(constraint):
     W = draw(9, 2, 4)
     model = model_with(constraint)
     with torch.no_grad():
-        model.parametrizations.A.original.copy_(mat(raw))
+        model.free_A.copy_(mat(raw))
         model.B.copy_(mat(B))
     free = ImplicitModel.from_matrices(model.A.detach(), model.B.detach(), model.C.detach(),
                                        activation="tanh", solver=Picard(tol=1e-13))
     for m in (model, free):
         (m.equilibrium(mat(U)).value * W).sum().backward()
-    right, wrong = model.parametrizations.A.original.grad, free.A.grad
+    right, wrong = model.free_A.grad, free.A.grad
     assert float((right - wrong).norm() / right.norm()) > 0.3
 
 
@@ -180,12 +171,12 @@ def test_the_solver_does_not_change_the_gradient(solver):
     for s in (Picard(tol=1e-13), solver):
         model = model_with("project", solver=s)
         with torch.no_grad():
-            model.parametrizations.A.original.copy_(mat(raw))
+            model.free_A.copy_(mat(raw))
             model.B.copy_(mat(B))
             model.C.fill_(1.0)
             model.D.fill_(0.0)
         model(mat(U)).sum().backward()
-        grads.append(model.parametrizations.A.original.grad)
+        grads.append(model.free_A.grad)
     assert torch.allclose(*grads, rtol=1e-10, atol=1e-12)
 
 
@@ -217,9 +208,8 @@ def test_a_radius_outside_is_refused(kind, kappa, error, fragments):
     ("triangular", 2.0, ValueError, ["kappa", "2.0"]),
     (None, 2.0, ValueError, ["kappa", "2.0"]),
 ])
-def test_register_refuses(constraint, kappa, error, fragments):
-    module = nn.Linear(2, 2, device="cpu")
-    rejects(lambda: constraints.register(module, "weight", constraint, kappa), error, *fragments)
+def test_an_unknown_constraint_is_refused(constraint, kappa, error, fragments):
+    rejects(lambda: constraints.constraint(constraint, kappa), error, *fragments)
 
 
 @pytest.mark.parametrize("name", ["scale", "row", "project"])

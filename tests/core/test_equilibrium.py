@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from idl_lab.equilibrium import Implicit, OneStep, Unrolled, equilibrium
-from idl_lab.fixed_point import Anderson, Picard
+from idl_lab.fixed_point import Anderson, Newton, Picard
 from idl_lab.fixed_point.solution import ConvergenceError, ConvergenceWarning, Status
 
 TIGHT = Picard(tol=1e-13)
@@ -64,6 +64,26 @@ def test_unrolled_equals_implicit_at_tight_tolerance(phi, solver):
     through = gradients(A, b, W, phi, solver=solver, adjoint=Unrolled())
     for one, other in zip(implicit, through, strict=True):
         assert torch.allclose(one, other, rtol=1e-7, atol=1e-9) and one.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("early", [(1.0, -20.0), (30.0, 30.0), (1e-120, 0.0)])
+def test_a_sample_that_is_done_early_does_not_spoil_andersons_unrolled_gradient(early):
+    """Its residuals are 0, or so small that their squares' inverse roots overflow when cubed."""
+    A, b, W = mat([[0, 0], [0, 0.9]]), mat([[1, 1], early]), mat([[1, 1], [1, 0]])
+    solver = Anderson(tol=1e-12)
+    through = gradients(A, b, W, "tanh", solver=solver, adjoint=Unrolled())
+    for one, other in zip(gradients(A, b, W, "tanh", solver=TIGHT), through, strict=True):
+        assert torch.allclose(one, other, atol=1e-6) and one.abs().max() > 0.1
+
+
+def test_a_singular_newton_system_does_not_spoil_the_unrolled_gradient():
+    """At slope 1, I − A is singular in the first sample: a Picard step takes its place."""
+    A, b = mat([[1, 0], [0, 0.5]]).requires_grad_(), mat([[1, 1], [-1, 1]])
+    with pytest.warns(ConvergenceWarning):
+        s = equilibrium(A, b, X0=torch.ones_like(b), solver=Newton(max_steps=9),
+                        adjoint=Unrolled())
+    s.value[1].sum().backward()
+    assert A.grad.numpy() == pytest.approx(np.array([[0, 0], [0, 4]]))  # of 1/(1 − a) at a = 1/2
 
 
 def test_unrolled_is_the_gradient_of_the_truncated_loop():

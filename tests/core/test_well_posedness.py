@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from idl_lab.activations import Activation, activation
+from idl_lab.constraints import project_rows
 from idl_lab.equilibrium import equilibrium
 from idl_lab.fixed_point import Anderson, PeacemanRachford, Picard
 from idl_lab.well_posedness import (
@@ -20,7 +21,6 @@ from idl_lab.well_posedness import (
     inf_norm,
     perron_frobenius,
     perron_root,
-    project_rows,
     rescale,
 )
 

@@ -6,11 +6,11 @@ import nbformat
 import numpy as np
 import pytest
 import torch
-from idl_lab.runs.results import recorded
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
 from idl_lab.labs.kit.record import MIME, record
+from idl_lab.runs.results import recorded
 
 
 @pytest.fixture

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from idl_lab import ImplicitModel
-from idl_lab.activations import Activation, blockwise
+from idl_lab.activations import Activation
 from idl_lab.compose import add, cascade, feedback, multiply, parallel, precompose
 from idl_lab.equilibrium import OneStep
 from idl_lab.fixed_point import Picard
+from idl_lab.networks import blockwise
 from idl_lab.well_posedness import Condition
 
 SOLVER = Picard(tol=1e-13, max_steps=2000)

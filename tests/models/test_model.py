@@ -322,6 +322,8 @@ def built(*sizes, **options):
     (lambda: ImplicitModel.from_matrices(A, B.float(), C), TypeError, ["B", "float32", "float64"]),
     (lambda: ImplicitModel.from_matrices(A * NAN, B, C), ValueError, ["A must be finite", "36"]),
     (lambda: ImplicitModel.from_matrices(A.tolist(), B, C), TypeError, ["A", "list"]),
+    (lambda: ImplicitModel.from_matrices(A, None, C), TypeError, ["B", "NoneType"]),
+    (lambda: ImplicitModel.from_matrices(A, B[:, :0], C), ValueError, ["B", "size 0", "(6, 0)"]),
     (lambda: ImplicitModel.from_matrices(A, B, C, state_bias=BIAS[0]), ValueError, ["both"]),
     (lambda: ImplicitModel.from_matrices(A, B, C, state_bias=BIAS[1], output_bias=BIAS[1]),
      ValueError, ["state_bias", "(n=6)", "(2,)"]),
@@ -337,7 +339,7 @@ def test_refusals(call, error, fragments):
     (mat(np.eye(3)), ValueError, ["A", "(n=6, n=6)", "(3, 3)"]),
     (mat(np.eye(6))[:, :5], ValueError, ["(n=6, n=6)", "(6, 5)"]),
     (mat(np.full((6, 6), np.inf)), ValueError, ["A must be finite", "36"]),
-    (mat(np.eye(6)).float(), ValueError, ["float32", "float64"]),
+    (mat(np.eye(6)).float(), TypeError, ["float32", "float64"]),
 ])
 def test_a_wrong_assignment_is_refused_and_changes_nothing(constraint, value, error, fragments):
     model = model_with(constraint=constraint)

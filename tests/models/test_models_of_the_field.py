@@ -32,15 +32,20 @@ def model_with(seed=0, p=3, q=2, n=6, **options):
     model = ImplicitModel(p, q, n, generator=generator, **options)
     if options.get("constraint", "scale") is None:
         with torch.no_grad():
-            for M in model.parametrizations.A.parameters() if model.rank else [model.A]:
+            for M in free(model):
                 M.mul_(0.3)
     return model
+
+
+def free(model):
+    """The free parameters of A."""
+    return [M for name, M in model.named_parameters() if name in ("free_A", "free_L", "free_R")]
 
 
 def grown(model, factor=5.0):
     """The model with its free A so large that the constraint is active."""
     with torch.no_grad():
-        for M in model.parametrizations.A.parameters():
+        for M in free(model):
             M.mul_(factor)
     return model
 
@@ -97,7 +102,7 @@ def test_low_rank_is_the_dense_model_of_its_product(constraint, phi):
         model(U).square().sum().backward()
     assert torch.allclose(low.B.grad, full.B.grad, atol=1e-9)
     if constraint is None:  # dL/dL = dL/dA R
-        L, R = low.parametrizations.A.original0, low.parametrizations.A.original1
+        L, R = low.free_L, low.free_R
         assert torch.allclose(L.grad, full.A.grad @ R, atol=1e-9)
         assert torch.allclose(R.grad, full.A.grad.mT @ L, atol=1e-9)
 
@@ -112,7 +117,7 @@ def test_the_bound_of_a_low_rank_is_that_of_the_product(dtype, seed, n, rank, po
     assert float(operators.inf_norm(LowRank(L, R))) == pytest.approx(float(norm.max()), rel=1e-4)
     assert torch.allclose(operators.row_sums(LowRank(L, R)).double(), norm, rtol=1e-4)
     for constraint in ("scale", "row"):
-        A = Factors(0.9, rank, constraint).factors(L, R)
+        A = Factors(0.9, rank, constraint)(L, R)
         sums = (A.L.double() @ A.R.double().mT).abs().sum(1)
         assert float(sums.max()) <= 0.9
         over = norm > 0.901
@@ -201,8 +206,8 @@ def test_sparse_matrices_are_the_dense_ones(phi, adjoint):
     for one, other in zip(*results, strict=True):
         assert torch.allclose(one, other, atol=1e-9)
     for name in "AB":
-        values = getattr(thin.parametrizations, name).original.grad
-        M = getattr(full, name)
+        values = getattr(thin, f"free_{name}").grad
+        M = full.free_A if name == "A" else full.B
         assert torch.allclose(values, M.grad[M != 0], atol=1e-9)
     assert thin.certificate().condition is full.certificate().condition is Condition.NORM
     assert thin.certificate().inf_norm == pytest.approx(full.certificate().inf_norm)
@@ -233,13 +238,13 @@ def test_monotone_is_exactly_the_set(seed, n, kappa, size):
     A = Monotone(kappa)(draw(seed, n, n, scale=size))
     top = np.linalg.eigvalsh((A + A.mT).numpy() / 2)[-1]
     assert top <= kappa + 1e-12 * (1 + size**2 * n)
-    again = Monotone(kappa)(Monotone(kappa).right_inverse(A))
+    again = Monotone(kappa)(*Monotone(kappa).free(A))
     assert torch.allclose(again, A, atol=1e-9 * (1 + size**2))
     # A matrix outside goes to the nearest one inside: symmetric part's eigenvalues cut at κ.
     M = draw(seed + 1, n, n)
     values, vectors = np.linalg.eigh((M + M.mT).numpy() / 2)
     nearest = (vectors * np.minimum(values, kappa)) @ vectors.T + (M - M.mT).numpy() / 2
-    assert Monotone(kappa)(Monotone(kappa).right_inverse(M)).numpy() == pytest.approx(nearest)
+    assert Monotone(kappa)(*Monotone(kappa).free(M)).numpy() == pytest.approx(nearest)
 
 
 @pytest.mark.parametrize("phi", ["relu", "leaky_relu", "tanh", "sigmoid", "elu", "hardtanh"])

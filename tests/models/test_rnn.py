@@ -38,7 +38,7 @@ def rnn_with(seed=0, p=2, q=2, hidden=3, n=5, **options):
 
 def leaves(module):
     """Copies of the parameters, by the letter they have in the equations."""
-    return {name.replace("parametrizations.A.original", "A").split(".")[-1]:
+    return {name.replace("free_A", "A").split(".")[-1]:
             M.detach().clone().requires_grad_() for name, M in module.named_parameters()}
 
 

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from idl_lab.runs import progress
-from idl_lab.runs import results
-from idl_lab.runs import runner
-from idl_lab.runs import series
-
 import csv
 import io
 import math
@@ -20,6 +15,7 @@ import nbformat
 import pytest
 
 from idl_lab.__main__ import main
+from idl_lab.runs import progress, results, runner, series
 
 pytestmark = pytest.mark.cpu_default  # the kernels are other processes
 

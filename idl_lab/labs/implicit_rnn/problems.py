@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from idl_lab import validation
+from idl_lab.networks import redraw
 
 
 class TorchRNN(nn.Module):
@@ -34,10 +35,7 @@ class TorchRNN(nn.Module):
             raise ValueError(f"parameters must allow one hidden unit, got {parameters}.")
         self.recurrent = getattr(nn, kind)(input_dim, k, batch_first=True, device=device)
         self.linear = nn.Linear(k, output_dim, device=device)
-        with torch.no_grad():
-            for M in self.parameters():  # torch's own law, from this generator
-                draw = torch.empty(M.shape, device="cpu", dtype=M.dtype)
-                M.copy_(draw.uniform_(-k**-0.5, k**-0.5, generator=generator))
+        redraw(self, generator)
 
     def forward(self, x: Tensor) -> Tensor:
         """Predictions (m, output) of sequences (m, time, input)."""

@@ -15,6 +15,7 @@ from idl_lab.equilibrium import equilibrium
 from idl_lab.fixed_point import Solver
 from idl_lab.fixed_point.solution import ConvergenceWarning, Solution
 from idl_lab.model import ImplicitModel
+from idl_lab.networks import redraw
 from idl_lab.well_posedness import inf_norm
 
 
@@ -126,7 +127,7 @@ def digits_teacher(seed: int = 0, *, hidden: Sequence[int] = (64, 32, 16), biase
         size = {"kernel_size": 3, "stride": 2, "padding": 1, **cpu}
         parts = [nn.Conv2d(1, 4, **size), activation(), nn.Conv2d(4, 8, **size), activation(),
                  nn.Flatten(), nn.Linear(32, 10, **cpu)]
-    teacher = _drawn(nn.Sequential(*parts), generator)
+    teacher = redraw(nn.Sequential(*parts), generator)
     pixels, labels = load_digits(return_X_y=True)
     U = torch.tensor(pixels / 16, dtype=torch.float32, device="cpu")
     U = U.reshape(-1, 1, 8, 8) if conv else U
@@ -135,13 +136,3 @@ def digits_teacher(seed: int = 0, *, hidden: Sequence[int] = (64, 32, 16), biase
     shuffled = DataLoader(first, 64, shuffle=True, generator=generator)
     training.fit(teacher, shuffled, epochs=epochs, progress=False)
     return teacher.eval(), DataLoader(first, 100), DataLoader(last, 100)
-
-
-def _drawn(teacher: nn.Sequential, generator: torch.Generator) -> nn.Sequential:
-    """Weights and biases U(−1/√fan_in, 1/√fan_in), as torch draws them."""
-    with torch.no_grad():
-        for layer in teacher:
-            for numbers in layer.parameters():
-                reach = layer.weight[0].numel() ** -0.5
-                numbers.uniform_(-reach, reach, generator=generator)
-    return teacher

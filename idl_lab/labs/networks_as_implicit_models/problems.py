@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from idl_lab import validation
+from idl_lab.networks import redraw
 
 NETWORKS = ("dense", "conv", "residual")
 
@@ -53,11 +54,4 @@ def small_network(kind: str, layers: int, *, generator: torch.Generator) -> nn.M
             parts += ([_Residual(24)] if kind == "residual"
                       else [nn.Linear(24, 24, **cpu), nn.ReLU()])
         parts.append(nn.Linear(24, 10, **cpu))
-    net = nn.Sequential(*parts)
-    with torch.no_grad():
-        for layer in net.modules():
-            if hasattr(layer, "weight"):
-                bound = layer.weight[0].numel() ** -0.5
-                for numbers in (layer.weight, layer.bias):
-                    numbers.uniform_(-bound, bound, generator=generator)
-    return net
+    return redraw(nn.Sequential(*parts), generator)

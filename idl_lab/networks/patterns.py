@@ -1,0 +1,72 @@
+"""Sparse matrices of a network read off: as tensors, and as parameters."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor, nn
+
+from idl_lab.operators import csr
+
+
+def from_scipy(M: sparse.csr_array, dtype: torch.dtype, device: torch.device | str = "cpu"
+               ) -> Tensor:
+    """A scipy matrix as a CSR tensor.
+
+    Parameters
+    ----------
+    M : csr_array, shape (n, p)
+    dtype, device
+        Of the tensor.
+    """
+    M.sort_indices()
+    crow, col = (torch.as_tensor(i.astype(np.int64), device=device) for i in (M.indptr, M.indices))
+    return csr(crow, col, torch.as_tensor(M.data, dtype=dtype, device=device), M.shape)
+
+
+class Pattern(nn.Module):
+    """A sparse matrix, its pattern fixed and its values free.
+
+    Parameters
+    ----------
+    M : Tensor, shape (n, p), sparse (CSR)
+    """
+
+    def __init__(self, M: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("crow", M.crow_indices())
+        self.register_buffer("col", M.col_indices())
+        self.shape = tuple(M.shape)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """The matrix in CSR layout.
+
+        Parameters
+        ----------
+        values : Tensor, shape (entries,)
+        """
+        return csr(self.crow, self.col, values, self.shape)
+
+    def free(self, M: Tensor) -> tuple[Tensor]:
+        """The values of M, which must have this pattern.
+
+        Parameters
+        ----------
+        M : Tensor, shape (n, p), dense or sparse
+
+        Raises
+        ------
+        ValueError
+            If it has another pattern.
+        """
+        M = M if M.layout == torch.sparse_csr else M.to_sparse_csr()
+        if not (tuple(M.shape) == self.shape and torch.equal(M.crow_indices(), self.crow)
+                and torch.equal(M.col_indices(), self.col)):
+            raise ValueError(f"a sparse parameter keeps its pattern of {len(self.col)} entries in "
+                             f"shape {self.shape}, got {M._nnz()} entries in {tuple(M.shape)}.")
+        return (M.values(),)
+
+    def extra_repr(self) -> str:
+        """Shape and number of entries."""
+        return f"{self.shape[0]}, {self.shape[1]}, entries={len(self.col)}"
