@@ -50,21 +50,36 @@ class Constraint:
         """
         return (A,)
 
-    def radius(self, A: Tensor) -> float:
-        """κ less what rounding adds to a row's sum, so that the bound itself holds.
 
-        Parameters
-        ----------
-        A : Tensor, shape (n, p)
-            Its dtype and the length of its rows count.
-        """
-        return self.kappa * (1 - rounding_of_sums(A.shape[1], A.dtype))
+def radius(A: Tensor, kappa: float) -> float:
+    """κ less what rounding adds to a row's sum, so that the bound itself holds.
+
+    Parameters
+    ----------
+    A : Tensor, shape (n, p)
+        Its dtype and the length of its rows count.
+    kappa : float
+        Radius κ ≥ 0.
+    """
+    return kappa * (1 - rounding_of_sums(A.shape[1], A.dtype))
 
 
 def _factor(kappa: float, size: Tensor) -> Tensor:
     """min(1, κ/size), without dividing by zero where it is not needed."""
     over = size > kappa
     return torch.where(over, kappa / torch.where(over, size, 1), 1)
+
+
+def shrink_rows(A: Tensor, kappa: float) -> Tensor:
+    """Each row times min(1, κ/Σ_j|A_ij|), so that ‖A‖∞ ≤ κ in any order of adding.
+
+    Parameters
+    ----------
+    A : Tensor, shape (n, p)
+    kappa : float
+        Radius κ ≥ 0.
+    """
+    return A * _factor(radius(A, kappa), A.abs().sum(dim=1, keepdim=True))
 
 
 class _Scaled(torch.autograd.Function):
@@ -113,7 +128,7 @@ class Scale(Constraint):
     """
 
     def __call__(self, A: Tensor) -> Tensor:
-        return _Scaled.apply(A, self.radius(A))[0]
+        return _Scaled.apply(A, radius(A, self.kappa))[0]
 
 
 @dataclass(frozen=True)
@@ -127,7 +142,7 @@ class Row(Constraint):
     """
 
     def __call__(self, A: Tensor) -> Tensor:
-        return A * _factor(self.radius(A), A.abs().sum(dim=1, keepdim=True))
+        return shrink_rows(A, self.kappa)
 
 
 def project_rows(A: Tensor, kappa: float) -> Tensor:
@@ -185,10 +200,10 @@ class Project(Constraint):
     """
 
     def __call__(self, A: Tensor) -> Tensor:
-        A = project_rows(A, self.radius(A))
+        A = project_rows(A, radius(A, self.kappa))
         # A row far outside is rounded in proportion to what it was, not to κ, and may end a
         # little above it.
-        return A * _factor(self.radius(A), A.detach().abs().sum(dim=1, keepdim=True))
+        return A * _factor(radius(A, self.kappa), A.detach().abs().sum(dim=1, keepdim=True))
 
 
 @dataclass(frozen=True)
@@ -202,7 +217,7 @@ class Perron(Constraint):
     """
 
     def __call__(self, A: Tensor) -> Tensor:
-        return A * _factor(self.radius(A), perron_root(A))
+        return A * _factor(radius(A, self.kappa), perron_root(A))
 
 
 @dataclass(frozen=True)

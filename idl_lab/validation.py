@@ -140,9 +140,8 @@ def matrices(given: Mapping[str, tuple[Tensor | None, str]], sparse: Container[s
             check_shape(name, M, shape, **sizes)
             checked[name] = tensor(f"{name}.values()", M.values(), like=first)
         elif isinstance(M, Tensor) and M.layout != torch.strided:
-            also = " or torch.sparse_csr" if name in sparse else ""
-            raise ValueError(f"{name} has layout {M.layout}, wanted dense{also}: "
-                             f"{name}.to_dense() converts it.")
+            raise ValueError(f"{name} has layout {M.layout}, wanted dense"
+                             f"{' or torch.sparse_csr' * (name in sparse)}.")
         else:
             checked[name] = tensor(name, M, shape, like=first, **sizes)
         sizes |= zip(shape.split(), M.shape, strict=True)

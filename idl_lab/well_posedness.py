@@ -267,9 +267,7 @@ def certificate(A: Tensor, phi: str | Activation | Callable = "relu") -> Certifi
             f"{root} = {_below_one(L * pf.value)} < 1 although {size} = {L * norm:.4g}: there is "
             f"exactly one equilibrium and Picard converges, but the largest error may grow before "
             f"it shrinks."), norm, pf)
-    top = np.inf
-    if phi.increasing and len(A) <= _MOST_EIGENVALUES:
-        top = L * _symmetric_root(A)
+    top = np.inf if not phi.increasing or len(A) > _MOST_EIGENVALUES else L * _symmetric_root(A)
     if top < 1:
         return Certificate(Condition.MONOTONE, 1 - top, (
             f"{times}λ_max((A + Aᵀ)/2) = {_below_one(top)} < 1 and φ is increasing: I − A is "

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from idl_lab import validation
-from idl_lab.constraints import Row, project_rows
+from idl_lab.constraints import project_rows, shrink_rows
 from idl_lab.sim.duality import lower_bound
 from idl_lab.sim.states import GramStatistics
 
@@ -217,7 +217,7 @@ class Problem:
         """
         W = self._in_ball(W)
         if self.ball:  # sums round too, and rows that came from far outside are off by as much
-            W = torch.cat([Row(self.kappa)(W[:, :self.ball]), W[:, self.ball:]], dim=1)
+            W = torch.cat([shrink_rows(W[:, :self.ball], self.kappa), W[:, self.ball:]], dim=1)
         return W
 
     def _in_ball(self, W: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from idl_lab import validation
 from idl_lab.activations import Activation, activation
-from idl_lab.constraints import Row
+from idl_lab.constraints import shrink_rows
 from idl_lab.fixed_point import Picard
 from idl_lab.fixed_point.solution import ConvergenceWarning
 from idl_lab.model import ImplicitModel
@@ -317,7 +317,7 @@ class SIM:
             raise RuntimeError(f"{type(solver).__name__} returned ‖A‖∞ = {norm:.6g} > κ = "
                                f"{self.kappa:g}; a solver that cannot keep the bound must say "
                                f"honours_kappa = False.")
-        return Row(self.kappa)(rounded)
+        return shrink_rows(rounded, self.kappa)
 
     def _built(self, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state_bias: Tensor | None,
                output_bias: Tensor | None, phi: Activation, units: Tensor) -> ImplicitModel:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from idl_lab import validation
-from idl_lab.constraints import Row
+from idl_lab.constraints import radius
 from idl_lab.operators import LowRank
 from idl_lab.sim.problem import Problem, pseudo_inverse
 from idl_lab.sim.solvers.active_set import finish
@@ -216,7 +216,7 @@ class _Point:
         U, s, Vt = torch.linalg.svd(W[:, :b], full_matrices=False)
         L, R = U[:, :rank] * s[:rank], Vt[:rank].mT.contiguous()
         A = L @ R.mT
-        eps, room = torch.finfo(W.dtype).eps, Row(problem.kappa).radius(A)  # as Problem.project
+        eps, room = torch.finfo(W.dtype).eps, radius(A, problem.kappa)  # as Problem.project
         # Scaled rows of L give rows of L Rᵀ that round anew, and may be outside again: each try
         # leaves twice the room of the one before.
         for k in range(SHRINKS):
