@@ -70,19 +70,19 @@ def test_each_slip_gets_its_own_sentence(exercise, said, slip):
 
 @named(EXAMPLES)
 def test_the_right_example_is_right(exercise):
-    assert exercise(exercise.right).right
+    assert exercise(exercise.right, **exercise.options).right
 
 
 @slips(EXAMPLES)
 def test_each_wrong_example_gets_its_own_sentence(exercise, said, slip):
-    verdict = exercise(slip)
+    verdict = exercise(slip, **exercise.options)
     assert verdict.outcome is Outcome.HINT and said in verdict.sentence, verdict
 
 
 @named(EXERCISES)
 @pytest.mark.parametrize("answer", ODD, ids=lambda a: type(a).__name__)
 def test_no_answer_raises(exercise, answer):
-    verdict = exercise(answer)
+    verdict = exercise(answer, **getattr(exercise, "options", {}))
     assert not verdict.right and verdict.sentence
 
 

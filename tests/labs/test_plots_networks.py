@@ -91,6 +91,8 @@ def test_blocks_show_the_signed_square_root_and_names():
 def test_blocks_may_be_a_rectangle_with_a_scale_of_its_own():
     figure = draw_blocks(mat(np.ones((5, 2))), BLOCKS, [("u", 2)], scale=4)
     assert (parts(figure)["matrix"].get_array() == 0.5).all()
+    texts = [parts(figure)[f"scale {sign}"].get_text() for sign in "−+"]
+    assert texts == ["−4", "+4"] and len(figure.axes[0].child_axes) == 1
     same = draw_blocks(mat(9 * np.ones((5, 2))), BLOCKS, [("u", 2)], figure.axes[0], scale=4)
     assert same is figure and (parts(figure)["matrix"].get_array() == 1).all()
 

@@ -9,6 +9,7 @@ from helpers import draw, mat, rejects
 from torch import nn
 
 from idl_lab import ImplicitRNN
+from idl_lab.labs import check
 from idl_lab.labs.implicit_rnn.panel import reading_panel
 from idl_lab.labs.implicit_rnn.plots import draw_forecast, draw_memory, draw_reading, draw_steps
 from idl_lab.labs.implicit_rnn.problems import TorchRNN
@@ -37,7 +38,7 @@ def test_reading_shows_what_was_read():
     assert not course[:, 3].any()
     best = scores[2].argmax()
     assert parts[2, "best"].get_xdata()[0] == best
-    assert parts[2, "title"].get_text() == f"after row 2 it says {best}"
+    assert parts[2, "title"].get_text() == f"row 2: it says {best}"
     assert parts[3, "read warm"].get_ydata().tolist() == [5, 3, 2]
     assert parts[3, "title"].get_text() == "steps: cold 18, warm 10"
 
@@ -97,11 +98,11 @@ def small_panel():
 def test_the_panel_shows_the_models_own_scores():
     model, rows, panel = small_panel()
     assert panel.redraws == 1 and panel.values == {"image": 0, "time": 7}
-    before, figure = bytes(panel._image.value), panel.figure
+    before, figure = canvas.png(panel.figure), panel.figure
     panel.set(image=2, time=4)
-    assert panel.figure is figure and bytes(panel._image.value) != before
+    assert panel.figure is figure and canvas.png(panel.figure) != before
     said = int(model(rows[2, :5]).argmax())
-    assert moving(panel.figure)[2, "title"].get_text() == f"after row 4 it says {said}"
+    assert moving(panel.figure)[2, "title"].get_text() == f"row 4: it says {said}"
     assert "of a 2" in moving(panel.figure)[0, "title"].get_text()
 
 
@@ -125,6 +126,20 @@ def test_the_panels_warm_start_is_the_sequences():
 def test_the_panel_refuses(rows, labels, fragments):
     model, _, _ = small_panel()
     rejects(lambda: reading_panel(model, rows, labels), ValueError, *fragments)
+
+
+def test_the_right_memory_matrix_is_autograds():
+    draws = torch.Generator("cpu").manual_seed(3)
+    exercise = check.implicit_rnn.memory_matrix
+    A, B, C, D, slopes = exercise.inputs(draws)
+
+    def h_after(h):  # x = slopes · (Ax + Bh), whose slopes are what they say
+        x = torch.zeros_like(slopes)
+        for _ in range(300):
+            x = slopes * (A @ x + B @ h)
+        return C @ x + D @ h
+    wanted = torch.autograd.functional.jacobian(h_after, torch.zeros_like(D[0]))
+    torch.testing.assert_close(exercise.right(A, B, C, D, slopes), wanted)
 
 
 # ---- torch's networks -----------------------------------------------------------------------

@@ -1,28 +1,28 @@
-"""The training lab: sweeps, the tolerance study with its picture and panel, and the checker."""
+"""The training lab: sweeps, pairs, and the tolerance study with its picture and panel."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 import torch
 from helpers import draw, rejects
 
 from idl_lab.fixed_point import Picard
-from idl_lab.labs import check
 from idl_lab.labs.kit import canvas
-from idl_lab.labs.kit.exercise import Outcome
 from idl_lab.labs.training.panel import tolerance_panel
 from idl_lab.labs.training.plots import draw_sweep, draw_tolerance
-from idl_lab.labs.training.problems import tolerance_study
+from idl_lab.labs.training.problems import paired_difference, tolerance_study
 from idl_lab.model import ImplicitModel
 
 TOLS = [1e-6, 1e-3, 1e-1, 10.0]
-NO_TABLE = pd.DataFrame({"kappa": [], "accuracy": []})
+NO_TABLE = pd.DataFrame({"kappa": [], "steps": []})
 
 
 def runs(knob: str, values: list) -> pd.DataFrame:
-    return pd.DataFrame([{knob: value, "accuracy": 0.9 + k / 100 + run / 300, "steps": 3 * k + run}
+    return pd.DataFrame([{knob: value, "gain": k / 100 - run / 300, "error": 0.02,
+                          "steps": 3 * k + run}
                          for k, value in enumerate(values) for run in range(3)])
 
 
@@ -36,27 +36,35 @@ def model_and_images(activation: str = "relu"):
 @pytest.mark.parametrize(("values", "labels"), [
     ([0.0, 0.5, 0.99], ["0", "0.5", "0.99"]), ([1.0, 1e-2, 1e-6], ["1", "0.01", "1e-6"]),
     ([80, 5], ["80", "5"]), (["relu", "tanh"], ["relu", "tanh"]), ([1, "full"], ["1", "full"])])
-def test_a_sweep_shows_every_run_and_the_medians(values, labels):
+def test_a_sweep_shows_every_run_and_the_means(values, labels):
     table = runs("knob", values)
-    figure = draw_sweep(table, "knob", {"accuracy": "gain", "steps": "cost"})
+    figure = draw_sweep(table, "knob", {"gain": "gain", "steps": "cost"})
     assert [ax.get_title() for ax in figure.axes] == ["gain", "cost"]
-    for ax, name in zip(figure.axes, ("accuracy", "steps"), strict=True):
-        dots, medians = ax.lines
+    for ax, name in zip(figure.axes, ("gain", "steps"), strict=True):
+        dots, means = ax.lines[:2]
         assert [t.get_text() for t in ax.get_xticklabels()] == labels
         np.testing.assert_array_equal(dots.get_xdata(), np.repeat(np.arange(len(values)), 3))
         np.testing.assert_array_equal(dots.get_ydata(), table[name])
-        expected = [np.median(table[name][table["knob"] == value]) for value in values]
-        np.testing.assert_allclose(medians.get_ydata(), expected)
-        assert len(ax.collections) == (values[0] != "relu")  # no band between names
-    assert figure.axes[0].get_ylim()[0] > 0.8 and figure.axes[1].get_ylim()[0] == 0
+        expected = [np.mean(table[name][table["knob"] == value]) for value in values]
+        np.testing.assert_allclose(means.get_ydata(), expected)
+        low, high = ax.get_ylim()
+        assert low <= 0 <= high, "no axis is cut"
+        assert (means.get_linestyle() == "None") == (values[0] == "relu")
+    (bars,) = figure.axes[0].containers
+    (stems,) = bars[2]
+    ends = np.array([stem[:, 1] for stem in stems.get_segments()])
+    np.testing.assert_allclose(np.diff(ends, axis=1)[:, 0], 0.04)
+    assert figure.axes[0].get_ylim()[0] <= ends.min() < ends.max() <= figure.axes[0].get_ylim()[1]
+    assert not figure.axes[1].containers and figure.axes[1].get_ylim()[0] == 0
 
 
 @pytest.mark.parametrize(("call", "error", "fragments"), [
     (lambda: draw_sweep([1], "k", {"k": ""}), TypeError, ["DataFrame", "list"]),
-    (lambda: draw_sweep(NO_TABLE, "kappa", {"accuracy": ""}), ValueError, ["0 runs"]),
+    (lambda: draw_sweep(NO_TABLE, "kappa", {"steps": ""}), ValueError, ["0 runs"]),
     (lambda: draw_sweep(runs("n", [1]), "n", {}), ValueError, ["0 columns"]),
-    (lambda: draw_sweep(runs("n", [1]), "n", {"acuracy": ""}), ValueError,
-     ["Did you mean 'accuracy'"]),
+    (lambda: draw_sweep(runs("n", [1]), "n", {"gian": ""}), ValueError, ["Did you mean 'gain'"]),
+    (lambda: draw_sweep(runs("n", [1]).drop(columns="error"), "n", {"gain": ""}), ValueError,
+     ["column", "'error'"]),
     (lambda: draw_sweep(runs("n", [1]), "kappa", {"steps": ""}), ValueError, ["kappa"]),
 ])
 def test_a_sweep_refuses(call, error, fragments):
@@ -111,9 +119,9 @@ def test_the_tolerance_panel_follows_its_sliders():
     ordered = np.sort(goal, axis=1)
     gaps = ordered[:, -1] - ordered[:, -2]
     assert panel.values["image"] == gaps.argmin()
-    figure, first = panel.figure, bytes(panel._image.value)
+    figure, first = panel.figure, canvas.png(panel.figure)
     panel.set(digits=0.5, image=3)
-    assert panel.figure is figure and bytes(panel._image.value) != first
+    assert panel.figure is figure and canvas.png(panel.figure) != first
     table, scores, exact = tolerance_study(model, U, labels, [10 ** 0.5])
     row = table.iloc[0]
     parts = [canvas.moving(ax) for ax in figure.axes]
@@ -136,28 +144,46 @@ def test_a_tolerance_that_the_table_lacks_is_refused():
             ValueError, "tol", "0.5", "0.001")
 
 
-def measure(n: int = 40, kappa: float = 0.9) -> dict[str, float]:
-    if n > 100:
-        raise ValueError("n is too large")
-    return {"accuracy": 0.9 + n / 1000, "loop": 10 * n * n * kappa}
+# ---- pairs ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("answer", "outcome", "words"), [
-    (..., Outcome.NOT_ATTEMPTED, "a dictionary of options"),
-    (3, Outcome.HINT, "got 3"),
-    ({3: 4}, Outcome.HINT, "dict(n=30"),
-    ({"kappa": 0.4}, Outcome.HINT, "Keep κ ≥ 0.5"),
-    ({"kapa": 0.5}, Outcome.HINT, "raised TypeError"),
-    ({"n": 101}, Outcome.HINT, "raised ValueError: n is too large"),
-    ({}, Outcome.HINT, "14,400 multiply-adds in the loop, at most 4,000 are wanted"),
-    ({"n": 10}, Outcome.HINT, "accuracy 0.910"),
-    ({"n": 20, "kappa": 0.5}, Outcome.RIGHT, "2,000 multiply-adds"),
-])
-def test_target_practice(answer, outcome, words):
-    verdict = check.training.target_practice(answer, measure, accuracy=0.92, loop=4000)
-    assert verdict.outcome is outcome and words in verdict.sentence
+def test_a_difference_is_paired_by_image_and_by_run():
+    one, other = (draw(k, 4, 300) > level for k, level in ((0, -1.2), (1, -1.0)))
+    difference, error = paired_difference(one, other)
+    d = one.numpy().astype(float) - other.numpy()
+    assert difference == pytest.approx(one.double().mean() - other.double().mean())
+    by_image, by_run = (scipy.stats.sem(d.mean(axis=axis)) for axis in (0, 1))
+    assert error == pytest.approx(np.hypot(by_image, by_run))
+    assert paired_difference(other, one) == (pytest.approx(-difference), pytest.approx(error))
 
 
-def test_target_practice_says_when_both_are_missed():
-    verdict = check.training.target_practice({"n": 40}, measure, accuracy=0.99, loop=10)
-    assert verdict.outcome is Outcome.HINT and "neither" in verdict.sentence
+def test_of_one_run_the_pairs_are_mcnemars():
+    one, other = draw(0, 1, 500) > -1, draw(1, 1, 500) > -1
+    alone = int((one & ~other).sum()), int((other & ~one).sum())
+    difference, error = paired_difference(one, other)
+    assert difference == pytest.approx((alone[0] - alone[1]) / 500)
+    assert error == pytest.approx(sum(alone) ** 0.5 / 500, rel=0.01)
+
+
+def test_what_both_get_right_adds_no_error():
+    right = torch.ones(3, 40, dtype=torch.bool, device="cpu")
+    assert paired_difference(right, right) == (0, 0)
+
+
+def test_the_error_is_how_much_the_difference_varies():
+    """Drawn anew many times, images and runs with effects of their own on both settings."""
+    draws, seen = np.random.default_rng(0), []
+    for _ in range(400):
+        image, run = draws.normal(size=(1, 200)), 0.3 * draws.normal(size=(2, 6, 1))
+        answers = [torch.as_tensor(image + run[k] + draws.normal(size=(6, 200)) > -1, device="cpu")
+                   for k in range(2)]
+        seen.append(paired_difference(*answers))
+    differences, errors = np.array(seen).T
+    assert abs(differences.mean()) < 3 * differences.std() / 20
+    assert 0.9 < (errors ** 2).mean() ** 0.5 / differences.std() < 1.3
+
+
+@pytest.mark.parametrize("shapes", [((2, 5), (2, 4)), ((5,), (5,)), ((3, 1), (3, 1))])
+def test_no_pairs_are_refused(shapes):
+    one, other = (torch.ones(shape, dtype=torch.bool, device="cpu") for shape in shapes)
+    rejects(lambda: paired_difference(one, other), ValueError, "(runs, images)", str(shapes[0]))

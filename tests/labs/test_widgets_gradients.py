@@ -20,11 +20,11 @@ def cosine(panel, name: str) -> float:
 def test_it_draws_once_and_follows_its_controls():
     panel = gradient_panel()
     assert panel.redraws == 1
-    first, figure = bytes(panel._image.value), panel.figure
+    first, figure = canvas.png(panel.figure), panel.figure
     for k, move in enumerate([{"steps": 3}, {"kappa": 0.4}, {"activation": "tanh"},
                               {"listens": "hub"}]):
         panel.set(**move)
-        now = bytes(panel._image.value)
+        now = canvas.png(panel.figure)
         assert panel.redraws == k + 2 and now != first and panel.figure is figure
         first = now
 

@@ -6,9 +6,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from idl_lab.equilibrium import OneStep
-from idl_lab.fixed_point import Anderson
+from idl_lab.equilibrium import OneStep, equilibrium
+from idl_lab.fixed_point import Anderson, Picard
 from idl_lab.labs.implicit_gradients.plots import (
+    draw_adjoint,
     draw_gradient_cosines,
     draw_gradient_costs,
     draw_gradient_directions,
@@ -42,6 +43,18 @@ def _gradients(listens: str = "all", n: int = 12, samples: int = 3, repeat: int 
 
 def _saved(seen: dict) -> dict:
     return {name: [g.saved for g in row] for name, row in seen.items()}
+
+
+def adjoint() -> Figure:
+    """The adjoint vector of one sample, term by term."""
+    A, b, T = gradient_problem(12, 0.7, "all", "tanh", generator=generator())
+    X = equilibrium(A, b, "tanh", solver=Anderson(1e-13)).value[0]
+    terms, slopes = [X - T[0]], 1 - X**2
+    for _ in range(3):
+        terms.append(A.T @ (slopes * terms[-1]))
+    eye = torch.eye(12, dtype=A.dtype, device=A.device)
+    return draw_adjoint(torch.stack(terms),
+                        torch.linalg.solve(eye - (slopes[:, None] * A).T, terms[0]))
 
 
 def gradient_errors() -> Figure:
@@ -88,12 +101,18 @@ def gradient_cosines() -> Figure:
 
 def tangents() -> Figure:
     """x = max(0, x/2 + b) and three difference quotients at its kink."""
-    b = torch.linspace(-1, 1, 41, dtype=torch.float64, device="cpu")
-    return draw_tangents(b, 2 * b.relu(), {"backward difference": (0, 0, 0),
-                                                 "central difference": (0, 0, 1),
-                                                 "forward difference": (0, 0, 2)},
-                               xlabel="b", name="x = max(0, x/2 + b)")
+    def solve(b: Tensor) -> Tensor:
+        half = torch.full((1, 1), 0.5, dtype=b.dtype, device=b.device)
+        return equilibrium(half, b[:, None], solver=Picard(1e-13)).value[:, 0]
+
+    b, h = torch.linspace(-1, 1, 41, dtype=torch.float64, device="cpu"), 1e-3
+    low, at, high = solve(torch.tensor([-h, 0, h], dtype=b.dtype, device=b.device)).tolist()
+    slopes = {"backward": (at - low) / h, "central": (high - low) / (2 * h),
+              "forward": (high - at) / h}
+    return draw_tangents(b, solve(b), {f"{name} difference: slope {slope:.3g}": (0, at, slope)
+                                       for name, slope in slopes.items()},
+                         xlabel="b", name="x = max(0, x/2 + b)")
 
 
-GALLERY = (gradients, gradient_errors, gradient_directions, gradient_memory, gradient_costs,
+GALLERY = (gradients, adjoint, gradient_errors, gradient_directions, gradient_memory, gradient_costs,
            gradient_cosines, tangents)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from idl_lab import validation
@@ -30,17 +30,6 @@ def _curves(name: str, curves: Mapping[str, Sequence[float]], x: np.ndarray) -> 
     return curves
 
 
-def _power(value: float, _: int) -> str:
-    # Plain numbers: matplotlib's powers of ten are typeset anew at every draw.
-    return f"{value:.0e}" if value < 1e-2 else f"{value:g}"
-
-
-def _log_y(ax: Axes, ticks: Sequence[float]) -> None:
-    ax.yaxis.set_major_locator(FixedLocator(list(ticks)))
-    ax.yaxis.set_major_formatter(FuncFormatter(_power))
-    ax.yaxis.set_minor_locator(NullLocator())
-
-
 def _names(ax: Axes, names: Sequence[str], x: float = 0.98, y: float = 0.97) -> None:
     """The curves' names in their colours, below one another."""
     for k, name in enumerate(names):
@@ -51,6 +40,37 @@ def _names(ax: Axes, names: Sequence[str], x: float = 0.98, y: float = 0.97) -> 
 def _widths(count: int) -> list[float]:
     """Thick first: where curves coincide, both are seen."""
     return [max(3.6 - 1.2 * k, 1.2) for k in range(count)]
+
+
+@styled
+def draw_adjoint(terms: Tensor, w: Tensor, ax: Axes | None = None) -> Figure:
+    """The sums of the first terms of w = g + AᵀΔg + (AᵀΔ)²g + …, a bar each, and w itself.
+
+    Parameters
+    ----------
+    terms : Tensor, shape (k, n)
+        One sample's terms, g first.
+    w : Tensor, shape (n,)
+        The adjoint vector, drawn as rings.
+    ax : Axes, optional
+    """
+    parts, goal = array("terms", terms, 2), array("w", w, 1)
+    if parts.shape[1] != goal.size:
+        raise ValueError(f"terms must have a column for each of the {goal.size} entries of w, got "
+                         f"{parts.shape[1]}.")
+    ax, (count, n) = canvas.axes(ax, 6.4, 2.8), parts.shape
+    for k, sums in enumerate(np.cumsum(parts, axis=0)):
+        ax.bar(np.arange(1, n + 1) + 0.8 * ((k + 0.5) / count - 0.5), sums, 0.8 / count,
+               color=COLOURS[0], alpha=0.25 + 0.75 * k / max(count - 1, 1),
+               label="g" if k == 0 else f"{k + 1} terms")
+    ax.plot(np.arange(1, n + 1), goal, "o", color=INK, markerfacecolor="none", markersize=6,
+            label="w")
+    ax.axhline(0, color=INK, linewidth=0.8)
+    ax.set(xlabel="state i", xlim=(0.4, n + 0.6))
+    ax.xaxis.set_major_locator(MaxNLocator(12, integer=True))
+    ax.set_position((0.09, 0.17, 0.89, 0.71))
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=count + 1)
+    return ax.figure
 
 
 @styled
@@ -72,9 +92,8 @@ def draw_gradient_errors(steps: Sequence[int], errors: Mapping[str, Sequence[flo
     curves = _curves("errors", errors, k)
     step is None or validation.integer("step", step)
     ax = canvas.axes(ax)
-    if frame(ax, xlim=(0, k[-1] + 1), xlabel="fixed-point steps k", yscale="log",
-             ylim=(10.0 ** _LOW / 3, 10.0 ** (_HIGH + 4)), title="Relative error of the gradient"):
-        _log_y(ax, 10.0 ** np.arange(_LOW, _HIGH + 1, 2))
+    frame(ax, xlim=(0, k[-1] + 1), xlabel="fixed-point steps k", yscale="log",
+          ylim=(10.0 ** _LOW / 3, 10.0 ** (_HIGH + 4)), title="Relative error")
     for i, (values, width) in enumerate(zip(curves.values(), _widths(len(curves)), strict=True)):
         shown = np.where(np.isfinite(values), np.maximum(values, 10.0 ** _LOW), np.nan)
         line(ax, f"curve {i}", k, shown, color=COLOURS[i % len(COLOURS)], linewidth=width,
@@ -126,14 +145,14 @@ def draw_gradient_directions(exact: Tensor, gradients: Mapping[str, Tensor],
         line(ax, f"tip {i}", [x], [y], "o", color=colour, markersize=3 + width)
         labels.append(f"{name}: cosine {along / length:+.3f}")
     _names(ax, labels, 0.02, 0.99)
-    title(ax, "Directions: exact is to the right")
+    title(ax, "Directions: exact points right")
     return ax.figure
 
 
 @styled
 def draw_gradient_memory(steps: Sequence[int], saved: Mapping[str, Sequence[float]],
                          step: int | None = None, ax: Axes | None = None) -> Figure:
-    """Kilobytes kept for the backward pass against the number of steps k.
+    """Kibibytes kept for the backward pass against the number of steps k.
 
     Parameters
     ----------
@@ -152,9 +171,10 @@ def draw_gradient_memory(steps: Sequence[int], saved: Mapping[str, Sequence[floa
     # Powers of two, so that a panel's frame stands still for most moves.
     top = 2.0 ** np.ceil(np.log2(max(c.max() for c in curves.values()) / 1024 + 1e-9) + 0.15)
     frame(ax, xlim=(0, k[-1] + 1), ylim=(0, top), xlabel="fixed-point steps k",
-          title="Kept for the backward pass, kB")
-    for i, values in enumerate(curves.values()):
-        line(ax, f"curve {i}", k, values / 1024, color=COLOURS[i % len(COLOURS)])
+          title="Kept for backward, KiB")
+    for i, (values, width) in enumerate(zip(curves.values(), _widths(len(curves)), strict=True)):
+        line(ax, f"curve {i}", k, values / 1024, color=COLOURS[i % len(COLOURS)], linewidth=width,
+             alpha=0.45 if i == 0 and len(curves) > 1 else 1.0)
     line(ax, "step", [] if step is None else [step, step], [] if step is None else [0, 0.75 * top],
          "--", color=INK, linewidth=0.8)
     _names(ax, list(curves), 0.04)
@@ -226,7 +246,7 @@ def draw_gradients(steps: Sequence[int], errors: Mapping[str, Sequence[float]], 
     figure : Figure, optional
         From an earlier call with as many gradients.
     """
-    axes = canvas.row(figure, 3, 10.4, 3.1, [1.25, 1.15, 1], left=0.06, wspace=0.18)
+    axes = canvas.row(figure, 3, 8.6, 2.9, [1.15, 1.25, 1], left=0.065, bottom=0.16, wspace=0.2)
     draw_gradient_errors(steps, errors, step, axes[0])
     draw_gradient_directions(exact, gradients, axes[1])
     draw_gradient_memory(steps, saved, step, axes[2])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -69,7 +70,8 @@ class Gradient:
     A, injection : Tensor, shapes (n, n) and (m, n)
         dL/dA and dL/db.
     saved : int
-        Bytes that the forward pass kept for the backward one, beside A and b themselves.
+        Bytes that are kept for the backward pass when the forward one is done, beside A and b
+        themselves.
     seconds : float
         Of both passes.
     """
@@ -78,6 +80,13 @@ class Gradient:
     injection: Tensor
     saved: int
     seconds: float
+
+
+class _Kept:
+    """A tensor that a graph holds."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
 
 
 def measure_gradient(A: Tensor, injection: Tensor, target: Tensor, phi: str = "relu",
@@ -97,21 +106,25 @@ def measure_gradient(A: Tensor, injection: Tensor, target: Tensor, phi: str = "r
     Gradient
     """
     A, injection = (M.detach().clone().requires_grad_() for M in (A, injection))
-    kept: dict[int, Tensor] = {}
-    own = {M.untyped_storage().data_ptr() for M in (A, injection)}
+    # Weakly held: what was saved for a graph that is thrown away is not kept for the backward pass.
+    kept: weakref.WeakSet[_Kept] = weakref.WeakSet()
 
-    def pack(saved: Tensor) -> Tensor:
-        kept[saved.untyped_storage().data_ptr()] = saved  # views of one storage count once
-        return saved
+    def pack(saved: Tensor) -> _Kept:
+        # Detached: a node that holds its own output with its history would never be freed.
+        kept.add(held := _Kept(saved.detach()))
+        return held
 
     start = time.perf_counter()
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda held: held.tensor):
             X = equilibrium(A, injection, phi, solver=solver, adjoint=adjoint).value
+        sizes = {held.tensor.untyped_storage().data_ptr(): held.tensor.untyped_storage().nbytes()
+                 for held in kept}  # views of one storage count once
         dA, db = torch.autograd.grad(0.5 * (X - target).square().sum(), (A, injection))
     seconds = time.perf_counter() - start
-    saved = sum(t.untyped_storage().nbytes() for at, t in kept.items() if at not in own)
+    own = {M.untyped_storage().data_ptr() for M in (A, injection)}
+    saved = sum(size for at, size in sizes.items() if at not in own)
     return Gradient(dA, db, saved, seconds)
 
 

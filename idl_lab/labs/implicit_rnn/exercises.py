@@ -1,47 +1,42 @@
-"""The exercises of this lab."""
+"""The exercise of lab 06."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from idl_lab.labs.kit.exercise import Verdict, given, hint, right_answer
+from idl_lab.labs.kit.exercise import Exercise
+from idl_lab.labs.kit.problems import normal
 
 
-def memory_matrix(answer: Callable[..., Tensor]) -> Verdict:
-    """Lab 06: ``answer(A, B, C, D, slope)`` is ∂h_t/∂h_{t−1}, B and D the columns of h."""
-    generator = torch.Generator("cpu").manual_seed(0)
+def _inputs(draws: torch.Generator) -> tuple[Tensor, ...]:
+    """A, B, C, D of a model with 4 states and 3 hidden numbers, and the slopes of its states."""
+    A, B, C, D = (normal(*shape, generator=draws) for shape in ((4, 4), (4, 3), (3, 4), (3, 3)))
+    return 0.2 * A, B, C, D, torch.rand(4, generator=draws, dtype=A.dtype, device=A.device)
 
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu")
 
-    A, B, C, D = 0.2 * draw(4, 4), draw(4, 3), draw(3, 4), draw(3, 3)
-    slope = torch.rand(4, generator=generator, dtype=torch.float64, device="cpu")
-    got = given(answer, (A, B, C, D, slope), "the matrix", D.shape,
-                   "The derivative of three numbers by three is a (3, 3) tensor")
-    if isinstance(got, Verdict):
-        return got
-    eye = torch.eye(4, dtype=A.dtype, device=A.device)
+def _moved(A: Tensor, R: Tensor, slopes: Tensor) -> Tensor:
+    """(I − ΔA)⁻¹ R."""
+    eye = torch.eye(len(A), dtype=A.dtype, device=A.device)
+    return torch.linalg.solve(eye - slopes[:, None] * A, R)
 
-    def through(slope: Tensor, M: Tensor) -> Tensor:
-        return C @ torch.linalg.solve(eye - slope[:, None] * M, slope[:, None] * B)
 
-    def same(wanted: Tensor) -> bool:
-        return torch.allclose(got.double(), wanted)
-
-    if same(D + through(slope, A)):
-        return right_answer("D is the direct way from h to h, the rest the way through the "
-                            "equilibrium.")
-    if same(through(slope, A)):
-        return hint("That is the way through the equilibrium; h also passes through D directly.")
-    if same(D + through(torch.ones_like(slope), A)):
-        return hint("φ is missing: its slope multiplies the rows of A and of B.")
-    if same(D + C @ (slope[:, None] * B)):
-        return hint("That is one step from x = 0. At the equilibrium x moves on both sides: "
-                     "dx = slope · (A dx + B dh). Solve for dx.")
-    if same(D + C @ torch.linalg.solve(eye - slope[:, None] * A, B)):
-        return hint("The slope multiplies B too, not only A.")
-    return hint("Differentiate x = φ(Ax + Bh): dx = slope · (A dx + B dh), with slope on each "
-                 "row. Solve for dx, then dh_t = C dx + D dh.")
+memory_matrix = Exercise(
+    inputs=_inputs,
+    right=lambda A, B, C, D, slopes: D + C @ _moved(A, slopes[:, None] * B, slopes),
+    what="the matrix",
+    shape="The derivative of three numbers by three is a (3, 3) tensor",
+    slips={
+        "That is the way through the equilibrium; h also passes through D directly.":
+            lambda A, B, C, D, slopes: C @ _moved(A, slopes[:, None] * B, slopes),
+        "φ is missing: its slope multiplies the rows of A and of B.":
+            lambda A, B, C, D, slopes: D + C @ _moved(A, B, torch.ones_like(slopes)),
+        "That is one step from x = 0. At the equilibrium x moves on both sides: dx = Δ(A dx + "
+        "B dh). Solve for dx.":
+            lambda A, B, C, D, slopes: D + C @ (slopes[:, None] * B),
+        "The slope multiplies B too, not only A.":
+            lambda A, B, C, D, slopes: D + C @ _moved(A, B, slopes),
+    },
+    hint="Differentiate x = φ(Ax + Bh): dx = Δ(A dx + B dh), with a slope on each row. Solve for "
+         "dx, then dh_t = C dx + D dh.",
+    praise="D is the direct way from h to h, the rest the way through the equilibrium.")

@@ -9,7 +9,7 @@ from torch import Tensor
 from idl_lab.data import load, spiky_series
 from idl_lab.fixed_point import Picard
 from idl_lab.labs.implicit_rnn.plots import draw_forecast, draw_memory, draw_reading, draw_steps
-from idl_lab.labs.kit.problems import generator
+from idl_lab.labs.kit.problems import generator, normal, random_matrix
 from idl_lab.rnn import ImplicitRNN, ImplicitRNNCell
 from idl_lab.training import fit
 
@@ -52,9 +52,19 @@ def forecast() -> Figure:
 
 
 def memory() -> Figure:
-    """Powers of three matrices: forgetting fast, slowly, not at all."""
-    powers = torch.arange(31, dtype=torch.float64, device="cpu")
-    return draw_memory({f"spectral radius {r}": r**powers for r in (0.5, 0.9, 1.1)})
+    """∂h_t/∂h_0 in silence, the same B and C and three sizes of A: the last one grows."""
+    draws = generator()
+    unit = random_matrix(20, 1.0, "positive", generator=draws)
+    B, C = normal(20, 4, generator=draws).abs(), normal(4, 20, generator=draws).abs()
+
+    def matrix(kappa: float) -> Tensor:
+        eye = torch.eye(20, dtype=unit.dtype, device=unit.device)
+        return C @ torch.linalg.solve(eye - kappa * unit, B)
+
+    C *= 0.7 / torch.linalg.eigvals(matrix(0.5)).abs().max()
+    return draw_memory({f"κ = {kappa:g}": torch.stack([
+        torch.linalg.matrix_norm(torch.linalg.matrix_power(matrix(kappa), t), 2)
+        for t in range(31)]) for kappa in (0.0, 0.5, 0.8)})
 
 
 def reading() -> Figure:

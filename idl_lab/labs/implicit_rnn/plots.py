@@ -44,8 +44,8 @@ def draw_reading(pixels: Tensor, states: Tensor, scores: Tensor,
     time is None or validation.integer("time", time, at_least=0)
     counts = _same_length(steps, len(image))
     at = len(image) - 1 if time is None else min(time, len(image) - 1)
-    axes = canvas.row(figure, 4, 11.4, 2.9, [0.8, 1.2, 1.2, 1.2], left=0.01, bottom=0.17,
-                      right=0.98, wspace=0.3)
+    axes = canvas.row(figure, 4, 8.6, 2.7, [0.8, 1.15, 1.1, 1.25], left=0.01, bottom=0.18,
+                      right=0.985, top=0.87, wspace=0.34)
 
     if frame(axes[0], xticks=[], yticks=[]):
         axes[0].spines[:].set_visible(False)
@@ -69,11 +69,11 @@ def draw_reading(pixels: Tensor, states: Tensor, scores: Tensor,
              xlim=(-0.7, len(classes) - 0.3)):
         axes[2].axhline(0, color=INK, linewidth=0.8)
     bars = marks[at] / max(np.abs(marks).max(), 1e-9)
-    line(axes[2], "scores", *canvas.stems(classes, 0, bars), color=FAINT, linewidth=10,
+    line(axes[2], "scores", *canvas.stems(classes, 0, bars), color=FAINT, linewidth=8,
          solid_capstyle="butt")
-    line(axes[2], "best", [best, best], [0, bars[best]], color=COLOURS[0], linewidth=10,
+    line(axes[2], "best", [best, best], [0, bars[best]], color=COLOURS[0], linewidth=8,
          solid_capstyle="butt")
-    title(axes[2], f"after row {at} it says {best}")
+    title(axes[2], f"row {at}: it says {best}")
 
     top = 1.25 * max(max(count) for count in counts.values())
     frame(axes[3], xlim=(-0.5, len(image) - 0.5), ylim=(0, top), xlabel="time step (row)",
@@ -158,9 +158,10 @@ def draw_memory(responses: Mapping[str, Tensor], ax: Axes | None = None) -> Figu
         raise ValueError("responses must hold at least one model's, got none.")
     ax = canvas.axes(ax, 5.6, 3.2)
     for colour, (name, response) in zip(COLOURS, responses.items(), strict=False):
-        ax.semilogy(array(name, response, 1), color=colour, label=name)
+        ax.plot(array(name, response, 1), color=colour, label=name)
     ax.axhline(1, color=FAINT, linewidth=0.8, zorder=0)
-    ax.set(xlabel="time steps since", ylabel=r"size of $\partial h_t/\partial h_0$", title="Memory")
+    frame(ax, yscale="log", xlabel="time steps since", title="Memory",
+          ylabel=r"size of $\partial h_t/\partial h_0$")
     ax.legend(loc="best")
     return ax.figure
 

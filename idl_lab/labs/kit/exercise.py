@@ -140,6 +140,8 @@ class Example:
         An answer that is right, for the tests.
     slips : mapping of str to object
         Part of a sentence, and a wrong answer that gets it, for the tests.
+    options : mapping of str to object
+        What `look` is given beside the answer, for the tests.
     """
 
     look: Callable[..., Any]
@@ -148,6 +150,7 @@ class Example:
     praise: str
     right: Any
     slips: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, answer: Any, *others: Any, **options: Any) -> Verdict:
         """Look at the reader's answer."""

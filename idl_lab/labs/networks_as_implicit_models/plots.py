@@ -29,8 +29,9 @@ def draw_blocks(M: Tensor, rows: Blocks, columns: Blocks | None = None, ax: Axes
                 scale: float | None = None, name: str = "") -> Figure:
     """A matrix as a picture, its blocks named: red positive, blue negative, zeros white.
 
-    The shade is the square root of the size, so that small weights show beside large ones. Of a
-    matrix too large for the picture, the largest entry of each small square is shown.
+    The shade is the square root of the size, so that small weights show beside large ones; a
+    strip below says which size has which colour. Of a matrix too large for the picture, the
+    largest entry of each small square is shown.
 
     Parameters
     ----------
@@ -60,6 +61,12 @@ def draw_blocks(M: Tensor, rows: Blocks, columns: Blocks | None = None, ax: Axes
         ax.xaxis.tick_top()
         ax.tick_params(length=0, pad=2)
         ax.spines[:].set_visible(True)
+        strip = ax.inset_axes((0.7, -0.055, 0.18, 0.025), xticks=[], yticks=[])
+        sizes = np.linspace(-1, 1, 101)
+        strip.imshow((np.sign(sizes) * np.sqrt(np.abs(sizes)))[None], vmin=-1, vmax=1,
+                     aspect="auto")
+    for sign, x, side in (("−", 0.69, "right"), ("+", 0.89, "left")):
+        words(ax, f"scale {sign}", x, -0.042, f"{sign}{full:.2g}", ha=side, va="center", fontsize=8)
     name_blocks(ax.xaxis, top, columns)
     name_blocks(ax.yaxis, left, rows)
     gap = np.nan
@@ -67,7 +74,7 @@ def draw_blocks(M: Tensor, rows: Blocks, columns: Blocks | None = None, ax: Axes
     strokes += [[(0, e), (width, e), (gap, gap)] for e in down]
     line(ax, "blocks", *np.array(strokes).reshape(-1, 2).T, color=INK, linewidth=0.7)
     if name or "title" in canvas.moving(ax):
-        words(ax, "title", 0.5, -0.02, name, ha="center", va="top", fontsize=10)
+        words(ax, "title", 0, -0.02, name, ha="left", va="top", fontsize=10)
     return ax.figure
 
 
@@ -125,14 +132,14 @@ def draw_rescaling(M: Tensor, before: Tensor, v: Tensor, blocks: Blocks, kappa: 
         From an earlier call.
     """
     n = sum(size for _, size in blocks)
-    axes = canvas.row(figure, 3, 10.4, 4.0, [1.2, 1, 1], left=0.055, right=0.985, bottom=0.11,
-                      top=0.81, wspace=0.32)
+    axes = canvas.row(figure, 3, 8.6, 3.8, [1.3, 1, 0.85], left=0.045, right=0.985, bottom=0.11,
+                      top=0.81, wspace=0.33)
     outputs = M.shape[0] - n
     draw_blocks(M, [*blocks, ("ŷ", outputs)], [*blocks, ("u", inputs)], axes[0], scale=scale,
-                name="[A B; C D] in the new units")
+                name="[A B; C D], new units")
     draw_rescaled_rows(before, M[:n, :n], blocks, kappa, axes[1])
     draw_units(v, blocks, axes[2], top=1e10)
-    words(axes[0], "verdict", -0.13, 1.17, verdict, fontsize=10, weight="bold")
+    words(axes[0], "verdict", -0.1, 1.17, verdict, fontsize=10, weight="bold")
     return axes[0].figure
 
 

@@ -2,8 +2,8 @@
 
 from idl_lab.labs.training.panel import tolerance_panel
 from idl_lab.labs.training.plots import draw_sweep, draw_tolerance
-from idl_lab.labs.training.problems import tolerance_study
+from idl_lab.labs.training.problems import paired_difference, tolerance_study
 
 __all__ = [
-    "draw_sweep", "draw_tolerance", "tolerance_panel", "tolerance_study",
+    "draw_sweep", "draw_tolerance", "paired_difference", "tolerance_panel", "tolerance_study",
 ]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from idl_lab import validation
@@ -18,8 +18,8 @@ from idl_lab.labs.kit.plots import array
 
 @styled
 def draw_sweep(table: pd.DataFrame, knob: str, columns: Mapping[str, str],
-               close_up: Collection[str] = ("accuracy",)) -> Figure:
-    """Measured columns against a knob: the median over repeated runs, every run a dot.
+               errors: Mapping[str, str] | None = None) -> Figure:
+    """Measured columns against a knob: the mean over repeated runs, every run a dot.
 
     Parameters
     ----------
@@ -29,9 +29,10 @@ def draw_sweep(table: pd.DataFrame, knob: str, columns: Mapping[str, str],
         Its column of the knob's values, numbers or words; drawn evenly spaced, in the order in
         which they come.
     columns : mapping of str to str
-        Which columns to draw, and the title of each.
-    close_up : collection of str
-        Columns whose axis does not start at zero: their spread is the point.
+        Which columns to draw, and the title of each. Every axis includes zero.
+    errors : mapping of str to str, optional
+        The column that has the standard error of a drawn column's mean: bars of one error.
+        {"gain": "error"} by default, where there are such columns.
     """
     if not isinstance(table, pd.DataFrame):
         raise TypeError(f"table must be a pandas.DataFrame with a row a run, got "
@@ -39,26 +40,30 @@ def draw_sweep(table: pd.DataFrame, knob: str, columns: Mapping[str, str],
     if not columns or len(table) == 0:
         raise ValueError(f"there must be something to draw, got {len(table)} runs and "
                          f"{len(columns)} columns.")
-    for name in (knob, *columns):
+    errors = {"gain": "error"} if errors is None else errors
+    errors = {name: error for name, error in errors.items() if name in columns}
+    for name in (knob, *columns, *errors.values()):
         validation.choice("column", name, table.columns)
     values = list(dict.fromkeys(table[knob]))
     at = table[knob].map(values.index)
     named = all(isinstance(value, str) for value in values)  # between names there is no way
-    axes = canvas.row(None, len(columns), 2.4 * len(columns), 2.3, bottom=0.21, top=0.86,
-                      left=0.22 / len(columns), right=1 - 0.04 / len(columns), wspace=0.36)
+    axes = canvas.row(None, len(columns), 2.8 * len(columns), 2.5, bottom=0.2, top=0.87,
+                      left=0.24 / len(columns), right=1 - 0.04 / len(columns), wspace=0.36)
     for ax, colour, (name, heading) in zip(axes, COLOURS, columns.items(), strict=False):
-        groups = table[name].groupby(at)
-        if not named:
-            ax.fill_between(range(len(values)), groups.min(), groups.max(), color=colour,
-                            alpha=0.15, linewidth=0)
+        means = table[name].groupby(at).mean()
         ax.plot(at, table[name], "o", color=colour, markersize=3, alpha=0.5)
-        ax.plot(groups.median(), " " if named else "-", color=colour, marker="o", markersize=5)
-        low, high = table[name].min(), table[name].max()
-        margin = 0.12 * (high - low) or 0.05 * abs(high) or 1.0
+        ax.plot(means, " " if named else "-", color=colour, marker="o", markersize=5)
+        ends = [0, table[name].min(), table[name].max()]
+        if name in errors:
+            bars = table[errors[name]].groupby(at).mean()
+            ax.errorbar(means.index, means, bars, fmt="none", ecolor=INK, elinewidth=1, capsize=3)
+            ends += [(means - bars).min(), (means + bars).max()]
+        low, high = min(ends), max(ends)
+        margin = 0.12 * (high - low) or 1.0
+        ax.axhline(0, color=INK, linewidth=0.8)
         ax.set(title=heading, xlabel=knob, xlim=(-0.4, len(values) - 0.6),
-               ylim=(low - margin if name in close_up else min(0, low), high + margin))
-        ax.set_xticks(range(len(values)), [_short(value) for value in values],
-                      fontsize=7 if named else None)
+               ylim=(low - margin if low < 0 else 0, high + margin))
+        ax.set_xticks(range(len(values)), [_short(value) for value in values])
         ax.yaxis.set_major_locator(MaxNLocator(4))
     return axes[0].figure
 
@@ -94,7 +99,7 @@ def draw_tolerance(table: pd.DataFrame, margins: Tensor, tol: float, scores: Ten
     gaps, given, goal = (array(name, v, 1) for name, v in (
         ("margins", margins), ("scores", scores), ("exact", exact)))
     row = table.loc[tol]
-    axes = canvas.row(figure, 3, 9.4, 3.0, left=0.07, right=0.99, bottom=0.15, top=0.76,
+    axes = canvas.row(figure, 3, 8.6, 3.0, left=0.065, right=0.99, bottom=0.15, top=0.76,
                       wspace=0.22)
     tols, error, bound = table.index.to_numpy(), table["error"], table["bound"]
     powers = np.arange(np.floor(np.log10(max(min(error.min(), tols.min()), 1e-12))),
@@ -104,17 +109,13 @@ def draw_tolerance(table: pd.DataFrame, margins: Tensor, tol: float, scores: Ten
              ylim=span, xlabel="tol", title="Error of the class scores"):
         axes[0].plot(tols, np.maximum(error, span[0]), color=COLOURS[0], label="measured")
         axes[0].plot(tols, bound, "--", color=COLOURS[1], label="bound")
-        axes[0].legend(loc="lower right")
+        axes[0].legend(loc="upper left")
     if frame(axes[1], xscale="log", xlim=span, yticks=[], xlabel="margin: best score − second best",
              title="Margins of the decisions"):
         axes[1].hist(gaps, bins=np.geomspace(*span, 60), color=FAINT)
         axes[1].set_ylim(0, 1.25 * axes[1].get_ylim()[1])  # room for words above the lines
-    for axis in (axes[0].xaxis, axes[0].yaxis, axes[1].xaxis):
-        if not isinstance(axis.get_major_formatter(), FuncFormatter):
-            axis.set_major_locator(FixedLocator(10.0 ** np.arange(powers[0], powers[-1] + 1, 2)))
-            axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.0e}"))
-            axis.set_minor_locator(NullLocator())
-    line(axes[0], "at", [tol, tol], span, color=INK, linewidth=0.8)
+    # Up to the bound only: above it stands the legend.
+    line(axes[0], "at", [tol, tol], [span[0], row["bound"]], color=INK, linewidth=0.8)
     line(axes[0], "dots", [tol, tol], [max(row["error"], span[0]), row["bound"]], "o", color=INK)
     height = 0, axes[1].get_ylim()[1] / 1.25
     for k, name in enumerate(("error", "bound")):

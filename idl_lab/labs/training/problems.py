@@ -17,6 +17,44 @@ from idl_lab.training import accuracy
 from idl_lab.well_posedness import inf_norm
 
 
+def paired_difference(one: Tensor, other: Tensor) -> tuple[float, float]:
+    """How much more often one setting is right than another, and the standard error of that.
+
+    The same images are answered in the same runs, so what is compared are pairs: d = −1, 0 or 1
+    for each run and image. The error has two parts, other images (the variance over images of d
+    averaged over runs) and other runs (the variance over runs of d averaged over images); adding
+    them counts what belongs to neither alone twice, on the safe side.
+
+    Parameters
+    ----------
+    one, other : Tensor of bool, shape (runs, images)
+        Whether the image is classified correctly. Of a single run the second part is unknown and
+        left out.
+
+    Returns
+    -------
+    difference, error : float
+
+    Raises
+    ------
+    ValueError
+        Where the shapes differ or there are fewer than two images.
+
+    References
+    ----------
+    Cameron, Gelbach and Miller 2011, Robust inference with multiway clustering.
+    """
+    if one.shape != other.shape or one.dim() != 2 or one.shape[1] < 2:
+        raise ValueError(f"one and other must have the same shape (runs, images), two images at "
+                         f"least, got {tuple(one.shape)} and {tuple(other.shape)}.")
+    d = one.double() - other.double()
+    runs, images = d.shape
+    square = d.mean(dim=0).var() / images
+    if runs > 1:
+        square = square + d.mean(dim=1).var() / runs
+    return float(d.mean()), float(square.sqrt())
+
+
 @torch.no_grad()
 def tolerance_study(model: ImplicitModel, U: Tensor, labels: Tensor, tols: Sequence[float]
                     ) -> tuple[pd.DataFrame, Tensor, Tensor]:
