@@ -114,5 +114,5 @@ def tangents() -> Figure:
                          xlabel="b", name="x = max(0, x/2 + b)")
 
 
-GALLERY = (gradients, adjoint, gradient_errors, gradient_directions, gradient_memory, gradient_costs,
-           gradient_cosines, tangents)
+GALLERY = (gradients, adjoint, gradient_errors, gradient_directions, gradient_memory,
+           gradient_costs, gradient_cosines, tangents)
