@@ -132,15 +132,16 @@ def gradients_after(steps: Sequence[int], A: Tensor, injection: Tensor, target: 
                     phi: str = "relu", *, repeat: int = 1) -> dict[str, list[Gradient]]:
     """What each of `ADJOINTS` gives when solve and adjoint solve stop after k steps, k in steps.
 
-    ``seconds`` is the shortest of ``repeat`` measurements.
+    ``seconds`` is the shortest of ``repeat`` measurements, all of which are taken once before any
+    is taken again: what else the machine does then spoils a few of each, not all of one.
     """
-    def shortest(adjoint: Adjoint, k: int) -> Gradient:
-        seen = [measure_gradient(A, injection, target, phi, adjoint, Picard(0, k))
-                for _ in range(repeat)]
-        return min(seen, key=lambda g: g.seconds)
-
     validation.integer("repeat", repeat)
-    return {name: [shortest(adjoint, k) for k in steps] for name, adjoint in ADJOINTS.items()}
+    rounds = [{name: [measure_gradient(A, injection, target, phi, adjoint, Picard(0, k))
+                      for k in steps] for name, adjoint in ADJOINTS.items()}
+              for _ in range(repeat)]
+    return {name: [min(seen, key=lambda gradient: gradient.seconds)
+                   for seen in zip(*(row[name] for row in rounds), strict=True)]
+            for name in ADJOINTS}
 
 
 def exact_gradient(A: Tensor, injection: Tensor, target: Tensor, phi: str = "relu") -> Gradient:
