@@ -246,7 +246,7 @@ def draw_gradients(steps: Sequence[int], errors: Mapping[str, Sequence[float]], 
     figure : Figure, optional
         From an earlier call with as many gradients.
     """
-    axes = canvas.row(figure, 3, 8.6, 2.9, [1.15, 1.25, 1], left=0.065, bottom=0.16, wspace=0.2)
+    axes = canvas.row(figure, 3, 8.4, 2.9, [1.15, 1.25, 1], left=0.065, bottom=0.16, wspace=0.2)
     draw_gradient_errors(steps, errors, step, axes[0])
     draw_gradient_directions(exact, gradients, axes[1])
     draw_gradient_memory(steps, saved, step, axes[2])

@@ -44,7 +44,7 @@ def draw_reading(pixels: Tensor, states: Tensor, scores: Tensor,
     time is None or validation.integer("time", time, at_least=0)
     counts = _same_length(steps, len(image))
     at = len(image) - 1 if time is None else min(time, len(image) - 1)
-    axes = canvas.row(figure, 4, 8.6, 2.7, [0.8, 1.15, 1.1, 1.25], left=0.01, bottom=0.18,
+    axes = canvas.row(figure, 4, 8.4, 2.7, [0.8, 1.15, 1.1, 1.25], left=0.01, bottom=0.18,
                       right=0.985, top=0.87, wspace=0.34)
 
     if frame(axes[0], xticks=[], yticks=[]):

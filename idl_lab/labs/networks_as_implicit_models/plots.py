@@ -132,7 +132,7 @@ def draw_rescaling(M: Tensor, before: Tensor, v: Tensor, blocks: Blocks, kappa: 
         From an earlier call.
     """
     n = sum(size for _, size in blocks)
-    axes = canvas.row(figure, 3, 8.6, 3.8, [1.3, 1, 0.85], left=0.045, right=0.985, bottom=0.11,
+    axes = canvas.row(figure, 3, 8.4, 3.8, [1.3, 1, 0.85], left=0.045, right=0.985, bottom=0.11,
                       top=0.81, wspace=0.33)
     outputs = M.shape[0] - n
     draw_blocks(M, [*blocks, ("ŷ", outputs)], [*blocks, ("u", inputs)], axes[0], scale=scale,

@@ -99,7 +99,7 @@ def draw_tolerance(table: pd.DataFrame, margins: Tensor, tol: float, scores: Ten
     gaps, given, goal = (array(name, v, 1) for name, v in (
         ("margins", margins), ("scores", scores), ("exact", exact)))
     row = table.loc[tol]
-    axes = canvas.row(figure, 3, 8.6, 3.0, left=0.065, right=0.99, bottom=0.15, top=0.76,
+    axes = canvas.row(figure, 3, 8.4, 3.0, left=0.065, right=0.99, bottom=0.15, top=0.76,
                       wspace=0.22)
     tols, error, bound = table.index.to_numpy(), table["error"], table["bound"]
     powers = np.arange(np.floor(np.log10(max(min(error.min(), tols.min()), 1e-12))),
