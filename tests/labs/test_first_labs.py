@@ -11,50 +11,11 @@ from idl_lab.labs.fixed_points.panel import convergence_panel
 from idl_lab.labs.fixed_points.problems import even_injection
 from idl_lab.labs.kit import canvas
 from idl_lab.labs.kit.problems import random_matrix, solve_quietly
-from idl_lab.labs.start_here.panel import digit_panel
-from idl_lab.labs.well_posedness.panel import norm_bound_panel
 from idl_lab.labs.well_posedness.problems import several_starts, spread
-from idl_lab.model import ImplicitModel
 
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator("cpu").manual_seed(seed)
-
-
-def small_digit_panel():
-    model = ImplicitModel(64, 10, 8, device="cpu", generator=seeded())
-    return digit_panel(model, torch.rand(3, 64, generator=seeded(), device="cpu"),
-                       torch.arange(3, device="cpu"), steps=6)
-
-
-@pytest.mark.parametrize("make", [small_digit_panel, convergence_panel, norm_bound_panel])
-def test_a_panel_fits_beside_the_file_browser(make):
-    width, height = make().figure.bbox.size
-    # JupyterLab at 1280 × 720 with its file browser leaves a cell 860 pixels, and 600 below a tab.
-    assert width <= 860 and height <= 480
-
-
-@pytest.mark.parametrize("make", [small_digit_panel, convergence_panel, norm_bound_panel])
-def test_every_word_in_a_panel_is_inside_and_clear_of_the_others(make):
-    figure = make().figure
-    figure.canvas.draw()
-    boxes = [text.get_window_extent() for ax in figure.axes for text in words_of(ax)]
-    for box in boxes:
-        assert box.x0 >= -1 and box.y0 >= -1
-        assert box.x1 <= figure.bbox.width + 1 and box.y1 <= figure.bbox.height + 1
-    clashes = [(a, b) for k, a in enumerate(boxes) for b in boxes[:k]
-               if min(a.x1, b.x1) - max(a.x0, b.x0) > 1 and min(a.y1, b.y1) - max(a.y0, b.y0) > 1]
-    assert not clashes
-
-
-def words_of(ax) -> list:
-    shown = [ax.title, ax.xaxis.label, ax.yaxis.label, *ax.texts]
-    for axis in (ax.xaxis, ax.yaxis):
-        low, high = sorted(axis.get_view_interval())
-        shown += [tick.label2 if tick.label2.get_visible() else tick.label1
-                  for tick in axis.get_major_ticks()
-                  if low <= tick.get_loc() <= high]
-    return [text for text in shown if text.get_visible() and text.get_text()]
 
 
 @pytest.mark.parametrize("seed", range(4))
