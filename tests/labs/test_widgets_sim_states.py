@@ -1,15 +1,13 @@
-"""The panel and the exercise of lab 07."""
+"""The panel of lab 07."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from helpers import CPU64, draw
+from helpers import draw
 from torch import nn
 
-from idl_lab.labs import check
 from idl_lab.labs.kit import canvas
-from idl_lab.labs.kit.exercise import Outcome
 from idl_lab.labs.sim_states import panel as sim_states
 from idl_lab.labs.sim_states.panel import sim_states_panel
 
@@ -52,28 +50,3 @@ def test_it_fits_once_and_follows_kappa(monkeypatch):
 def test_it_refuses(options, message):
     with pytest.raises(ValueError, match=message):
         sim_states_panel(*taught(), **options)
-
-
-# ---- the exercise ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("answer", "outcome", "words"), [
-    (lambda w, G, c, n: ..., Outcome.NOT_ATTEMPTED, "written with gram, cross and norm"),
-    (lambda w, G, c, n: None, Outcome.NOT_ATTEMPTED, "written with gram, cross and norm"),
-    (lambda w, G, c, n: w @ torch.ones(7, **CPU64), Outcome.HINT, "raised RuntimeError"),
-    (lambda w, G, c, n: G @ w, Outcome.HINT, "shape (4,)"),
-    (lambda w, G, c, n: "so", Outcome.HINT, "'so'"),
-    (lambda w, G, c, n: 1j * (w @ w), Outcome.HINT, "one real number"),
-    (lambda w, G, c, n: w @ G @ w - 2 * w @ c + n, Outcome.HINT, "factor ½ is missing"),
-    (lambda w, G, c, n: 0.5 * w @ G @ w + w @ c + 0.5 * n, Outcome.HINT, "sign"),
-    (lambda w, G, c, n: 0.5 * w @ G @ w - 0.5 * w @ c + 0.5 * n, Outcome.HINT, "counts twice"),
-    (lambda w, G, c, n: 0.5 * w @ G @ w - w @ c, Outcome.HINT, "‖z‖² is missing"),
-    (lambda w, G, c, n: 0.5 * w @ w + n, Outcome.HINT, "Expand"),
-    (lambda w, G, c, n: float("nan") * n, Outcome.HINT, "Expand"),
-    (lambda w, G, c, n: 0.5 * w @ G @ w - w @ c + 0.5 * n, Outcome.RIGHT, "nine samples"),
-    (lambda w, G, c, n: ((G @ w / 2 - c) @ w + n / 2)[None], Outcome.RIGHT, "nine samples"),
-    (lambda w, G, c, n: float((G @ w / 2 - c) @ w + n / 2), Outcome.RIGHT, "nine samples"),
-])
-def test_gram_objective(answer, outcome, words):
-    verdict = check.sim_states.gram_objective(answer)
-    assert verdict.outcome is outcome and words in verdict.sentence, verdict

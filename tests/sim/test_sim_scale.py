@@ -1,4 +1,4 @@
-"""SIM at scale: the cost model against counted flops, its pictures, its panel, the checker."""
+"""SIM at scale: the cost model against counted flops, its pictures, its panel."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ import torch
 from helpers import draw, rejects
 from torch.utils.flop_counter import FlopCounterMode
 
-from idl_lab.labs import check
 from idl_lab.labs.kit import canvas
-from idl_lab.labs.kit.exercise import Outcome
 from idl_lab.labs.sim_at_scale import gallery
 from idl_lab.labs.sim_at_scale.machine import ASSUMED_GPU, PARTS, Machine, Size, fit_machine
 from idl_lab.labs.sim_at_scale.panel import HEARS, scale_panel
@@ -228,41 +226,6 @@ def test_the_panel_shows_the_model():
     for hears in HEARS:
         for corner in ({"log_n": 2.0, "devices": 1}, {"log_n": 6.0, "devices": 64}):
             panel.set(hears=hears, **corner)
-
-
-# --- the checker ----------------------------------------------------------------------------------
-
-
-def outer(mean1, mean2):
-    return torch.outer(mean1 - mean2, mean1 - mean2)
-
-
-def from_raw_sums(m1, a, S1, m2, b, S2):
-    common = (m1 * a + m2 * b) / (m1 + m2)
-    raw = S1 + S2 + m1 * torch.outer(a, a) + m2 * torch.outer(b, b)
-    return raw - (m1 + m2) * torch.outer(common, common)
-
-
-@pytest.mark.parametrize(("answer", "outcome", "words"), [
-    (lambda *given: ..., Outcome.NOT_ATTEMPTED, "Replace the ... by the scatter matrix"),
-    (lambda *given: None, Outcome.NOT_ATTEMPTED, "Replace the ..."),
-    (lambda *given: given[9], Outcome.HINT, "raised IndexError"),
-    (lambda m, a, S, k, b, T: a, Outcome.HINT, "yours is (3,)"),
-    (lambda m, a, S, k, b, T: 4, Outcome.HINT, "yours is 4"),
-    (lambda m, a, S, k, b, T: S + T, Outcome.HINT, "each shard's own mean"),
-    (lambda m, a, S, k, b, T: S + T + outer(a, b), Outcome.HINT, "weight depends on m1 and m2"),
-    (lambda m, a, S, k, b, T: S + T + m * k / (m + k) * (a - b) @ (a - b), Outcome.HINT,
-     "torch.outer"),
-    (lambda *given: from_raw_sums(*given) / 25, Outcome.HINT, "not divided"),
-    (lambda m, a, S, k, b, T: S + T + m * torch.outer(a, a) + k * torch.outer(b, b), Outcome.HINT,
-     "raw sum"),
-    (lambda m, a, S, k, b, T: S - T, Outcome.HINT, "raw sums"),
-    (lambda m, a, S, k, b, T: S + T + m * k / (m + k) * outer(a, b), Outcome.RIGHT, "a shard"),
-    (from_raw_sums, Outcome.RIGHT, "a shard"),
-])
-def test_merged_scatter(answer, outcome, words):
-    verdict = check.sim_at_scale.merged_scatter(answer)
-    assert verdict.outcome is outcome and words in verdict.sentence, verdict
 
 
 @pytest.mark.parametrize(("call", "error", "fragments"), [
