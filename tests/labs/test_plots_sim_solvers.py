@@ -102,11 +102,11 @@ def test_patterns_are_the_entries_that_are_not_zero():
 
 def test_sparsity_is_the_table_with_a_label_for_each_lambda():
     table = pd.DataFrame({"nonzeros": [90, 30], "accuracy": [0.9, 0.5]}, index=[0.01, 10.0])
-    (ax,) = draw_sparsity(table, 0.93).axes
+    (ax,) = draw_sparsity(table, 0.93, 400).axes
     level, curve = ax.lines
     assert set(level.get_ydata()) == {0.93}
     np.testing.assert_array_equal(curve.get_xydata(), [[90, 0.9], [30, 0.5]])
-    assert [t.get_text() for t in ax.texts] == ["teacher", "λ = 0.01", "λ = 10"]
+    assert [t.get_text() for t in ax.texts] == ["λ = 0.01", "λ = 10"]
     assert ax.get_ylim()[0] < 0.5 and ax.get_ylim()[1] > 0.93
 
 
@@ -120,9 +120,9 @@ def test_sparsity_is_the_table_with_a_label_for_each_lambda():
     (lambda: draw_patterns({"a": mat([[1.0]]), "b": mat([[1.0, 2.0]])}, 1), ValueError,
      ["one shape", "(1, 2)"]),
     (lambda: draw_patterns({"a": mat([[1.0]])}, 2), ValueError, ["at most d=1", "got 2"]),
-    (lambda: draw_sparsity(pd.DataFrame(), 0.9), TypeError, ["row for each λ"]),
-    (lambda: draw_sparsity(pd.DataFrame({"nonzeros": [1]}), 0.9), ValueError, ["accuracy"]),
-    (lambda: draw_sparsity(pd.DataFrame({"nonzeros": [1], "accuracy": [1.0]}), 2.0),
+    (lambda: draw_sparsity(pd.DataFrame(), 0.9, 9), TypeError, ["row for each λ"]),
+    (lambda: draw_sparsity(pd.DataFrame({"nonzeros": [1]}), 0.9, 9), ValueError, ["accuracy"]),
+    (lambda: draw_sparsity(pd.DataFrame({"nonzeros": [1], "accuracy": [1.0]}), 2.0, 9),
      ValueError, ["teacher"]),
 ])
 def test_pictures_refuse(call, error, fragments):

@@ -101,24 +101,29 @@ def table(kappas=(0.1, 0.9)):
 
 def test_bound_follows_kappa_in_place():
     A = draw(0, 5, 5)
-    figure = draw_bound(table(), A, 0.01 * A, BLOCKS, 0.1, 0.95)
+    figure = draw_bound(table(), A, 0.01 * A, BLOCKS, 0.1, 0.95, 100)
     canvas.png(figure)
     for kappa, stopped in ((0.1, False), (0.9, True)):
-        assert draw_bound(table(), A, 0.1 * kappa * A, BLOCKS, kappa, 0.95,
-                                figure=figure) is figure
+        assert draw_bound(table(), A, 0.1 * kappa * A, BLOCKS, kappa, 0.95, 100,
+                          figure=figure) is figure
         text = parts(figure)["verdict"].get_text()
         assert text.startswith(f"κ = {kappa}: {90 + kappa:.1f} % rescaled, {80 + kappa:.1f} % not")
         assert ("stopped early" in text) == stopped and f"gap {1e-7 * kappa:.0e}" in text
         assert parts(figure)["kappa"].get_ydata() == [kappa, kappa]
         assert parts(figure, 2)["kappa"].get_xdata() == [kappa, kappa]
         for way, name in ((True, "rescaled"), (False, "not rescaled")):
-            bars = parts(figure, 1)[name].get_ydata()[1::3]
-            np.testing.assert_allclose(bars, [0.1 * (1 + way), 1e-4 * kappa])
+            dots = parts(figure, 1)[name].get_ydata()
+            np.testing.assert_allclose(dots, [0.1 * (1 + way), 1e-4 * kappa])
     scores = {line.get_label(): line.get_ydata() for line in figure.axes[2].lines}
     np.testing.assert_allclose(scores["rescaled"], [0.901, 0.909])
     np.testing.assert_allclose(scores["not rescaled"], [0.801, 0.809])
     low, high = figure.axes[1].get_ylim()
     assert low < 1e-5 and high >= 0.2
+    (band,), (legend,) = figure.axes[2].patches, figure.legends
+    error = np.sqrt(0.95 * 0.05 / 100)  # of a share among a hundred images
+    np.testing.assert_allclose(band.get_extents().transformed(
+        figure.axes[2].transData.inverted()).intervaly, [0.95 - error, 0.95 + error])
+    assert {"teacher", "rescaled", "not rescaled"} < {t.get_text() for t in legend.get_texts()}
 
 
 def test_bound_study_tells_what_sim_found():
@@ -151,7 +156,7 @@ def test_bound_study_tells_what_sim_found():
     (lambda: draw_features(draw(0, 9, 4), BLOCKS), ["add up to 4", "5"]),
     (lambda: draw_segments(mat([0, 1]), {}), ["at least one"]),
     (lambda: draw_segments(mat([0, 1]), {"loss": mat([1, 2, 3])}), ["'loss'", "2", "3"]),
-    (lambda: draw_bound(table(), draw(0, 5, 5), draw(0, 5, 5), BLOCKS, 0.3, 0.9),
+    (lambda: draw_bound(table(), draw(0, 5, 5), draw(0, 5, 5), BLOCKS, 0.3, 0.9, 9),
      ["kappa", "0.1, 0.9", "0.3"]),
 ])
 def test_refusals(call, fragments):

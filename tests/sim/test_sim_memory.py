@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers import CPU64, draw, rejects
+from torch import nn
 
-from idl_lab.labs.sim_at_scale.streams import Stream, peak_memory, peak_of_states
+from idl_lab.labs.sim_at_scale.streams import Stream, peak_memory, peak_of_states, train_alone
+from idl_lab.sim import SIM
+from idl_lab.sim.solvers import ADMMSolver
 
 SIZES = (64, 64, 32, 16, 10)
 STATE = 4 * (64 + 2 * 112 + 10)  # bytes of U, Z, X and Y of a sample
@@ -38,6 +41,22 @@ def test_a_process_is_measured_on_its_own(streamed):
     assert peak_memory() > ballast  # which is gone by now
 
 
+def test_training_alone_finds_what_training_here_does():
+    cpu = {"bias": False, "device": "cpu"}
+    teacher = nn.Sequential(nn.Linear(5, 4, **cpu), nn.ReLU(), nn.Linear(4, 3, **cpu))
+    with torch.no_grad():
+        for k, layer in enumerate(teacher[::2]):
+            layer.weight.copy_(draw(k, *layer.weight.shape))
+    U = draw(9, 60, 5).float()
+    first, (peak,), sim = train_alone(teacher, U, [1500], seed=3, lambda_z=0.1, lambda_y=0.2)
+    here = SIM(device="cpu", progress=False).train(
+        ADMMSolver(lambda_z=0.1, lambda_y=0.2, device="cpu", progress=False), teacher,
+        Stream(U, 1500, seed=3))
+    assert 0 < first <= peak and sim.result.stats["samples"] == 1500
+    for name in "ABCD":
+        torch.testing.assert_close(getattr(sim.result, name), getattr(here.result, name))
+
+
 def test_a_stream_is_what_it_says():
     U = draw(0, 5, 3)
     stream = Stream(U, 25, batch=10, noise=0.0)
@@ -66,6 +85,9 @@ def test_its_noise_has_the_given_size():
     (lambda: peak_of_states([20, 10]), ValueError, ["rising numbers", "[20, 10]"]),
     (lambda: peak_of_states([10], "gram_statistic"), ValueError,
      ["Did you mean 'gram_statistics'"]),
+    (lambda: train_alone(nn.Linear(3, 2), draw(0, 5, 3), [9]), TypeError, ["Sequential", "Linear"]),
+    (lambda: train_alone(nn.Sequential(nn.Linear(3, 2)), draw(0, 5, 3), [9]), TypeError,
+     ["without biases"]),
     (lambda: peak_of_states([10], sizes=(3, 2)), ValueError, ["at least one hidden layer"]),
     (lambda: peak_of_states([10], sizes=(3, 0, 2)), ValueError, ["size", "got 0"]),
 ])

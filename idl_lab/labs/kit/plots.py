@@ -211,3 +211,27 @@ def state_axes(ax: Axes, blocks: Blocks, ylim: tuple[float, float], ylabel: str)
     x = np.concatenate([[np.nan], *([e, e, np.nan] for e in edges)])
     line(ax, "edges", x, np.concatenate([[np.nan], *([low, high, np.nan] for _ in edges)]),
          color=FAINT, linewidth=0.6)
+
+
+def level(ax: Axes, accuracy: float, images: int) -> tuple[float, float]:
+    """An accuracy as a dashed line, in a band of one standard error of the test set.
+
+    Parameters
+    ----------
+    ax : Axes
+    accuracy : float
+        p, in [0, 1].
+    images : int
+        m, of the test set.
+
+    Returns
+    -------
+    low, high : float
+        The ends of the band, p ± √(p(1 − p)/m).
+    """
+    validation.real("teacher", accuracy, at_least=0.0, at_most=1.0)
+    error = (accuracy * (1 - accuracy) / validation.integer("images", images)) ** 0.5
+    ax.axhline(accuracy, color=INK, linestyle="--", linewidth=0.9, label="teacher")
+    ax.axhspan(accuracy - error, accuracy + error, color=FAINT, alpha=0.3, linewidth=0,
+               label="± standard error")
+    return accuracy - error, accuracy + error

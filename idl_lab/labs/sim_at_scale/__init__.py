@@ -9,10 +9,10 @@ from idl_lab.labs.sim_at_scale.plots import (
     draw_stream_memory,
 )
 from idl_lab.labs.sim_at_scale.points import measure_parts
-from idl_lab.labs.sim_at_scale.streams import Stream, peak_of_states
+from idl_lab.labs.sim_at_scale.streams import Stream, train_alone
 
 __all__ = [
     "ASSUMED_GPU", "Machine", "Size", "Stream", "draw_budget", "draw_costs",
     "draw_samples_needed", "draw_stream_memory", "fit_machine", "measure_parts",
-    "peak_of_states", "scale_panel",
+    "scale_panel", "train_alone",
 ]

@@ -1,10 +1,17 @@
-"""SIM at scale; what a clock or a process has to say was measured once, on 2 cores."""
+"""SIM at scale; what a clock or a process has to say is measured anew for each picture."""
 
 from __future__ import annotations
 
-import pandas as pd
-from matplotlib.figure import Figure
+import functools
 
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+from torch.utils.data import DataLoader
+
+from idl_lab import training
+from idl_lab.labs.kit.problems import digits_teacher
 from idl_lab.labs.sim_at_scale.machine import ASSUMED_GPU, Size, fit_machine
 from idl_lab.labs.sim_at_scale.plots import (
     draw_budget,
@@ -12,49 +19,53 @@ from idl_lab.labs.sim_at_scale.plots import (
     draw_samples_needed,
     draw_stream_memory,
 )
+from idl_lab.labs.sim_at_scale.points import measure_parts
+from idl_lab.labs.sim_at_scale.streams import peak_of_states
+from idl_lab.sim import SIM
+from idl_lab.sim.solvers import ADMMSolver
 
-# One thread, float64; 64 rows at most, ten steps of the splitting, one of the finish.
-POINTS = pd.DataFrame(
-    [(part, d, support, 10 if part == "splitting" else 1, flops, seconds)
-     for part, rows in {
-         "statistics": [(100, 35, 6.00e6, 7.9e-5), (200, 59, 4.80e7, 6.1e-4),
-                        (400, 104, 3.84e8, 6.0e-3), (800, 191, 3.07e9, 4.6e-2)],
-         "eigendecomposition": [(100, 35, 9.00e6, 7.2e-4), (200, 59, 7.20e7, 3.1e-3),
-                                (400, 104, 5.76e8, 1.5e-2), (800, 191, 4.61e9, 9.5e-2)],
-         "splitting": [(100, 35, 2.30e7, 4.4e-3), (200, 59, 1.18e8, 8.9e-3),
-                       (400, 104, 4.71e8, 1.9e-2), (800, 191, 1.88e9, 5.9e-2)],
-         "finish": [(100, 35, 1.47e7, 5.8e-3), (200, 59, 7.61e7, 1.2e-2),
-                    (400, 104, 3.11e8, 3.0e-2), (800, 191, 1.30e9, 1.4e-1)]}.items()
-     for d, support, flops, seconds in rows],
-    columns=["part", "d", "support", "steps", "flops", "seconds"])
+
+@functools.cache
+def _taught() -> tuple[nn.Sequential, DataLoader, DataLoader]:
+    return digits_teacher(epochs=15)
 
 
 def costs() -> Figure:
     """Constants from the three smaller sizes; the largest is predicted."""
-    machine = fit_machine(POINTS[POINTS.d < 800])
-    return draw_costs(POINTS, machine.explains(POINTS), [100, 200, 400])
+    known = [50, 100, 200]
+    points = measure_parts([*known, 400])
+    return draw_costs(points, fit_machine(points[points.d.isin(known)]).explains(points), known)
 
 
 def budget() -> Figure:
     """A hundred thousand states on eight assumed GPUs."""
     size = Size(100_000, 784, 1_000_000)
     return draw_budget(ASSUMED_GPU.seconds(size, 8), size.memory(8), ASSUMED_GPU.memory,
-                             "n = 100,000, m = 1,000,000, 8 devices")
+                       "n = 100,000, m = 1,000,000, 8 devices")
 
 
 def stream_memory() -> Figure:
-    """The digits' teacher: 298 numbers a sample if they are kept, nothing if they are summed."""
-    samples = [20_000, 200_000, 1_000_000]
-    return draw_stream_memory(samples, [17e6, 23e6, 23e6], [4 * 298 * m for m in samples])
+    """A teacher of the digits' size: 298 numbers a sample if they are kept, nothing if summed."""
+    samples = [10_000, 30_000, 100_000]
+    _, peaks = peak_of_states(samples)
+    return draw_stream_memory(samples, peaks, [4 * 298 * m for m in samples])
 
 
 def samples_needed() -> Figure:
     """The digits: as soon as there are about as many samples as features, more add little."""
-    table = pd.DataFrame({
-        "samples": 2 * [50, 100, 200, 400, 800, 1400], "lam": 6 * [0.01] + 6 * [1.0],
-        "accuracy": [0.904, 0.914, 0.917, 0.912, 0.914, 0.912,
-                     0.793, 0.839, 0.856, 0.869, 0.861, 0.864]})
-    return draw_samples_needed(table, 0.917, 176)
+    teacher, train, test = _taught()
+    images = train.dataset.tensors[0]
+    order, runs = torch.randperm(len(images), generator=torch.Generator("cpu").manual_seed(0),
+                                 device="cpu"), []
+    for m in (50, 200, 800):
+        for lam in (0.01, 1.0):
+            weight = lam * m / len(images)  # the misfit is a sum over samples
+            solver = ADMMSolver(lambda_z=weight, lambda_y=weight, tol=1e-3, device="cpu",
+                                progress=False)
+            sim = SIM(device="cpu", progress=False).train(solver, teacher, [images[order[:m]]])
+            runs.append((m, lam, sim.evaluate(test)))
+    table = pd.DataFrame(runs, columns=["samples", "lam", "accuracy"])
+    return draw_samples_needed(table, training.evaluate(teacher, test), len(test.dataset), d=176)
 
 
 GALLERY = (stream_memory, samples_needed, costs, budget)

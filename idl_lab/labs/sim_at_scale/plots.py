@@ -8,13 +8,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from idl_lab import validation
 from idl_lab.labs.kit import canvas
 from idl_lab.labs.kit.canvas import COLOURS, FAINT, INK, line, styled, words
-from idl_lab.labs.kit.plots import array
+from idl_lab.labs.kit.plots import array, level
 
-_TIMES = ((31_557_600, "years"), (86_400, "days"), (3600, "h"), (60, "min"), (1, "s"), (1e-3, "ms"),
+_TIMES = ((31_557_600, "y"), (86_400, "d"), (3600, "h"), (60, "min"), (1, "s"), (1e-3, "ms"),
           (1e-6, "µs"))
 _SIZES = ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))
 
@@ -36,41 +37,39 @@ def _table(name: str, table: pd.DataFrame, columns: Sequence[str]) -> None:
 @styled
 def draw_stream_memory(samples: Sequence[int], peak: Sequence[float], raw: Sequence[float],
                        ax: Axes | None = None) -> Figure:
-    """Memory that reading a teacher's states has taken, beside that of the states themselves.
+    """Memory of a process that reads a teacher's states, beside what keeping them would take.
 
     Parameters
     ----------
     samples : sequence of int
         Numbers of samples m, rising.
     peak : sequence of float
-        Bytes by which the process grew, measured.
+        Bytes that the process has held at its fullest, measured.
     raw : sequence of float
         Bytes of all states, computed.
     ax : Axes, optional
     """
     m = array("samples", np.asarray(samples), 1)
     ax = canvas.axes(ax)
-    for name, values, marks, colour, place in (
-            ("raw states (computed)", raw, "--", "#777777", (-14, -3)),
-            ("streamed (measured)", peak, "o-", COLOURS[0], (0, 9))):
-        values = array(name, np.asarray(values), 1)
-        if values.size != m.size:
+    values = {}
+    for name, given in (("peak", peak), ("raw", raw)):
+        values[name] = array(name, np.asarray(given), 1) / 1e6
+        if values[name].size != m.size:
             raise ValueError(f"{name} must hold one number a number of samples, {m.size}, got "
-                             f"{values.size}.")
-        shown = np.maximum(values, 1e5) / 1e6  # a page or two may be all that a stream adds
-        ax.plot(m, shown, marks, color=colour)
-        ax.annotate(name, (m[-1], shown[-1]), place, textcoords="offset points", ha="right",
-                    fontsize=8, color=colour)
-    every = np.concatenate([each.get_ydata() for each in ax.lines])
-    ax.set(xscale="log", yscale="log", xlabel="samples m", ylim=(every.min() / 2, 2 * every.max()),
-           title="Memory beyond the first batch, MB")
-    ax.set_xticks(m, [f"{each:,.0f}" for each in m])
-    ax.minorticks_off()
+                             f"{values[name].size}.")
+    ax.plot(m, values["peak"], "o-", color=COLOURS[0], label="summed batch by batch (measured)")
+    ax.plot(m, values["peak"][0] + values["raw"], "--", color="#777777",
+            label="and with all states kept (computed)")
+    ax.set(xlabel="samples m", xlim=(0, 1.05 * m[-1]), title="Memory of the process, MB",
+           ylim=(0, 1.25 * max(line.get_ydata().max() for line in ax.lines)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda each, _: f"{each:,.0f}"))
+    ax.xaxis.set_major_locator(MaxNLocator(5))
+    ax.legend(loc="upper left")
     return ax.figure
 
 
 @styled
-def draw_samples_needed(table: pd.DataFrame, teacher: float, d: int | None = None,
+def draw_samples_needed(table: pd.DataFrame, teacher: float, images: int, d: int | None = None,
                         ax: Axes | None = None) -> Figure:
     """Accuracy against the number of samples used, a curve a λ: every run a dot, the mean a line.
 
@@ -80,24 +79,29 @@ def draw_samples_needed(table: pd.DataFrame, teacher: float, d: int | None = Non
         Columns samples, lam, accuracy; a row a run.
     teacher : float
         Its accuracy.
+    images : int
+        How many the accuracies were measured on.
     d : int, optional
         The number of features, marked.
     ax : Axes, optional
     """
     _table("table", table, ("samples", "lam", "accuracy"))
-    ax = canvas.axes(ax, 5.4, 3.2)
-    ax.axhline(teacher, color=INK, linewidth=0.8, linestyle="--")
-    ax.text(table.samples.max(), teacher + 0.004, "teacher", ha="right", va="bottom", fontsize=8)
+    ax = canvas.axes(ax, 5.6, 3.4)
+    ends = [*level(ax, teacher, images), *table.accuracy]
+    room = 0.1 * (max(ends) - min(ends))
+    ticks = sorted(set(table.samples))
+    ax.set(xscale="log", xlabel="samples m", title="Test accuracy",
+           ylim=(min(ends) - room, max(ends) + 2 * room))
     if d is not None:
         ax.axvline(d, color=FAINT, linewidth=0.8)
-        ax.text(d, table.accuracy.min(), f" m = d = {d}", fontsize=8, color="#777777", va="bottom")
+        ax.text(d, max(ends) + 2 * room, f" d = {d} features", fontsize=8, color="#777777",
+                va="top")
     for colour, (lam, runs) in zip(COLOURS, table.groupby("lam"), strict=False):
         ax.plot(runs.samples, runs.accuracy, "o", color=colour, markersize=3, alpha=0.5)
         ax.plot(runs.groupby("samples").accuracy.mean(), color=colour, label=f"λ = {lam:g}")
-    ticks = sorted(set(table.samples))
-    ax.set(xscale="log", xlabel="samples m", title="Test accuracy", ylim=(None, teacher + 0.03))
     ax.set_xticks(ticks, [f"{m:,}" for m in ticks])
     ax.minorticks_off()
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     ax.legend(loc="lower right")
     return ax.figure
 
@@ -118,8 +122,8 @@ def draw_costs(points: pd.DataFrame, predicted: pd.DataFrame, known: Sequence[in
     for name, table in (("points", points), ("predicted", predicted)):
         _table(name, table, ("part", "d", "seconds"))
     parts = list(dict.fromkeys(points.part))
-    axes = canvas.row(None, len(parts), 2.5 * len(parts), 2.7, bottom=0.18, top=0.87, wspace=0.3,
-                      left=0.055)
+    axes = canvas.row(None, len(parts), 2.15 * len(parts), 2.7, bottom=0.18, top=0.87, wspace=0.4,
+                      left=0.075)
     low = 0.4 * min(points.seconds.min(), predicted.seconds.min())
     high = 2.5 * max(points.seconds.max(), predicted.seconds.max())
     ticks = sorted(set(points.d))
@@ -131,7 +135,7 @@ def draw_costs(points: pd.DataFrame, predicted: pd.DataFrame, known: Sequence[in
         ax.plot(seen.d[used], seen.seconds[used], "o", color=colour, label="used for the constants")
         ax.plot(seen.d[~used], seen.seconds[~used], "o", color=colour, markerfacecolor="white",
                 label="predicted")
-        ax.set(xscale="log", yscale="log", ylim=(low, high), xlabel="d", title=part)
+        canvas.frame(ax, xscale="log", yscale="log", ylim=(low, high), xlabel="d", title=part)
         ax.set_xticks(ticks, [f"{d:g}" for d in ticks])
         ax.minorticks_off()
     axes[0].set_ylabel("seconds")
@@ -142,7 +146,7 @@ def draw_costs(points: pd.DataFrame, predicted: pd.DataFrame, known: Sequence[in
 @styled
 def draw_budget(seconds: Mapping[str, float], memory: Mapping[str, float], capacity: float,
                 name: str = "", *, figure: Figure | None = None) -> Figure:
-    """What a run would take: time by part, and memory of a device by part, as shares of a bar.
+    """What a run would take: time by part, and memory of a device by part, on log axes.
 
     Parameters
     ----------
@@ -156,33 +160,35 @@ def draw_budget(seconds: Mapping[str, float], memory: Mapping[str, float], capac
         From an earlier call with as many parts.
     """
     validation.real("capacity", capacity, above=0.0)
-    left, right = canvas.row(figure, 2, 9.6, 2.9, left=0.02, right=0.98, wspace=0.06, top=0.84,
-                             bottom=0.02)
+    left, right = canvas.row(figure, 2, 8.6, 3.2, left=0.16, right=0.916, wspace=1.0, top=0.8,
+                             bottom=0.1)
+    _parts(left, seconds, _TIMES, (1e-6, 1e12), [1e-3, 1.0, 3600.0, 31_557_600.0])
+    _parts(right, memory, _SIZES, (1e3, 1e16), [1e6, 1e9, 1e12, 1e15])
     total, bytes_ = sum(seconds.values()), sum(memory.values())
-    fits = "fits" if bytes_ <= capacity else "does not fit"
-    _shares(left, seconds, _TIMES, f"{name}: {_said(total, _TIMES)}".removeprefix(": "))
-    _shares(right, memory, _SIZES, f"Memory of a device: {_said(bytes_, _SIZES)}, {fits} in "
-                                   f"{_said(capacity, _SIZES)}")
+    canvas.title(left, f"Time: {_said(total, _TIMES)}")
+    fits = "fits in" if bytes_ <= capacity else "more than"
+    canvas.title(right, f"Memory of a device: {_said(bytes_, _SIZES)}, {fits} "
+                        f"{_said(capacity, _SIZES)}")
+    line(right, "capacity", [capacity, capacity], right.get_ylim(), "--", color=INK, linewidth=1)
+    words(left, "name", -0.5, 1.2, name, fontsize=10, weight="bold")
     return left.figure
 
 
-def _shares(ax: Axes, parts: Mapping[str, float], units: Sequence[tuple[float, str]],
-            heading: str) -> None:
-    """One bar in the shares of its parts, and a line of words for each."""
+def _parts(ax: Axes, parts: Mapping[str, float], units: Sequence[tuple[float, str]],
+           xlim: tuple[float, float], ticks: Sequence[float]) -> None:
+    """A dot for each part and for the total, with the number beside it; none for nothing."""
     if not parts or not all(np.isfinite(v) and v >= 0 for v in parts.values()):
         raise ValueError(f"parts must be a mapping to finite numbers >= 0, at least one, got "
                          f"{parts!r}.")
-    total = sum(parts.values()) or 1.0
-    canvas.frame(ax, xlim=(0, 1), ylim=(0, 1), xticks=[], yticks=[])
-    ax.spines[:].set_visible(False)
-    start = 0.0
-    for k, (part, value) in enumerate(parts.items()):
-        colour, share, y = COLOURS[k % len(COLOURS)], value / total, 0.6 - 0.13 * k
-        line(ax, f"share {k}", [start, start + share], [0.85, 0.85], color=colour, linewidth=26,
-             solid_capstyle="butt")
-        line(ax, f"key {k}", [0.02], [y], "s", color=colour, markersize=7)
-        words(ax, f"part {k}", 0.05, y, part, va="center")
-        words(ax, f"value {k}", 0.72, y, _said(value, units), va="center", ha="right")
-        words(ax, f"percent {k}", 0.92, y, f"{100 * share:.0f} %", va="center", ha="right")
-        start += share
-    canvas.title(ax, heading)
+    every = {**parts, "total": sum(parts.values())}
+    if canvas.frame(ax, xscale="log", xlim=xlim, ylim=(len(every) - 0.5, -0.6)):
+        ax.set_xticks(ticks, [f"1 {dict(units)[tick]}" for tick in ticks])
+        ax.set_yticks(range(len(every)), every)
+        ax.tick_params(axis="y", length=0)
+        ax.grid(axis="x", color=FAINT, linewidth=0.5, alpha=0.6)
+    for k, (part, value) in enumerate(every.items()):
+        colour = INK if part == "total" else COLOURS[k % len(COLOURS)]
+        at = min(max(value, xlim[0]), xlim[1]) if value else np.nan  # the number beside it is true
+        line(ax, f"dot {k}", [at], [k], "o", color=colour, markersize=8)
+        words(ax, f"value {k}", 1.04, 1 - (k + 0.6) / (len(every) + 0.1), _said(value, units),
+              va="center")

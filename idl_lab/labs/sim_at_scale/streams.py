@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from idl_lab import validation
+from idl_lab.sim import SIM, states
+from idl_lab.sim.solvers import ADMMSolver
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +41,7 @@ class Stream:
 
     U: Tensor
     samples: int
-    batch: int = 4000
+    batch: int = 1000
     noise: float = 0.1
     seed: int = 0
 
@@ -77,27 +83,6 @@ def peak_memory() -> int:
         1 if sys.platform == "darwin" else 1024)
 
 
-_ALONE = """
-import sys
-import torch
-from torch import nn
-from idl_lab.labs.sim_at_scale.streams import Stream, peak_memory
-from idl_lab.sim import states
-torch.set_num_threads(1)
-torch.manual_seed(0)
-what, *numbers = sys.argv[1:]
-samples, sizes = ([int(n) for n in text.split(",")] for text in numbers)
-parts = [part for p, n in zip(sizes, sizes[1:]) for part in (nn.Linear(p, n), nn.ReLU())]
-teacher = nn.Sequential(*parts[:-1])
-reader = getattr(states, what)
-reader(teacher, Stream(torch.randn(100, sizes[0]), 4000), progress=False)  # what any run needs
-print(peak_memory())
-for m in samples:
-    reader(teacher, Stream(torch.randn(100, sizes[0]), m), progress=False)
-    print(peak_memory())
-"""
-
-
 def peak_of_states(samples: Sequence[int], what: str = "gram_statistics",
                    sizes: Sequence[int] = (64, 64, 32, 16, 10)) -> tuple[int, list[int]]:
     """Peak memory of a process of its own that reads a teacher's states off a stream.
@@ -114,24 +99,95 @@ def peak_of_states(samples: Sequence[int], what: str = "gram_statistics",
     Returns
     -------
     first : int
-        Bytes at the fullest after one batch of 4,000 samples, which any run needs.
+        Bytes at the fullest after one batch, which any run needs.
     peaks : list of int
         The same after each number of samples.
     """
-    if not samples or list(samples) != sorted(samples):
-        raise ValueError(f"samples must be rising numbers, at least one, got {samples!r}.")
-    for m in samples:
-        validation.integer("a number in samples", m)
     validation.choice("what", what, ("gram_statistics", "collect"))
     if len(sizes) < 3:
         raise ValueError(f"sizes must name inputs, at least one hidden layer, and outputs, got "
                          f"{sizes!r}.")
     for size in sizes:
         validation.integer("a size in sizes", size)
-    numbers = [",".join(map(str, each)) for each in (samples, sizes)]
-    done = subprocess.run([sys.executable, "-c", _ALONE, what, *numbers], capture_output=True,
-                          text=True)
+    draws = torch.Generator("cpu").manual_seed(0)
+    U, *weights = (torch.randn(*shape, generator=draws, device="cpu") for shape in (
+        (100, sizes[0]), *((n, p) for p, n in itertools.pairwise(sizes))))
+    with tempfile.TemporaryDirectory() as folder:
+        return _alone(folder, samples, {"what": what, "weights": weights, "U": U})
+
+
+def train_alone(teacher: nn.Sequential, U: Tensor, samples: Sequence[int], *, seed: int = 0,
+                device: str = "cpu", **weights: float) -> tuple[int, list[int], SIM]:
+    """Train SIM with κ = 0.99 on streams, in a process of its own whose memory is measured.
+
+    Parameters
+    ----------
+    teacher : nn.Sequential
+        Linear layers without biases, ReLU between them.
+    U : Tensor, shape (r, p)
+        Of which the streams are noisy copies.
+    samples : sequence of int
+        Lengths of the streams, rising.
+    seed : int
+        Of the streams.
+    device : str
+    **weights
+        ``lambda_z`` and ``lambda_y`` of `ADMMSolver`.
+
+    Returns
+    -------
+    first, peaks
+        As for `peak_of_states`.
+    sim : SIM
+        What was found on the longest stream.
+    """
+    if not isinstance(teacher, nn.Sequential) or not all(
+            isinstance(part, nn.ReLU) or (isinstance(part, nn.Linear) and part.bias is None)
+            for part in teacher):
+        raise TypeError(f"teacher must be an nn.Sequential of Linear layers without biases and "
+                        f"ReLU, got {teacher!r}.")
+    given = {"what": "train", "weights": [W.detach().cpu() for W in teacher.parameters()],
+             "U": U.cpu(), "seed": seed, "device": device, "lambdas": weights}
+    with tempfile.TemporaryDirectory() as folder:
+        first, peaks = _alone(folder, samples, given)
+        return first, peaks, SIM.load(Path(folder) / "sim.pt", device=device)
+
+
+def _alone(folder: str, samples: Sequence[int], given: dict[str, Any]) -> tuple[int, list[int]]:
+    """Run this file in a process of its own; the peaks that it prints."""
+    if not samples or list(samples) != sorted(samples):
+        raise ValueError(f"samples must be rising numbers, at least one, got {samples!r}.")
+    for m in samples:
+        validation.integer("a number in samples", m)
+    torch.save(given | {"samples": list(samples)}, Path(folder) / "given.pt")
+    # As a file: the lab's pictures and panels, which its package brings, are no part of the run.
+    package = str(Path(__file__).resolve().parents[3])
+    path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+    done = subprocess.run([sys.executable, "-P", __file__, folder], capture_output=True, text=True,
+                          env=os.environ | {"PYTHONPATH": path})
     if done.returncode:
         raise RuntimeError(f"the process that was to read the states failed: {done.stderr[-500:]}")
     first, *peaks = map(int, done.stdout.split())
     return first, peaks
+
+
+def _work(folder: Path) -> None:
+    torch.set_num_threads(1)
+    given = torch.load(folder / "given.pt", weights_only=True)
+    layers = [nn.Linear(W.shape[1], W.shape[0], bias=False) for W in given["weights"]]
+    for layer, W in zip(layers, given["weights"], strict=True):
+        layer.weight.data.copy_(W)
+    teacher = nn.Sequential(*[part for layer in layers for part in (layer, nn.ReLU())][:-1])
+    for m in [Stream.batch, *given["samples"]]:  # one batch is what any run needs
+        stream = Stream(given["U"], m, seed=given.get("seed", 0))
+        if given["what"] == "train":
+            solver = ADMMSolver(device=given["device"], progress=False, **given["lambdas"])
+            sim = SIM(device=given["device"], progress=False).train(solver, teacher, stream)
+            sim.save(folder / "sim.pt")
+        else:
+            getattr(states, given["what"])(teacher, stream, progress=False)
+        print(peak_memory())
+
+
+if __name__ == "__main__":
+    _work(Path(sys.argv[1]))

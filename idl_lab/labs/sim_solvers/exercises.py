@@ -123,5 +123,6 @@ own_solver = Example(
            "instantiate abstract class": BaseSolver,
            "ADMMSolver is one of the library's": ADMMSolver,
            "or inherits from one": type("Mine", (ADMMSolver,), {}),
-           "Leave solve as it is": _Solved, "has not the shape (6, 20)": _Elsewhere, "not in the ball": _Outside,
+           "Leave solve as it is": _Solved,
+           "has not the shape (6, 20)": _Elsewhere, "not in the ball": _Outside,
            "above the optimum; the aim is 2%": _Plain})

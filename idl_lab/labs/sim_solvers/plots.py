@@ -8,17 +8,17 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
 from idl_lab import validation
 from idl_lab.labs.kit import canvas
 from idl_lab.labs.kit.canvas import COLOURS, FAINT, INK, frame, line, styled, title, words
-from idl_lab.labs.kit.plots import array
+from idl_lab.labs.kit.plots import array, level
 from idl_lab.sim.solvers import SolveResult
 
 FLOOR = 1e-12  # of relative figures that are drawn on a log scale
-CELLS = 0.27, 0.48, 0.75, 1.0  # right edges of the columns beside the curves
+CELLS = {"objective": 0.64, "own gap": 0.74, "‖A‖∞": 0.87, "non-zeros": 1.0}  # right edges
 FIRST, LAST = {"seconds": 1e-3, "step": 0.8}, {"seconds": 10.0, "step": 1e3}
 
 
@@ -52,8 +52,11 @@ def draw_solves(runs: Mapping[str, SolveResult | pd.DataFrame], kappa: float, *,
     _check(runs)
     validation.choice("against", against, tuple(FIRST))
     validation.real("kappa", kappa, at_least=0.0)
-    axes = canvas.row(figure, 3, 9.6, 3.0, (1, 1, 1.4), left=0.057, right=0.995, bottom=0.14,
-                      top=0.80, wspace=0.22)
+    if figure is None:
+        figure = canvas.row(None, 2, 8.6, 4.4, left=0.07, right=0.975, bottom=0.46, top=0.86,
+                            wspace=0.2)[0].figure
+        figure.add_axes((0.02, 0.02, 0.965, 0.33))
+    axes = figure.axes
     headings = "objective above the best lower bound", "own duality gap"
     longest = max((h[against].max() for h in map(_history, runs.values()) if len(h)), default=0.0)
     right = max(LAST[against], 10.0 ** np.ceil(np.log10(max(longest, 1e-9))))
@@ -61,20 +64,17 @@ def draw_solves(runs: Mapping[str, SolveResult | pd.DataFrame], kappa: float, *,
         if frame(ax, xscale="log", yscale="log", xlim=(FIRST[against], right),
                  ylim=(FLOOR / 3, 30), xlabel=against):
             ax.set_title(f"{heading}, relative", fontsize=9)
-            ax.yaxis.set_major_locator(FixedLocator(10.0 ** np.arange(-12, 1, 3)))
-            ax.yaxis.set_minor_locator(NullLocator())
-            ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
     if tol is not None:
         line(axes[1], "tol", [FIRST[against], right], [tol, tol], "--", color=FAINT, linewidth=1)
     if frame(axes[2], xlim=(0, 1), ylim=(0, 1)):
         axes[2].set_axis_off()
-        for x, heading in zip(CELLS, ("objective", "own gap", "‖A‖∞", "non-zeros"), strict=True):
-            axes[2].text(x, 1.15, heading, ha="right", va="top", fontsize=8)
+        for heading, x in CELLS.items():
+            axes[2].text(x, 1.0, heading, ha="right", va="top", color="#777777")
     bound = _bound(runs)
     for k, (name, run) in enumerate(runs.items()):
         _draw_curves(axes[:2], k, _history(run), bound, against)
         _draw_words(axes[2], k, name, run, kappa, against)
-    words(axes[0], "verdict", -0.14, 1.17, verdict, fontsize=10, weight="bold")
+    words(axes[0], "verdict", -0.13, 1.19, verdict, fontsize=10, weight="bold")
     return axes[0].figure
 
 
@@ -120,12 +120,14 @@ def _share(gap: np.ndarray, objective: np.ndarray) -> np.ndarray:
 
 
 def _spent(steps: float, seconds: float, against: str) -> str:
-    return f"{seconds:.2f} s" if against == "seconds" else f"{steps:.0f} steps"
+    if against == "seconds":
+        return f"{seconds:.2f} s"
+    return f"{steps:.0f} step{'' if steps == 1 else 's'}"
 
 
 def _draw_words(ax: Axes, k: int, name: str, run: SolveResult | pd.DataFrame, kappa: float,
                 against: str) -> None:
-    history, top = _history(run), 1.04 - 0.185 * k
+    history, top = _history(run), 0.84 - 0.14 * k
     status, cells = "not run", [""] * 4
     if len(history):
         last = history.iloc[-1]
@@ -137,10 +139,10 @@ def _draw_words(ax: Axes, k: int, name: str, run: SolveResult | pd.DataFrame, ka
         status = f"{run.status.name}, {_spent(stats.steps, stats.seconds, against)}"
         cells = (f"{float(stats.objective.sum()):.6g}", f"{stats.relative_gap:.0e}",
                  f"{norm:.3g} {'≤' if norm <= kappa else '>'} κ", f"{stats.nonzeros}")
-    words(ax, f"name {k}", 0.0, top, name, color=COLOURS[k], weight="bold", va="top", fontsize=9)
-    words(ax, f"status {k}", 1.0, top, status, color=INK, ha="right", va="top", fontsize=8)
-    for j, (x, cell) in enumerate(zip(CELLS, cells, strict=True)):
-        words(ax, f"cell {k} {j}", x, top - 0.08, cell, color=INK, ha="right", va="top", fontsize=8)
+    words(ax, f"name {k}", 0.0, top, name, color=COLOURS[k], weight="bold", va="top")
+    words(ax, f"status {k}", 0.25, top, status, color=INK, va="top")
+    for j, (x, cell) in enumerate(zip(CELLS.values(), cells, strict=True)):
+        words(ax, f"cell {k} {j}", x, top, cell, color=INK, ha="right", va="top")
 
 
 @styled
@@ -164,7 +166,7 @@ def draw_patterns(matrices: Mapping[str, Tensor], n: int) -> Figure:
     validation.integer("n", n)
     if n > d:
         raise ValueError(f"n must be at most d={d}, the number of columns, got {n}.")
-    width = 10.0 / max(len(shown), 3)
+    width = 8.6 / max(len(shown), 3)
     axes = canvas.row(None, len(shown), width * len(shown), 0.95 * width * k / d + 0.7, left=0.01,
                       right=0.99, bottom=0.14, top=0.84, wspace=0.08)
     for ax, (name, W) in zip(axes, shown.items(), strict=True):
@@ -179,7 +181,7 @@ def draw_patterns(matrices: Mapping[str, Tensor], n: int) -> Figure:
 
 
 @styled
-def draw_sparsity(table: pd.DataFrame, teacher: float) -> Figure:
+def draw_sparsity(table: pd.DataFrame, teacher: float, images: int) -> Figure:
     """Test accuracy against the number of non-zero weights, a point for each λ.
 
     Parameters
@@ -188,22 +190,23 @@ def draw_sparsity(table: pd.DataFrame, teacher: float) -> Figure:
         By λ (its index): nonzeros, accuracy.
     teacher : float
         The teacher's accuracy.
+    images : int
+        How many the accuracies were measured on.
     """
     if not isinstance(table, pd.DataFrame) or len(table) == 0:
         raise TypeError("table must be a pandas.DataFrame with a row for each λ.")
     for name in ("nonzeros", "accuracy"):
         validation.choice("column", name, table.columns)
-    validation.real("teacher", teacher, at_least=0.0, at_most=1.0)
-    ax = canvas.axes(None, 5.6, 3.3)
-    ax.axhline(teacher, color=INK, linestyle="--", linewidth=0.9)
-    ax.text(table["nonzeros"].min(), teacher, "teacher", va="bottom", fontsize=8)
+    ax = canvas.axes(None, 5.6, 3.4)
+    ends = [*level(ax, teacher, images), *table["accuracy"]]
     ax.plot(table["nonzeros"], table["accuracy"], "o-", color=COLOURS[0], markersize=5)
     for lam, row in table.iterrows():
-        ax.annotate(f"λ = {lam:g}", (row["nonzeros"], row["accuracy"]), xytext=(4, -11),
+        ax.annotate(f"λ = {lam:g}", (row["nonzeros"], row["accuracy"]), xytext=(5, -12),
                     textcoords="offset points", fontsize=8)
-    ax.set(xlabel="non-zero entries of A, B, C, D", ylabel="test accuracy",
-           title="What sparsity costs")
-    ax.set_xlim(right=1.12 * table["nonzeros"].max())
-    low, high = table["accuracy"].min(), max(teacher, table["accuracy"].max())
-    ax.set_ylim(low - 0.15 * (high - low) - 0.02, high + 0.15 * (high - low) + 0.02)
+    room = 0.1 * (max(ends) - min(ends))
+    ax.set(xlabel="non-zero entries of A, B, C, D", title="Test accuracy, and what zeros cost",
+           xlim=(0.9 * table["nonzeros"].min(), 1.12 * table["nonzeros"].max()),
+           ylim=(min(ends) - 2 * room, max(ends) + room))
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    ax.legend(loc="lower right")
     return ax.figure

@@ -50,11 +50,12 @@ def sim_states_panel(teacher: nn.Module, train: Batches, test: Batches, kappa: f
     model = ImplicitModel.from_network(teacher)
     A = model.A.detach().to_dense().double()
     blocks = [(f"layer {len(model.blocks) - k}", b.size) for k, b in enumerate(model.blocks)]
-    score = training.evaluate(teacher, test)
+    score, images = training.evaluate(teacher, test), sum(len(y) for _, y in test)
 
     def draw(kappa: str, figure: Figure | None) -> Figure:
         v = units(A, float(kappa))
-        return draw_bound(table, A, A / v[:, None] * v, blocks, float(kappa), score, figure=figure)
+        return draw_bound(table, A, A / v[:, None] * v, blocks, float(kappa), score, images,
+                          figure=figure)
 
     control = ipywidgets.SelectionSlider(
         value=f"{kappa:g}", options=options, description="κ ≥ ‖A‖∞",

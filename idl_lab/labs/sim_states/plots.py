@@ -8,19 +8,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import (
-    FixedLocator,
-    FuncFormatter,
-    MaxNLocator,
-    NullLocator,
-    PercentFormatter,
-)
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from torch import Tensor
 
 from idl_lab import validation
 from idl_lab.labs.kit import canvas
 from idl_lab.labs.kit.canvas import COLOURS, FAINT, INK, frame, line, styled, title, words
-from idl_lab.labs.kit.plots import Blocks, array, draw_rescaled_rows
+from idl_lab.labs.kit.plots import Blocks, array, draw_rescaled_rows, level
 
 _WAYS = {True: ("rescaled", COLOURS[0]), False: ("not rescaled", COLOURS[1])}
 
@@ -102,8 +96,8 @@ def draw_features(Phi: Tensor, blocks: Blocks) -> Figure:
     shown = np.where(zero, 0.1 * floor, spectrum)
     for some, colour in ((~zero, COLOURS[0]), (zero, COLOURS[1])):
         right.plot(at[some], shown[some], ".", color=colour, markersize=4)
-    right.set(yscale="log", title="Eigenvalues of ΦᵀΦ, the largest first",
-              xlim=(0, len(spectrum) + 2))
+    frame(right, yscale="log", title="Eigenvalues of ΦᵀΦ, the largest first",
+          xlim=(0, len(spectrum) + 2))
     if zero.any():
         right.annotate(f"{zero.sum()} zero, to rounding", (at[zero][0], 0.1 * floor), (-8, 0),
                        textcoords="offset points", color=COLOURS[1], fontsize=8, ha="right",
@@ -148,13 +142,13 @@ def draw_segments(t: Tensor, curves: Mapping[str, Tensor]) -> Figure:
 
 @styled
 def draw_bound(table: pd.DataFrame, before: Tensor, after: Tensor, blocks: Blocks, kappa: float,
-               teacher: float, *, figure: Figure | None = None) -> Figure:
+               teacher: float, images: int, *, figure: Figure | None = None) -> Figure:
     """What ‖A‖∞ ≤ κ costs: the teacher's row sums, the misfit of each layer, the accuracy.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        From `examples.bound_study`.
+        From `problems.bound_study`.
     before, after : Tensor, shape (n, n)
         The teacher's own A, and A in units in which ‖A‖∞ ≤ κ.
     blocks : sequence of (str, int)
@@ -163,35 +157,28 @@ def draw_bound(table: pd.DataFrame, before: Tensor, after: Tensor, blocks: Block
         One of the table's.
     teacher : float
         The teacher's accuracy.
+    images : int
+        How many the accuracies were measured on.
     figure : Figure, optional
         From an earlier call.
     """
     kappas = sorted(set(table.index.get_level_values("kappa")))
     if kappa not in kappas:
         raise ValueError(f"kappa must be one of the table's {kappas}, got {kappa}.")
-    left, middle, right = canvas.row(figure, 3, 10.4, 3.6, left=0.06, right=0.985, bottom=0.14,
-                                     top=0.78, wspace=0.28)
+    left, middle, right = canvas.row(figure, 3, 8.6, 3.9, left=0.07, right=0.99, bottom=0.21,
+                                     top=0.82, wspace=0.32)
     draw_rescaled_rows(before, after, blocks, kappa, left)
     title(left, "The teacher's row sums of |A|")
     _misfits(middle, table, [name for name, _ in blocks], kappa)
-    scores = {way: table.xs(way, level="rescaled")["accuracy"].sort_index() for way in _WAYS}
-    every = [teacher, *(float(s) for way in _WAYS for s in scores[way])]
-    room = max(0.35 * (max(every) - min(every)), 0.01)
-    ylim = (min(every) - room, max(every) + room)
-    if frame(right, xlabel="κ", xlim=(min(kappas) - 0.06, max(kappas) + 0.06), ylim=ylim):
-        right.axhline(teacher, color=INK, linestyle="--", linewidth=0.9, label="teacher")
-        for way, (name, colour) in _WAYS.items():
-            right.plot(scores[way].index, scores[way], "o-", color=colour, label=name,
-                       markersize=4)
-        right.legend(loc="lower left", ncols=3, columnspacing=1.0, handlelength=1.4)
-        right.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-        right.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.3g} %"))
-    title(right, "Accuracy on the test images")
-    line(right, "kappa", [kappa, kappa], ylim, color=FAINT, linewidth=6, alpha=0.5, zorder=0)
+    _accuracies(right, table, kappas, teacher, images)
+    line(right, "kappa", [kappa, kappa], right.get_ylim(), color=FAINT, linewidth=6, alpha=0.5,
+         zorder=0)
+    if figure is None:  # below the pictures, where no curve and no cursor comes
+        left.figure.legend(*right.get_legend_handles_labels(), loc="lower right", ncols=4)
     here = table.loc[kappa]
     unsolved = "" if here["solved"].all() else "; a solve stopped early"
     points = [f"{100 * here.loc[way, 'accuracy']:.1f} % {name}" for way, (name, _) in _WAYS.items()]
-    words(left, "verdict", -0.17, 1.2,
+    words(left, "verdict", -0.2, 1.2,
           f"κ = {kappa:g}: {', '.join(points)}, teacher {100 * teacher:.1f} %; largest relative "
           f"gap {here['gap'].max():.0e}{unsolved}", fontsize=10, weight="bold")
     return left.figure
@@ -200,18 +187,29 @@ def draw_bound(table: pd.DataFrame, before: Tensor, after: Tensor, blocks: Block
 def _misfits(ax: Axes, table: pd.DataFrame, names: Sequence[str], kappa: float) -> None:
     """The share of each layer's sum of squares that is left unexplained, at one κ."""
     misfits = table[list(names)].clip(lower=1e-8)
-    low = 10.0 ** (np.floor(np.log10(misfits.min(axis=None))) - 0.5)
-    high = 10.0 ** np.ceil(np.log10(misfits.max(axis=None)) + 0.2)
-    if frame(ax, yscale="log", xlim=(-0.6, len(names) - 0.4), ylim=(low, high)):
+    ylim = (0.3 * misfits.min(axis=None), 3 * misfits.max(axis=None))
+    if frame(ax, yscale="log", xlim=(-0.5, len(names) - 0.5), ylim=ylim):
+        canvas.log_axis(ax.yaxis, lambda share: f"{canvas.power(100 * share)} %")
         ax.set_xticks(range(len(names)), names)
         ax.tick_params(axis="x", length=0)
-        decades = np.arange(np.ceil(np.log10(low)), round(np.log10(high)) + 1)
-        ax.yaxis.set_major_locator(FixedLocator(list(10.0 ** decades)))
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.3g} %"))
-        ax.yaxis.set_minor_locator(NullLocator())
+        ax.grid(axis="y", color=FAINT, linewidth=0.5, alpha=0.5)
     at = np.arange(len(names))
-    for (way, (name, colour)), shift in zip(_WAYS.items(), (-0.14, 0.14), strict=True):
-        heights = misfits.loc[(kappa, way)].to_numpy()
-        line(ax, name, *canvas.stems(at + shift, low, heights), color=colour, linewidth=10,
-             solid_capstyle="butt")
+    for (way, (name, colour)), mark in zip(_WAYS.items(), "os", strict=True):
+        line(ax, name, at, misfits.loc[(kappa, way)].to_numpy(), mark, color=colour, markersize=7,
+             fillstyle="full" if way else "none")
     title(ax, "Unexplained share of Z, by layer")
+
+
+def _accuracies(ax: Axes, table: pd.DataFrame, kappas: Sequence[float], teacher: float,
+                images: int) -> None:
+    """The accuracy at every κ, with and without rescaling."""
+    if frame(ax, xlabel="κ", xlim=(min(kappas) - 0.06, max(kappas) + 0.06)):
+        ends = [*level(ax, teacher, images), *table["accuracy"]]
+        for (way, (name, colour)), mark in zip(_WAYS.items(), "os", strict=True):
+            scores = table.xs(way, level="rescaled")["accuracy"].sort_index()
+            ax.plot(scores.index, scores, f"{mark}-", color=colour, label=name, markersize=4)
+        room = 0.1 * (max(ends) - min(ends))
+        ax.set_ylim(min(ends) - room, max(ends) + room)
+        ax.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.3g} %"))
+    title(ax, "Accuracy on the test images")
