@@ -12,6 +12,7 @@ from torch import nn
 from idl_lab.labs.kit import canvas
 from idl_lab.labs.sim_states.plots import (
     draw_bound,
+    draw_duality,
     draw_features,
     draw_segments,
     draw_teacher_states,
@@ -86,6 +87,16 @@ def _area(path) -> float:
     return 0.5 * float(np.sum(x * np.roll(y, -1) - y * np.roll(x, -1)))
 
 
+def test_duality_shows_both_bounds_and_nothing_where_a_bound_is_empty():
+    away = mat([1.0, 0.1, 0.01])
+    figure = draw_duality(away, mat([9.0, 4.0, 2.0]), mat([-1.0, 1.0, 2.0]))
+    (ax,) = figure.axes
+    upper, lower = ax.lines
+    assert upper.get_ydata().tolist() == [9, 4, 2] and upper.get_xdata().tolist() == [1, 0.1, 0.01]
+    assert np.isnan(lower.get_ydata()[0]) and lower.get_ydata()[1:].tolist() == [1, 2]
+    assert ax.get_xlim() == (1, 0.01)
+
+
 # ---- the bound ------------------------------------------------------------------------------
 
 
@@ -156,6 +167,7 @@ def test_bound_study_tells_what_sim_found():
     (lambda: draw_features(draw(0, 9, 4), BLOCKS), ["add up to 4", "5"]),
     (lambda: draw_segments(mat([0, 1]), {}), ["at least one"]),
     (lambda: draw_segments(mat([0, 1]), {"loss": mat([1, 2, 3])}), ["'loss'", "2", "3"]),
+    (lambda: draw_duality(mat([1, 0.1]), mat([2.0]), mat([1.0])), ["upper", "2", "1"]),
     (lambda: draw_bound(table(), draw(0, 5, 5), draw(0, 5, 5), BLOCKS, 0.3, 0.9, 9),
      ["kappa", "0.1, 0.9", "0.3"]),
 ])

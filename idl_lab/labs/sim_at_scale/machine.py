@@ -138,14 +138,14 @@ class Machine:
         """Predicted time of each part of state matching.
 
         Samples and then rows are shared out among the devices; the eigendecomposition is done on
-        each. One ring all-reduce brings the sums together, which takes 2(D − 1)/D times their
+        each. One ring all-reduce brings the sums together, which takes 2(G − 1)/G times their
         bytes, and the rows are gathered at the end.
 
         Parameters
         ----------
         size : Size
         devices : int
-            D.
+            G.
         """
         validation.integer("devices", devices)
         share = {"eigendecomposition": 1}

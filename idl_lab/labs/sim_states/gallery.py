@@ -12,11 +12,17 @@ from torch.utils.data import DataLoader
 from idl_lab import well_posedness
 from idl_lab.labs.kit.problems import change_units, digits_teacher, generator, whole
 from idl_lab.labs.sim_states.panel import sim_states_panel
-from idl_lab.labs.sim_states.plots import draw_features, draw_segments, draw_teacher_states
+from idl_lab.labs.sim_states.plots import (
+    draw_duality,
+    draw_features,
+    draw_segments,
+    draw_teacher_states,
+)
 from idl_lab.model import ImplicitModel
 from idl_lab.sim.hooks import States
 from idl_lab.sim.problem import state_matching
-from idl_lab.sim.states import collect, gram_statistics
+from idl_lab.sim.solvers import ADMMSolver
+from idl_lab.sim.states import collect, gram_statistics, rescale, teacher_as_matrices
 
 _BLOCKS = [("layer 3", 16), ("layer 2", 32), ("layer 1", 64)]
 
@@ -68,9 +74,22 @@ def segments() -> Figure:
                                    "SIM's state matching": t.new_tensor(objective)})
 
 
+def duality() -> Figure:
+    """From W = 0 to the answer the objective falls, and what it proves rises to meet it."""
+    teacher, train, _ = _taught()
+    grams = gram_statistics(teacher, train, ones=False, progress=False)
+    grams, *_ = rescale(grams, teacher_as_matrices(teacher, grams), 0.99)
+    problem = state_matching(grams, 0.99, 0.01)
+    W = ADMMSolver(device="cpu", progress=False).solve(problem).W
+    t = 10.0 ** -torch.arange(0, 8.25, 0.25, dtype=torch.float64, device="cpu")
+    upper, lower = (torch.stack([side((1 - away) * W).sum() for away in t])
+                    for side in (problem.objective, problem.dual))
+    return draw_duality(t, upper, lower)
+
+
 def bound() -> Figure:
     """κ = 0.5 with and without rescaling."""
     return sim_states_panel(*_taught(), kappas=(0.1, 0.5, 0.99)).figure
 
 
-GALLERY = (teacher_states, features, segments, bound)
+GALLERY = (teacher_states, features, segments, duality, bound)

@@ -141,6 +141,37 @@ def draw_segments(t: Tensor, curves: Mapping[str, Tensor]) -> Figure:
 
 
 @styled
+def draw_duality(away: Tensor, upper: Tensor, lower: Tensor, ax: Axes | None = None) -> Figure:
+    """Upper and lower bounds of an optimum on the way to it, on log axes, the gap shaded.
+
+    Parameters
+    ----------
+    away : Tensor, shape (T,)
+        How far a point is from the answer, falling; above 0.
+    upper, lower : Tensor, shape (T,)
+        The objective at each point, and the dual bound; of those that are not above 0 nothing
+        is drawn.
+    ax : Axes, optional
+    """
+    at = array("away", away, 1)
+    curves = {"upper": array("upper", upper, 1), "lower": array("lower", lower, 1)}
+    for name, values in curves.items():
+        if len(values) != len(at):
+            raise ValueError(f"{name} must have {len(at)} values, one for each point, got "
+                             f"{len(values)}.")
+        curves[name] = np.where(values > 0, values, np.nan)
+    ax = canvas.axes(ax, 6.0, 3.4)
+    high, low = curves.values()
+    ax.fill_between(at, low, high, color=FAINT, alpha=0.3, linewidth=0, label="duality gap")
+    ax.plot(at, high, color=COLOURS[0], label="objective: the optimum is not above")
+    ax.plot(at, low, color=COLOURS[1], label="dual bound: the optimum is not below")
+    frame(ax, xscale="log", yscale="log", xlim=(at[0], at[-1]),
+          xlabel="t, how far from the answer", title="What one point knows of the optimum")
+    ax.legend(loc="upper right")
+    return ax.figure
+
+
+@styled
 def draw_bound(table: pd.DataFrame, before: Tensor, after: Tensor, blocks: Blocks, kappa: float,
                teacher: float, images: int, *, figure: Figure | None = None) -> Figure:
     """What ‖A‖∞ ≤ κ costs: the teacher's row sums, the misfit of each layer, the accuracy.
