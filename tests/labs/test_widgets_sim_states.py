@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipywidgets
 import pytest
 import torch
 from helpers import draw
@@ -24,16 +25,20 @@ def taught(activation=nn.ReLU):
         return teacher, [(U, teacher(U).argmax(1))], [(U, teacher(U).argmax(1))]
 
 
+def shown(panel) -> bytes:
+    return bytes(next(w for w in panel.children if isinstance(w, ipywidgets.Image)).value)
+
+
 def test_it_fits_once_and_follows_kappa(monkeypatch):
     calls, study = [], sim_states.bound_study
     monkeypatch.setattr(sim_states, "bound_study",
                         lambda *args: calls.append(args[3]) or study(*args))
     panel = sim_states_panel(*taught(), kappas=(0.1, 0.5, 0.9))
     assert panel.redraws == 1 and panel.values == {"kappa": "0.5"}
-    first, figure = bytes(panel._image.value), panel.figure
+    first, figure = shown(panel), panel.figure
     for k, kappa in enumerate(("0.1", "0.9")):
         panel.set(kappa=kappa)
-        now = bytes(panel._image.value)
+        now = shown(panel)
         assert panel.redraws == k + 2 and now != first and panel.figure is figure
         moved = canvas.moving(figure.axes[0])
         assert moved["verdict"].get_text().startswith(f"κ = {kappa}: ")

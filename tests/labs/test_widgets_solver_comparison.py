@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import ipywidgets
 import numpy as np
 import pandas as pd
 import pytest
@@ -66,7 +67,16 @@ def endless(**more: BaseSolver) -> tuple[SolverComparison, threading.Event]:
 
 
 def picture(panel: SolverComparison) -> bytes:
-    return bytes(panel._image.value)
+    return bytes(next(w for w in panel.children if isinstance(w, ipywidgets.Image)).value)
+
+
+def button(panel: SolverComparison, name: str) -> ipywidgets.Button:
+    return next(w for w in panel.children[0].children if w.description == name)
+
+
+def said(panel: SolverComparison) -> str:
+    """What stands in words above and below the picture."""
+    return "".join(w.value for w in panel.children if isinstance(w, ipywidgets.HTML))
 
 
 def word(panel: SolverComparison, name: str) -> str:
@@ -102,7 +112,7 @@ def test_a_run_in_this_thread_finds_what_the_solvers_find():
     np.testing.assert_array_equal(curve.get_xdata(), history["seconds"])
     assert word(panel, "status 0").startswith("SOLVED")
     assert word(panel, "status 1").startswith("IGNORES_KAPPA")
-    assert "the answer breaks it" in panel._lines.value
+    assert "the answer breaks it" in said(panel)
 
 
 def test_code_chooses_and_each_setting_keeps_its_runs():
@@ -112,7 +122,8 @@ def test_code_chooses_and_each_setting_keeps_its_runs():
     runs = panel.runs
     assert runs["ADMM"].stats.inf_norm == pytest.approx(0.3)
     assert isinstance(runs["least squares"], pd.DataFrame)
-    assert "least squares" not in panel._lines.value and "ADMM" in panel._lines.value
+    lines = panel.children[1].value
+    assert "least squares" not in lines and "ADMM" in lines
     panel.set(kappa=0.4)
     assert len(panel.runs["ADMM"]) == 0 and "press Run" in canvas.moving(
         panel.figure.axes[0])["verdict"].get_text()
@@ -160,15 +171,16 @@ def test_curves_grow_while_it_runs_and_one_thread_draws(monkeypatch):
         await until(lambda: panel.redraws >= seen + 3)
         assert panel.running and word(panel, "status 0").startswith("running")
         assert len(panel.runs["endless"]) > 2
-        assert panel._start.disabled and panel.controls["kappa"].disabled
-        assert not panel._cancel.disabled
-        panel._cancel.click()
+        assert button(panel, "Run").disabled and panel.controls["kappa"].disabled
+        assert not button(panel, "Cancel").disabled
+        button(panel, "Cancel").click()
         await until(lambda: word(panel, "status 0").startswith("CANCELLED"))
-        await until(lambda: not panel._start.disabled)
+        await until(lambda: not button(panel, "Run").disabled)
 
     asyncio.run(session())
     assert set(drew) == {threading.get_ident()}
-    assert not panel.running and panel._cancel.disabled and not panel.controls["kappa"].disabled
+    assert not panel.running and not panel.controls["kappa"].disabled
+    assert button(panel, "Cancel").disabled
 
 
 def test_cancelling_keeps_the_best_point_and_runs_no_further_solver():
@@ -222,11 +234,11 @@ def test_an_error_is_raised_here_and_shown():
     panel = SolverComparison(usual(), {"broken": Broken(**QUIET), "ADMM": ADMM})
     with pytest.raises(ArithmeticError, match="it <broke>"):
         panel.run(wait=True)
-    assert "ArithmeticError: it &lt;broke&gt;" in panel._message.value
+    assert "ArithmeticError: it &lt;broke&gt;" in said(panel)
     assert not panel.running and len(panel.runs["broken"]) == 0
     panel.set(solvers=("ADMM",))
     panel.run(wait=True)
-    assert panel._message.value == ""
+    assert "ArithmeticError" not in said(panel)
 
 
 def test_an_error_in_the_background_is_shown_and_raised_by_wait():
@@ -234,18 +246,18 @@ def test_an_error_in_the_background_is_shown_and_raised_by_wait():
 
     async def session():
         panel.run()
-        await until(lambda: "ArithmeticError" in panel._message.value)
+        await until(lambda: "ArithmeticError" in said(panel))
 
     asyncio.run(session())
     with pytest.raises(ArithmeticError):
         panel.wait(LONG)
-    assert not panel._start.disabled
+    assert not button(panel, "Run").disabled
 
 
 def test_the_button_says_that_no_solver_is_chosen(capsys):
     panel = SolverComparison(usual(), {"ADMM": ADMM}, chosen=())
-    panel._start.click()
-    assert "no solver is chosen; there is ADMM" in panel._message.value
+    button(panel, "Run").click()
+    assert "no solver is chosen; there is ADMM" in said(panel)
     assert "ValueError" in capsys.readouterr().err
     rejects(lambda: panel.run(wait=True), ValueError, "no solver is chosen")
 
