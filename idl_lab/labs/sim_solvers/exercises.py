@@ -15,7 +15,7 @@ from idl_lab.labs.kit.exercise import Example
 from idl_lab.labs.kit.problems import generator, normal
 from idl_lab.sim import solvers
 from idl_lab.sim.problem import Problem
-from idl_lab.sim.solvers import ADMMSolver, BaseSolver, Rows
+from idl_lab.sim.solvers import ADMMSolver, BaseSolver, SolveResult
 
 STEPS, WITHIN = 300, 0.02
 READY = tuple(kind for kind in vars(solvers).values() if isinstance(kind, type)
@@ -51,7 +51,7 @@ class _Outside(Momentum):
 
 
 class _Solved(Momentum):
-    def solve(self, problem: Problem, watch: object = None) -> Rows:
+    def solve(self, problem: Problem, watch: object = None) -> SolveResult:
         return ADMMSolver(device="cpu", progress=False).solve(problem)
 
 
@@ -85,7 +85,7 @@ class _Trial:
         return W[0] if isinstance(W, tuple) else W
 
     @cached_property
-    def rows(self) -> Rows:
+    def rows(self) -> SolveResult:
         return self.solver.solve(self.problem)
 
     @cached_property

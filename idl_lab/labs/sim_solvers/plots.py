@@ -53,9 +53,11 @@ def draw_solves(runs: Mapping[str, SolveResult | pd.DataFrame], kappa: float, *,
     validation.choice("against", against, tuple(FIRST))
     validation.real("kappa", kappa, at_least=0.0)
     if figure is None:
-        figure = canvas.row(None, 2, 8.6, 4.4, left=0.07, right=0.975, bottom=0.46, top=0.86,
-                            wspace=0.2)[0].figure
-        figure.add_axes((0.02, 0.02, 0.965, 0.33))
+        table = 0.22 * (len(runs) + 1)  # inches
+        height = 3.1 + table
+        figure = canvas.row(None, 2, 8.6, height, left=0.07, right=0.975, wspace=0.2,
+                            bottom=(table + 0.65) / height, top=1 - 0.6 / height)[0].figure
+        figure.add_axes((0.02, 0.0, 0.965, (table + 0.1) / height))
     axes = figure.axes
     headings = "objective above the best lower bound", "own duality gap"
     longest = max((h[against].max() for h in map(_history, runs.values()) if len(h)), default=0.0)
@@ -66,14 +68,14 @@ def draw_solves(runs: Mapping[str, SolveResult | pd.DataFrame], kappa: float, *,
             ax.set_title(f"{heading}, relative", fontsize=9)
     if tol is not None:
         line(axes[1], "tol", [FIRST[against], right], [tol, tol], "--", color=FAINT, linewidth=1)
-    if frame(axes[2], xlim=(0, 1), ylim=(0, 1)):
+    if frame(axes[2], xlim=(0, 1), ylim=(len(runs) + 1, 0)):
         axes[2].set_axis_off()
         for heading, x in CELLS.items():
-            axes[2].text(x, 1.0, heading, ha="right", va="top", color="#777777")
+            axes[2].text(x, 0, heading, ha="right", va="top", color="#777777")
     bound = _bound(runs)
     for k, (name, run) in enumerate(runs.items()):
         _draw_curves(axes[:2], k, _history(run), bound, against)
-        _draw_words(axes[2], k, name, run, kappa, against)
+        _draw_words(axes[2], k, 1 - (k + 1) / (len(runs) + 1), name, run, kappa, against)
     words(axes[0], "verdict", -0.13, 1.19, verdict, fontsize=10, weight="bold")
     return axes[0].figure
 
@@ -125,9 +127,9 @@ def _spent(steps: float, seconds: float, against: str) -> str:
     return f"{steps:.0f} step{'' if steps == 1 else 's'}"
 
 
-def _draw_words(ax: Axes, k: int, name: str, run: SolveResult | pd.DataFrame, kappa: float,
-                against: str) -> None:
-    history, top = _history(run), 0.84 - 0.14 * k
+def _draw_words(ax: Axes, k: int, top: float, name: str, run: SolveResult | pd.DataFrame,
+                kappa: float, against: str) -> None:
+    history = _history(run)
     status, cells = "not run", [""] * 4
     if len(history):
         last = history.iloc[-1]

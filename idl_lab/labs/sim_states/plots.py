@@ -202,8 +202,9 @@ def draw_bound(table: pd.DataFrame, before: Tensor, after: Tensor, blocks: Block
     title(left, "The teacher's row sums of |A|")
     _misfits(middle, table, [name for name, _ in blocks], kappa)
     _accuracies(right, table, kappas, teacher, images)
-    line(right, "kappa", [kappa, kappa], right.get_ylim(), color=FAINT, linewidth=6, alpha=0.5,
-         zorder=0)
+    # Rings, since a bar across the picture would hide the dots.
+    line(right, "kappa", [kappa, kappa], [table.loc[(kappa, way), "accuracy"] for way in _WAYS],
+         "o", color=INK, markersize=11, fillstyle="none")
     if figure is None:  # below the pictures, where no curve and no cursor comes
         left.figure.legend(*right.get_legend_handles_labels(), loc="lower right", ncols=4)
     here = table.loc[kappa]
