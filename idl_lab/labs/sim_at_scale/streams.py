@@ -113,11 +113,14 @@ def peak_of_states(samples: Sequence[int], what: str = "gram_statistics",
     U, *weights = (torch.randn(*shape, generator=draws, device="cpu") for shape in (
         (100, sizes[0]), *((n, p) for p, n in itertools.pairwise(sizes))))
     with tempfile.TemporaryDirectory() as folder:
-        return _alone(folder, samples, {"what": what, "weights": weights, "U": U})
+        # One batch is what any run needs.
+        first, *peaks = _alone(folder, samples, {
+            "what": what, "weights": weights, "U": U, "before": [Stream.batch]})
+    return first, peaks
 
 
 def train_alone(teacher: nn.Sequential, U: Tensor, samples: Sequence[int], *, seed: int = 0,
-                device: str = "cpu", **weights: float) -> tuple[int, list[int], SIM]:
+                device: str = "cpu", **weights: float) -> tuple[list[int], SIM]:
     """Train SIM with κ = 0.99 on streams, in a process of its own whose memory is measured.
 
     Parameters
@@ -136,8 +139,8 @@ def train_alone(teacher: nn.Sequential, U: Tensor, samples: Sequence[int], *, se
 
     Returns
     -------
-    first, peaks
-        As for `peak_of_states`.
+    peaks : list of int
+        Bytes at the fullest after each.
     sim : SIM
         What was found on the longest stream.
     """
@@ -149,11 +152,10 @@ def train_alone(teacher: nn.Sequential, U: Tensor, samples: Sequence[int], *, se
     given = {"what": "train", "weights": [W.detach().cpu() for W in teacher.parameters()],
              "U": U.cpu(), "seed": seed, "device": device, "lambdas": weights}
     with tempfile.TemporaryDirectory() as folder:
-        first, peaks = _alone(folder, samples, given)
-        return first, peaks, SIM.load(Path(folder) / "sim.pt", device=device)
+        return _alone(folder, samples, given), SIM.load(Path(folder) / "sim.pt", device=device)
 
 
-def _alone(folder: str, samples: Sequence[int], given: dict[str, Any]) -> tuple[int, list[int]]:
+def _alone(folder: str, samples: Sequence[int], given: dict[str, Any]) -> list[int]:
     """Run this file in a process of its own; the peaks that it prints."""
     if not samples or list(samples) != sorted(samples):
         raise ValueError(f"samples must be rising numbers, at least one, got {samples!r}.")
@@ -167,8 +169,7 @@ def _alone(folder: str, samples: Sequence[int], given: dict[str, Any]) -> tuple[
                           env=os.environ | {"PYTHONPATH": path})
     if done.returncode:
         raise RuntimeError(f"the process that was to read the states failed: {done.stderr[-500:]}")
-    first, *peaks = map(int, done.stdout.split())
-    return first, peaks
+    return list(map(int, done.stdout.split()))
 
 
 def _work(folder: Path) -> None:
@@ -178,7 +179,7 @@ def _work(folder: Path) -> None:
     for layer, W in zip(layers, given["weights"], strict=True):
         layer.weight.data.copy_(W)
     teacher = nn.Sequential(*[part for layer in layers for part in (layer, nn.ReLU())][:-1])
-    for m in [Stream.batch, *given["samples"]]:  # one batch is what any run needs
+    for m in [*given.get("before", []), *given["samples"]]:
         stream = Stream(given["U"], m, seed=given.get("seed", 0))
         if given["what"] == "train":
             solver = ADMMSolver(device=given["device"], progress=False, **given["lambdas"])
