@@ -47,4 +47,6 @@ def scale_panel(machines: Sequence[Machine] = (ASSUMED_GPU,), *, p: int = 784,
                 "devices": slider(1, 1, 64, 1, "devices"),
                 "hears": dropdown("every state", tuple(HEARS), "a state hears"),
                 "machine": dropdown(next(iter(named)), tuple(named), "machine")}
+    for name in ("hears", "machine"):  # whose choices are longer than usual
+        controls[name].layout.width = "250px"
     return Panel(draw, controls)

@@ -122,7 +122,7 @@ def draw_costs(points: pd.DataFrame, predicted: pd.DataFrame, known: Sequence[in
     for name, table in (("points", points), ("predicted", predicted)):
         _table(name, table, ("part", "d", "seconds"))
     parts = list(dict.fromkeys(points.part))
-    axes = canvas.row(None, len(parts), 2.15 * len(parts), 2.7, bottom=0.18, top=0.87, wspace=0.4,
+    axes = canvas.row(None, len(parts), 2.1 * len(parts), 2.7, bottom=0.18, top=0.87, wspace=0.4,
                       left=0.075)
     low = 0.4 * min(points.seconds.min(), predicted.seconds.min())
     high = 2.5 * max(points.seconds.max(), predicted.seconds.max())
@@ -160,7 +160,7 @@ def draw_budget(seconds: Mapping[str, float], memory: Mapping[str, float], capac
         From an earlier call with as many parts.
     """
     validation.real("capacity", capacity, above=0.0)
-    left, right = canvas.row(figure, 2, 8.6, 3.2, left=0.16, right=0.916, wspace=1.0, top=0.8,
+    left, right = canvas.row(figure, 2, 8.4, 3.2, left=0.16, right=0.916, wspace=1.0, top=0.8,
                              bottom=0.1)
     _parts(left, seconds, _TIMES, (1e-6, 1e12), [1e-3, 1.0, 3600.0, 31_557_600.0])
     _parts(right, memory, _SIZES, (1e3, 1e16), [1e6, 1e9, 1e12, 1e15])

@@ -55,7 +55,7 @@ def draw_solves(runs: Mapping[str, SolveResult | pd.DataFrame], kappa: float, *,
     if figure is None:
         table = 0.22 * (len(runs) + 1)  # inches
         height = 3.1 + table
-        figure = canvas.row(None, 2, 8.6, height, left=0.07, right=0.975, wspace=0.2,
+        figure = canvas.row(None, 2, 8.4, height, left=0.07, right=0.975, wspace=0.2,
                             bottom=(table + 0.65) / height, top=1 - 0.6 / height)[0].figure
         figure.add_axes((0.02, 0.0, 0.965, (table + 0.1) / height))
     axes = figure.axes
@@ -168,7 +168,7 @@ def draw_patterns(matrices: Mapping[str, Tensor], n: int) -> Figure:
     validation.integer("n", n)
     if n > d:
         raise ValueError(f"n must be at most d={d}, the number of columns, got {n}.")
-    width = 8.6 / max(len(shown), 3)
+    width = 8.4 / max(len(shown), 3)
     axes = canvas.row(None, len(shown), width * len(shown), 0.95 * width * k / d + 0.7, left=0.01,
                       right=0.99, bottom=0.14, top=0.84, wspace=0.08)
     for ax, (name, W) in zip(axes, shown.items(), strict=True):

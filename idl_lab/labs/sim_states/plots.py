@@ -77,7 +77,7 @@ def draw_features(Phi: Tensor, blocks: Blocks) -> Figure:
     if sum(sizes) != values.shape[1]:
         raise ValueError(f"blocks must have sizes that add up to {values.shape[1]}, the number of "
                          f"features, got {sum(sizes)}.")
-    left, right = canvas.row(None, 2, 8.6, 3.0, [1.3, 1], left=0.075, right=0.975, bottom=0.16,
+    left, right = canvas.row(None, 2, 8.4, 3.0, [1.3, 1], left=0.075, right=0.975, bottom=0.16,
                              top=0.88, wspace=0.22)
     share, ends = (values > 0).mean(axis=0), np.cumsum(sizes)
     same = (share == 0) | (share == 1)
@@ -196,7 +196,7 @@ def draw_bound(table: pd.DataFrame, before: Tensor, after: Tensor, blocks: Block
     kappas = sorted(set(table.index.get_level_values("kappa")))
     if kappa not in kappas:
         raise ValueError(f"kappa must be one of the table's {kappas}, got {kappa}.")
-    left, middle, right = canvas.row(figure, 3, 8.6, 3.9, left=0.07, right=0.99, bottom=0.21,
+    left, middle, right = canvas.row(figure, 3, 8.4, 3.9, left=0.07, right=0.99, bottom=0.21,
                                      top=0.82, wspace=0.32)
     draw_rescaled_rows(before, after, blocks, kappa, left)
     title(left, "The teacher's row sums of |A|")
