@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tqdm.auto import tqdm
+from idl_lab import validation
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 def progress_bar(iterable: Iterable | None = None, *, progress: bool = True, **options: Any
@@ -21,7 +24,8 @@ def progress_bar(iterable: Iterable | None = None, *, progress: bool = True, **o
     **options
         As for tqdm.
     """
+    bar = validation.optional("tqdm.auto", "train").tqdm
     # In a notebook stdout is never a terminal, so tqdm's own test (disable=None) would hide it.
-    in_notebook = any("notebook" in base.__module__ for base in tqdm.__mro__)
+    in_notebook = any("notebook" in base.__module__ for base in bar.__mro__)
     quiet = (False if in_notebook else None) if progress else True
-    return tqdm(iterable, disable=quiet, leave=False, **options)
+    return bar(iterable, disable=quiet, leave=False, **options)

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from ssl import SSLError
+from typing import Any
 from urllib.error import URLError
 
 import numpy as np
 import torch
-from sklearn.datasets import fetch_openml, get_data_home, load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -99,8 +98,9 @@ def load(name: str = "digits", *, batch_size: int = 64, test_size: float | None 
     validation.integer("seed", seed, at_least=0)
     validation.floating(dtype)
     if name == "digits":
-        U, labels = load_digits(return_X_y=True)
-        rows = train_test_split(np.arange(len(U)), test_size=test_size or 0.25, stratify=labels,
+        U, labels = _sklearn("datasets").load_digits(return_X_y=True)
+        split = _sklearn("model_selection").train_test_split
+        rows = split(np.arange(len(U)), test_size=test_size or 0.25, stratify=labels,
                                 random_state=_SPLIT_SEED)
         U = torch.as_tensor(U / 16.0, dtype=dtype, device="cpu")
     else:
@@ -132,7 +132,8 @@ def _fetch(name: str, data_home: str | os.PathLike | None, cache: bool
            ) -> tuple[np.ndarray, np.ndarray]:
     """Pixels 0..255, (m, p), and labels, (m,), of all rows in OpenML's order."""
     known = _OPENML[name]
-    home = Path(get_data_home(data_home)) / "openml"
+    datasets = _sklearn("datasets")
+    home = Path(datasets.get_data_home(data_home)) / "openml"
     kept = f"kept in {home}" if cache else "not kept (cache=False)"
     print(f"{known.name}: reading {known.train + known.test:,} images; the first time they are "
           f"downloaded, about {known.megabytes} MB from openml.org, {kept}.", file=sys.stderr,
@@ -141,7 +142,7 @@ def _fetch(name: str, data_home: str | os.PathLike | None, cache: bool
         with _a_dead_network_ends():
             # dtype None: pandas finds out for itself that the labels are numbers. Told that they
             # are categories, as scikit-learn does, pandas 3 breaks off; liac-arff is pure Python.
-            U, labels = fetch_openml(known.name, version=1, as_frame=False, return_X_y=True,
+            U, labels = datasets.fetch_openml(known.name, version=1, as_frame=False, return_X_y=True,
                                      parser="pandas", read_csv_kwargs={"dtype": None},
                                      data_home=data_home, cache=cache, n_retries=1)
     except (URLError, ConnectionError, TimeoutError, SSLError, HTTPException) as error:
@@ -153,6 +154,10 @@ def _fetch(name: str, data_home: str | os.PathLike | None, cache: bool
     if U.shape != wanted:
         raise ValueError(f"{known.name} from openml.org must have shape {wanted}, got {U.shape}.")
     return U, np.char.strip(labels.astype(str), "'").astype(np.int64)  # ARFF may quote a label
+
+
+def _sklearn(part: str) -> Any:
+    return validation.optional(f"sklearn.{part}", "train")
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ well-posed as the first; then v is the gradient with respect to b, and v xᵀ wi
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import warnings
 from collections.abc import Callable
@@ -147,7 +148,21 @@ def equilibrium(A: Operator, injection: Tensor, phi: str | Activation | Callable
     return solve(A, injection, activation(phi), X0, solver, adjoint, keep_states, throw)
 
 
-@torch.compiler.disable  # how often its loops run depends on the numbers, which no graph can hold
+def _never_compiled(function: Callable) -> Callable:
+    """Keep torch.compile out of a function whose loops end where the numbers say so.
+
+    As a decorator torch.compiler.disable itself would add a second to `import idl_lab`.
+    """
+    @functools.wraps(function)
+    def run(*args: object, **options: object) -> object:
+        if torch.compiler.is_compiling():
+            return torch.compiler.disable(function)(*args, **options)
+        return function(*args, **options)
+
+    return run
+
+
+@_never_compiled
 def solve(A: Operator, injection: Tensor, phi: Activation, X0: Tensor | None, solver: Solver,
           adjoint: Adjoint, keep_states: bool = False, throw: bool = False) -> Solution:
     """`equilibrium` for arguments that were checked before.

@@ -6,14 +6,17 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from idl_lab import validation
 from idl_lab.bar import progress_bar
 from idl_lab.fixed_point.solution import one_warning
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -112,6 +115,7 @@ def fit(model: nn.Module, train_loader: Batches, val_loader: Batches | None = No
         validation.integer("patience", patience)
         if val_loader is None:
             raise ValueError("patience needs a val_loader to watch, got None.")
+    frame = validation.optional("pandas", "train").DataFrame  # missing, it is missed at once
     optimizer = optimizer or torch.optim.Adam(model.parameters(), lr=lr)
     rows, best, best_epoch, best_state = [], -math.inf, 0, None
     with progress_bar(total=epochs, desc="training", unit="epoch", progress=progress) as bar:
@@ -132,7 +136,7 @@ def fit(model: nn.Module, train_loader: Batches, val_loader: Batches | None = No
                 break
     if best_state is not None:
         model.load_state_dict(best_state)
-    return pd.DataFrame(rows).set_index("epoch")
+    return frame(rows).set_index("epoch")
 
 
 def _device(model: nn.Module) -> torch.device:

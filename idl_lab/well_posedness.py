@@ -12,10 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # its submodules load at their first use, so `import idl_lab` does not wait for them
 import torch
-from scipy.sparse import csr_array, eye_array
-from scipy.sparse.csgraph import connected_components
-from scipy.sparse.linalg import spsolve
 from torch import Tensor
 
 from idl_lab import validation
@@ -102,7 +100,7 @@ def perron_frobenius(A: Tensor, tol: float = 1e-12, max_steps: int = 200) -> Per
     validation.real("tol", tol, at_least=0.0)
     validation.integer("max_steps", max_steps)
     M = _magnitudes(A)
-    count, label = connected_components(M, directed=True, connection="strong")
+    _, label = scipy.sparse.csgraph.connected_components(M, directed=True, connection="strong")
     members = np.split(np.argsort(label, kind="stable"), np.cumsum(np.bincount(label))[:-1])
     best = (0.0, 0.0, members[0], np.ones(len(members[0])))
     lower, loops = 0.0, M.diagonal()
@@ -124,17 +122,17 @@ def perron_frobenius(A: Tensor, tol: float = 1e-12, max_steps: int = 200) -> Per
     return PerronFrobenius(lower, upper, torch.from_numpy(right), torch.from_numpy(left))
 
 
-def _magnitudes(A: Tensor) -> csr_array:
+def _magnitudes(A: Tensor) -> scipy.sparse.csr_array:
     """|A| in float64 on the CPU, checked."""
     if not isinstance(A, Tensor) or A.layout == torch.strided:
         validation.square("A", A)
         # In this order: some devices have no float64.
-        return csr_array(A.detach().cpu().double().abs().numpy())
+        return scipy.sparse.csr_array(A.detach().cpu().double().abs().numpy())
     validation.check_shape("A", A, "n n")
     values = validation.tensor("A.values()", A.values())
     parts = (values.detach().cpu().double().abs().numpy(),
              A.col_indices().cpu().numpy(), A.crow_indices().cpu().numpy())
-    return csr_array(parts, shape=tuple(A.shape))
+    return scipy.sparse.csr_array(parts, shape=tuple(A.shape))
 
 
 def _perron_irreducible(M: np.ndarray, tol: float, max_steps: int
@@ -321,7 +319,8 @@ def units(A: Tensor, kappa: float) -> Tensor:
                          f"change of units brings ‖A‖∞ to {kappa:g} or below.")
     M = _magnitudes(A)
     with np.errstate(all="ignore"):
-        v = spsolve(eye_array(M.shape[0], format="csc") - M.tocsc() / kappa, np.ones(M.shape[0]))
+        identity = scipy.sparse.eye_array(M.shape[0], format="csc")
+        v = scipy.sparse.linalg.spsolve(identity - M.tocsc() / kappa, np.ones(M.shape[0]))
         v = np.atleast_1d(v)
         # The solve is rounded, so its v is tested as it is: what is promised is ‖V⁻¹AV‖∞ ≤ κ.
         holds = np.isfinite(v).all() and v.min() > 0 and ((M @ v) / v).max() <= kappa

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import joblib
 import numpy as np
 import torch
 from torch import Tensor
@@ -128,6 +127,7 @@ class CVXSolver(BaseSolver):
     def _solved(self, programs: _Programs, problem: Problem, todo: Tensor, name: str,
                 factored: bool) -> Iterator[tuple[Tensor, Tensor]]:
         """Handfuls of rows and their solutions, NaN where there is none."""
+        joblib = validation.optional("joblib", "sim")
         jobs = min(joblib.effective_n_jobs(self.n_jobs), len(todo))
         if not jobs:
             return
@@ -141,8 +141,7 @@ class CVXSolver(BaseSolver):
 
 # Imported where it is used: cvxpy takes seconds, and other solvers and their workers would wait.
 def _installed() -> list[str]:
-    import cvxpy as cp
-
+    cp = validation.optional("cvxpy", "sim")
     there = cp.installed_solvers()
     return [name for name in CHOICES if name in there]
 
@@ -199,8 +198,7 @@ class _Programs:
         return v.value * size * self.unit
 
     def _compile(self, factored: bool) -> tuple:
-        import cvxpy as cp
-
+        cp = validation.optional("cvxpy", "sim")
         d, free = len(self.unit), self.ball == 0 and not self.weights.any()
         v, size = cp.Variable(d), cp.Variable(d)
         data = cp.Parameter(len(self.factor) if factored else d)

@@ -11,12 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from idl_lab import validation
 from idl_lab.sim.problem import Problem
@@ -27,6 +26,9 @@ from idl_lab.sim.solvers.incumbent import Incumbent, gap_bar, update_bar
 from idl_lab.sim.solvers.launch import Workers
 from idl_lab.sim.solvers.result import SolveResult, SolveStatus
 from idl_lab.sim.states import GramStatistics
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 ALIKE = 1e-9  # relative: figures of two ranks' problems that differ by less differ by rounding
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from idl_lab import validation
 from idl_lab.bar import progress_bar
 from idl_lab.operators import LowRank
 from idl_lab.sim.problem import Problem
 from idl_lab.sim.solvers.result import Iterate, SolveResult, SolveStats, SolveStatus
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 ROUNDINGS = 16  # of ‖t‖², within which two objectives of a row cannot be told apart
 
@@ -137,7 +140,8 @@ class Incumbent:
         stats = SolveStats(self.objective.to(device), self.gap.to(device), self.relative_gap, norm,
                          int(torch.count_nonzero(self.W)), step, time.perf_counter() - start, name,
                          stationarity=self.kept and self.kept.stationarity)
-        history = pd.DataFrame(self.history, columns=["step", "seconds", "objective", "gap"])
+        history = validation.optional("pandas", "sim").DataFrame(
+            self.history, columns=["step", "seconds", "objective", "gap"])
         factors = self.kept and self.kept.factors
         if factors is not None:
             factors = LowRank(factors.L.to(device), factors.R.to(device))

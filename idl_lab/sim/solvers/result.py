@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import pandas as pd
 from torch import Tensor
 
 from idl_lab.operators import LowRank
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class SolveStatus(enum.Enum):
