@@ -13,7 +13,7 @@ import torch
 
 from benchmarks import sim, steps
 
-FOLDER = Path(__file__).parent.parent.parent / "figures"
+FOLDER = Path(__file__).parents[1] / "figures"
 
 
 def main() -> None:

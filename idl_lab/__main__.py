@@ -1,34 +1,56 @@
-"""The command line: `python -m idl_lab list`, `python -m idl_lab run`."""
+"""The command line: `idl-lab list`, `idl-lab lab`, `idl-lab run` (or `python -m idl_lab`)."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from idl_lab.runs import progress, results, runner, series
+import idl_lab
+from idl_lab import validation
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status.
 
     0: done; 1: a notebook failed; 2: bad input, nothing was started; 130: interrupted.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Those of the process by default.
     """
     options = _parser().parse_args(arguments)
     try:
-        return options.command(options)
-    except ValueError as error:
+        status = options.command(options)
+        sys.stdout.flush()
+        return status
+    except (ValueError, ModuleNotFoundError) as error:
         print(f"idl_lab: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # The reader, `head` say, has seen enough. Python's own flush at exit would say so again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="idl-lab", description="The implicit deep learning labs.")
+    parser.add_argument("--version", action="version", version=f"idl_lab {idl_lab.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     listing = commands.add_parser("list", help="the notebooks of the series and their parameters")
     listing.set_defaults(command=_list)
+    lab = commands.add_parser("lab", help="copy the labs to a folder of yours, open them there")
+    lab.add_argument("folder", nargs="?", type=Path, default=Path("idl_labs"), metavar="DIR",
+                     help="idl_labs without; a notebook that you changed is never overwritten")
+    lab.add_argument("--no-browser", dest="browser", action="store_false",
+                     help="only serve, and print the address")
+    lab.add_argument("--port", type=int, help="without: 8888, or the next that is free")
+    lab.set_defaults(command=_lab)
     run = commands.add_parser("run", help="run notebooks headless into runs/<time>/")
     run.add_argument("notebooks", nargs="*", metavar="NAME",
                      help="01, 01_fixed_points or a path; none means the whole series")
@@ -39,14 +61,33 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+# The rooms are imported by the commands, so that a missing extra is a sentence and not a traceback.
+
+
 def _list(options: argparse.Namespace) -> int:
+    validation.optional("nbformat", "labs")
+    from idl_lab.runs import series
+
     for lab in series.find():
         print(f"{lab.name}  {lab.title}")
         print(f"    parameters: {', '.join(lab.parameters) or 'none'}")
     return 0
 
 
+def _lab(options: argparse.Namespace) -> int:
+    validation.optional("jupyterlab", "labs")
+    from idl_lab.runs import workshop
+
+    for path in workshop.refresh(options.folder):
+        print(f"kept {path}: you changed it; move it away for a fresh copy", flush=True)
+    workshop.open_lab(options.folder, options.browser, options.port)
+    return 0
+
+
 def _run(options: argparse.Namespace) -> int:
+    validation.optional("papermill", "labs")
+    from idl_lab.runs import progress, results, runner, series
+
     parameters = {}
     for name, text in options.parameters:
         if name in parameters:
@@ -55,7 +96,7 @@ def _run(options: argparse.Namespace) -> int:
     status = 0
     try:
         done = runner.run_notebooks(options.notebooks, parameters, options.out,
-                                       progress.Progress())
+                                    progress.Progress())
     except runner.RunInterrupted as interrupted:
         done, status = interrupted.results, 130
     print(f"\n{results.table(done)}\n\nEverything is in {done[0].path.parent}")

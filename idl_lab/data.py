@@ -142,9 +142,9 @@ def _fetch(name: str, data_home: str | os.PathLike | None, cache: bool
         with _a_dead_network_ends():
             # dtype None: pandas finds out for itself that the labels are numbers. Told that they
             # are categories, as scikit-learn does, pandas 3 breaks off; liac-arff is pure Python.
-            U, labels = datasets.fetch_openml(known.name, version=1, as_frame=False, return_X_y=True,
-                                     parser="pandas", read_csv_kwargs={"dtype": None},
-                                     data_home=data_home, cache=cache, n_retries=1)
+            U, labels = datasets.fetch_openml(
+                known.name, version=1, as_frame=False, return_X_y=True, parser="pandas",
+                read_csv_kwargs={"dtype": None}, data_home=data_home, cache=cache, n_retries=1)
     except (URLError, ConnectionError, TimeoutError, SSLError, HTTPException) as error:
         raise ConnectionError(
             f"{name} is not in {home} and could not be downloaded from openml.org ({error}): copy "

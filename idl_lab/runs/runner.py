@@ -64,7 +64,7 @@ def run_notebooks(notebooks: Sequence[str | Path] = (), parameters: Mapping[str,
     """
     parameters = dict(parameters or {})
     labs = series.find(notebooks)
-    series.check(labs, parameters)
+    series.check_parameters(labs, parameters)
     out = _new_folder(out)
     progress = Silent() if progress is None else progress
     results: list[RunResult] = []

@@ -31,12 +31,25 @@ class Lab:
 
 
 def folder() -> Path:
-    """The `notebooks/` of the current folder if there is one, else that of this checkout."""
+    """The `notebooks/` of the current folder if there is one, else the series as it came."""
     here = Path.cwd() / "notebooks"
-    return here if here.is_dir() else Path(__file__).resolve().parents[1] / "notebooks"
+    return here if here.is_dir() else shipped()
 
 
-def read(path: Path) -> Lab:
+def shipped() -> Path:
+    """The series as it came: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "notebooks"
+    return inside if inside.is_dir() else package.parent / "notebooks"
+
+
+def of(folder: Path) -> list[Path]:
+    """The notebooks NN_topic.ipynb of a folder, in the order of their numbers."""
+    return sorted((p for p in folder.glob("*.ipynb") if re.match(r"\d+_", p.name)),
+                  key=lambda p: (int(p.name.split("_")[0]), p.name))
+
+
+def read_lab(path: Path) -> Lab:
     """Read a notebook's title and its cell tagged `parameters`."""
     try:
         notebook = nbformat.read(path, as_version=4)
@@ -74,8 +87,7 @@ def find(names: Sequence[str | Path] = ()) -> list[Lab]:
     ValueError
         If there is no such notebook; the sentence offers the nearest.
     """
-    paths = sorted((p for p in folder().glob("*.ipynb") if re.match(r"\d+_", p.name)),
-                   key=lambda p: (int(p.name.split("_")[0]), p.name))
+    paths = of(folder())
     if not paths and not names:
         raise ValueError(f"there is no notebook NN_name.ipynb in {folder()}.")
     chosen = [_path(str(name), paths) for name in names] if names else paths
@@ -84,7 +96,7 @@ def find(names: Sequence[str | Path] = ()) -> list[Lab]:
     for path in chosen:
         if stems.count(path.stem) > 1:
             raise ValueError(f"two notebooks are called {path.stem}: run them one after the other.")
-    return [read(path) for path in chosen]
+    return [read_lab(path) for path in chosen]
 
 
 def _path(name: str, paths: Sequence[Path]) -> Path:
@@ -113,7 +125,7 @@ def value(text: str) -> Any:
         return text
 
 
-def check(labs: Sequence[Lab], parameters: Mapping[str, Any]) -> None:
+def check_parameters(labs: Sequence[Lab], parameters: Mapping[str, Any]) -> None:
     """Make sure that every lab has these parameters, of this type, and the device they ask for.
 
     Raises

@@ -1,0 +1,87 @@
+"""A folder of one's own: the labs copied there, kept up to date, opened in JupyterLab."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from idl_lab.runs import series
+
+# What was copied: name → SHA-256. A file that still has it was not changed since.
+MANIFEST = ".idl_lab.json"
+
+
+def refresh(folder: Path) -> list[Path]:
+    """Copy the labs into a folder, and replace what an older version copied there.
+
+    A notebook that was changed since it was copied, or that came from elsewhere, stays as it is.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if it is not there. The folder that the labs come from is left alone.
+
+    Returns
+    -------
+    list of Path
+        The notebooks that were kept, changed as they are.
+
+    Raises
+    ------
+    ValueError
+        If the folder cannot be made or written to.
+    """
+    source = series.shipped()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if folder.samefile(source):
+            return []
+        manifest = folder / MANIFEST
+        copied = json.loads(manifest.read_text(encoding="utf-8")) if manifest.exists() else {}
+        kept = []
+        for lab in series.of(source):
+            mine, content = folder / lab.name, lab.read_bytes()
+            now = _hash(mine.read_bytes()) if mine.exists() else None
+            if now not in (None, _hash(content), copied.get(lab.name)):
+                kept.append(mine)
+                continue
+            if now != _hash(content):
+                mine.write_bytes(content)
+            copied[lab.name] = _hash(content)
+        manifest.write_text(json.dumps(copied, indent=1), encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"the labs cannot be copied to {folder} ({error.strerror}): name a "
+                         f"folder that you may write to.") from None
+    return kept
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def open_lab(folder: Path, browser: bool = True, port: int | None = None) -> None:
+    """Serve a folder with JupyterLab on this machine until Ctrl-C.
+
+    Parameters
+    ----------
+    folder : Path
+    browser : bool
+        Open it in the browser.
+    port : int, optional
+        Jupyter's own choice by default, 8888 or the next that is free.
+    """
+    from jupyterlab.labapp import LabApp
+
+    options = ["--ip=127.0.0.1", f"--ServerApp.root_dir={folder.resolve()}",
+               # No pop-up that asks whether to fetch Jupyter's news, and no call for updates.
+               "--LabApp.news_url=None",
+               "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    if not browser:
+        options.append("--no-browser")
+    if port is not None:
+        options.append(f"--port={port}")
+    if hasattr(os, "geteuid") and os.geteuid() == 0:  # in a container; Jupyter refuses otherwise
+        options.append("--allow-root")
+    LabApp.launch_instance(argv=options)
