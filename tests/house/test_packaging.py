@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -28,11 +29,13 @@ PIN_LINES = [line for line in (ROOT / "requirements.txt").read_text(encoding="ut
              if line and not line.startswith("#")]
 PINS = {canonicalize_name(name): version
         for name, version in (line.split("==") for line in PIN_LINES)}
-DIRECT = [Requirement(text) for text in [
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+WANTED = [Requirement(text) for text in [
     *PROJECT["project"]["dependencies"],
-    *PROJECT["project"]["optional-dependencies"]["test"],
+    *(text for extra in EXTRAS.values() for text in extra),
     *PROJECT["build-system"]["requires"],
 ]]
+DIRECT = [wanted for wanted in WANTED if wanted.name != "idl_lab"]
 # Pinned by torch's own metadata; only the wheel of the package index wants them.
 CUDA = ("nvidia-", "cuda-", "triton")
 
@@ -41,6 +44,60 @@ CUDA = ("nvidia-", "cuda-", "triton")
 def test_every_direct_dependency_is_pinned_within_its_bound(wanted):
     assert canonicalize_name(wanted.name) in PINS
     assert wanted.specifier.contains(PINS[canonicalize_name(wanted.name)])
+
+
+def test_each_extra_holds_the_one_before_so_the_last_is_what_ci_installs():
+    names = list(EXTRAS)
+    assert names == ["train", "sim", "labs", "test"]
+    for before, extra in itertools.pairwise(names):
+        assert f"idl_lab[{before}]" in EXTRAS[extra]
+
+
+# What the models need, and nothing else: seconds saved, and extras that may be missing.
+IMPORTS = """
+import sys
+for name in {absent!r}:
+    sys.modules[name] = None
+import idl_lab, torch
+from idl_lab import sim
+model = idl_lab.ImplicitModel(4, 2, 6)
+model(torch.randn(8, 4)).sum().backward()
+print(*{{name.partition(".")[0] for name in sys.modules}})
+"""
+OPTIONAL = ["IPython", "cvxpy", "ipywidgets", "joblib", "jupyterlab", "matplotlib", "nbformat",
+            "pandas", "papermill", "sklearn", "tqdm"]
+
+
+def python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                          env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_models_need_torch_numpy_and_scipy_alone():
+    python(IMPORTS.format(absent=OPTIONAL))
+
+
+def test_import_idl_lab_loads_nothing_that_it_does_not_use():
+    shown = python("import sys, torch\nbefore = set(sys.modules)\nimport idl_lab\n"
+                   "print(*(set(sys.modules) - before))").split()
+    assert "idl_lab.model" in shown
+    # torch's compiler and scipy's sparse matrices each take as long as half of `import torch`.
+    slow = {"torch._dynamo", "scipy.sparse", "scipy.sparse.linalg", *OPTIONAL}
+    assert not slow & set(shown)
+
+
+@pytest.mark.parametrize(("absent", "call", "extra"), [
+    ("pandas", "idl_lab.training.fit(idl_lab.ImplicitModel(4, 2, 6), [])", "train"),
+    ("sklearn", "idl_lab.data.load('digits')", "train"),
+    ("cvxpy", "idl_lab.sim.solvers.CVXSolver()", "sim"),
+])
+def test_what_is_missing_is_named_with_the_extra_that_has_it(absent, call, extra):
+    shown = python(f"import sys\nsys.modules[{absent!r}] = None\n"
+                   "import idl_lab, idl_lab.data, idl_lab.sim.solvers, idl_lab.training\n"
+                   f"try: {call}\nexcept ModuleNotFoundError as error: print(error)")
+    assert shown.startswith(f"this needs {absent}") and f"pip install 'idl_lab[{extra}]'" in shown
 
 
 @pytest.mark.parametrize("name", PINS)
