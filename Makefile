@@ -1,6 +1,6 @@
 # Needs make and Python >= 3.11; every target makes or refreshes .venv first where it must.
 # `make run ARGS="02 -p kappa 0.5"` passes arguments on, `make run PYTHON=...` names a Python.
-.PHONY: help venv run test lab figures bench clean
+.PHONY: help venv run test fast lab notebooks figures bench hooks clean
 .DEFAULT_GOAL := help
 
 BIN     := .venv/bin
@@ -12,13 +12,16 @@ PEERS   := torchidl==0.0.4 torchdeq==0.1.0
 PROBE   := $(shell grep -m1 '^[a-z].*==' requirements.txt)
 
 help:
-	@echo "make run      run the lab series headless into runs/<time>/"
-	@echo "make test     everything CI runs: ruff, unit suite twice, notebooks, panels in a browser"
-	@echo "make lab      JupyterLab on this machine, opened in notebooks/"
-	@echo "make figures  redraw the committed gallery figures/"
-	@echo "make bench    time this project beside torchidl and torchdeq (some minutes)"
-	@echo "make venv     make the environment .venv alone"
-	@echo "make clean    remove .venv and caches; runs/ stays"
+	@echo "make run        run the lab series headless into runs/<time>/"
+	@echo "make lab        JupyterLab on this machine, opened in notebooks/"
+	@echo "make test       everything CI runs; make test T=tests/core runs these tests alone"
+	@echo "make fast       ruff, types and the core's tests, in a minute"
+	@echo "make notebooks  execute the labs and save them; T=notebooks/02_*.ipynb for one"
+	@echo "make figures    redraw the committed gallery figures/"
+	@echo "make bench      time this project beside torchidl and torchdeq (some minutes)"
+	@echo "make hooks      ruff and types before each commit, notebook diffs as text"
+	@echo "make venv       make the environment .venv alone"
+	@echo "make clean      remove .venv and caches; runs/ stays"
 
 venv: $(READY)
 
@@ -42,22 +45,39 @@ $(READY): requirements.txt pyproject.toml
 	    --dest .venv/probe $(PROBE) >/dev/null 2>&1; then \
 	  echo "The packages cannot be downloaded: pip reaches no package index from here;" \
 	    "connect to the network (or set pip's index or proxy) and try again." >&2; exit 2; fi
-	$(PIP) install -r requirements.txt
+	$(PIP) install --no-compile -r requirements.txt
+	@# By itself pip compiles on one core only, and the packages' own tests too.
+	@$(BIN)/python -m compileall -q -q -j 0 -x '/tests/' .venv/lib || true
 	$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $(READY)
 
 run: $(READY)
 	@$(BIN)/python -m idl_lab run $(ARGS)
 
+ifeq ($(origin T),command line)
+test: $(READY)
+	$(BIN)/python -m pytest $(T)
+else
 test: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/python -m pytest tests
 	$(BIN)/python -m pytest tests -m "not cpu_default and not browser" --default-device=meta
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=120 notebooks/
+endif
+
+fast: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/core tests/models -k "not compiled"
 
 lab: $(READY)
-	$(BIN)/python -m jupyterlab --ip=127.0.0.1 --notebook-dir=notebooks \
-	  $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
+	@$(BIN)/python -m idl_lab lab notebooks $(ARGS)
+
+# Without the widgets' state: a panel leaves its picture, which a reader sees without a kernel.
+notebooks: $(READY)
+	$(BIN)/python -m nbconvert --to notebook --execute --inplace \
+	  --ExecutePreprocessor.store_widget_state=False --ExecutePreprocessor.record_timing=False \
+	  $(or $(T),notebooks/*.ipynb)
 
 figures: $(READY)
 	@$(BIN)/python -m idl_lab.runs.gallery $(ARGS)
@@ -66,6 +86,10 @@ bench: $(READY)
 	@$(PIP) install --quiet --no-deps $(PEERS)
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+hooks: $(READY)
+	@$(BIN)/pre-commit install
+	@git config diff.jupytext.textconv '$(BIN)/jupytext --quiet --to py:percent --output -'
+
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +

@@ -175,7 +175,7 @@ def _this_python(log: BinaryIO) -> type:
             super().__init__(**options, kernel_spec_manager=ThisPythonSpec(),
                              transport_encryption="auto")
 
-        def start_kernel(self, **options: Any) -> Awaitable[None]:
+        def start_kernel(self, **options: Any) -> Awaitable[None]:  # type: ignore[override]
             return super().start_kernel(**options, stderr=log)
 
     return ThisPython

@@ -69,8 +69,9 @@ def read_lab(path: Path) -> Lab:
 def _assignments(source: str) -> dict[str, Any]:
     found = {}
     for node in ast.parse(source).body:
-        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        for target in targets:
+        if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
+            continue
+        for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
             if isinstance(target, ast.Name):
                 try:
                     found[target.id] = ast.literal_eval(node.value)
