@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import idl_lab
-from idl_lab import validation
+from idl_lab import extras
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _list(options: argparse.Namespace) -> int:
-    validation.optional("nbformat", "labs")
+    extras.need("nbformat", "labs")
     from idl_lab.runs import series
 
     for lab in series.find():
@@ -75,7 +75,7 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _lab(options: argparse.Namespace) -> int:
-    validation.optional("jupyterlab", "labs")
+    extras.need("jupyterlab", "labs")
     from idl_lab.runs import workshop
 
     for path in workshop.refresh(options.folder):
@@ -85,7 +85,7 @@ def _lab(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    validation.optional("papermill", "labs")
+    extras.need("papermill", "labs")
     from idl_lab.runs import progress, results, runner, series
 
     parameters = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from idl_lab import validation
+from idl_lab import extras
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -24,7 +24,7 @@ def progress_bar(iterable: Iterable | None = None, *, progress: bool = True, **o
     **options
         As for tqdm.
     """
-    bar = validation.optional("tqdm.auto", "train").tqdm
+    bar = extras.need("tqdm.auto", "train").tqdm
     # In a notebook stdout is never a terminal, so tqdm's own test (disable=None) would hide it.
     in_notebook = any("notebook" in base.__module__ for base in bar.__mro__)
     quiet = (False if in_notebook else None) if progress else True

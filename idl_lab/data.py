@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from idl_lab import validation
+from idl_lab import extras, validation
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def _fetch(name: str, data_home: str | os.PathLike | None, cache: bool
 
 
 def _sklearn(part: str) -> Any:
-    return validation.optional(f"sklearn.{part}", "train")
+    return extras.need(f"sklearn.{part}", "train")
 
 
 @contextlib.contextmanager

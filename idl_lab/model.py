@@ -206,6 +206,8 @@ class ImplicitModel(nn.Module):
         model = cls(1, 1, 1, activation=activation, kappa=kappa, constraint=constraint,
                     bias=state_bias is not None, feedthrough=D is not None, solver=solver,
                     adjoint=adjoint, device="cpu", generator=torch.Generator("cpu"))
+        if sparse:
+            from idl_lab import networks  # only here: it takes scipy.sparse with it
         for name, M in checked.items():
             if name in sparse:
                 setattr(model, f"pattern_{name}", networks.Pattern(given[name][0]))

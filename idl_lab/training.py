@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from idl_lab import validation
+from idl_lab import extras, validation
 from idl_lab.bar import progress_bar
 from idl_lab.fixed_point.solution import one_warning
 
@@ -115,7 +115,7 @@ def fit(model: nn.Module, train_loader: Batches, val_loader: Batches | None = No
         validation.integer("patience", patience)
         if val_loader is None:
             raise ValueError("patience needs a val_loader to watch, got None.")
-    frame = validation.optional("pandas", "train").DataFrame  # missing, it is missed at once
+    frame = extras.need("pandas", "train").DataFrame  # missing, it is missed at once
     optimizer = optimizer or torch.optim.Adam(model.parameters(), lr=lr)
     rows, best, best_epoch, best_state = [], -math.inf, 0, None
     with progress_bar(total=epochs, desc="training", unit="epoch", progress=progress) as bar:

@@ -7,11 +7,9 @@ sentence says what was given and what is wanted.
 from __future__ import annotations
 
 import difflib
-import importlib
 import math
 import numbers
 from collections.abc import Container, Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -291,28 +289,3 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
         raise ValueError(f"device={str(device)!r} was asked for, but torch sees {there[kind]} "
                          f"{kind} devices here; use device='auto' or device='cpu'.")
     return wanted
-
-
-def optional(module: str, extra: str) -> Any:
-    """Import a package that only one of this project's extras installs.
-
-    Parameters
-    ----------
-    module : str
-        What to import, such as ``"sklearn.datasets"``.
-    extra : str
-        The extra that has it.
-
-    Raises
-    ------
-    ModuleNotFoundError
-        If it is not there; the sentence says what installs it.
-    """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise  # it is there, and something that it needs itself is not
-        raise ModuleNotFoundError(f"this needs {error.name}, which is not installed: "
-                                  f"pip install 'idl_lab[{extra}]' brings it.",
-                                  name=error.name) from None

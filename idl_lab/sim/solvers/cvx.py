@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from idl_lab import validation
+from idl_lab import extras, validation
 from idl_lab.sim.problem import Problem
 from idl_lab.sim.solvers.active_set import finish
 from idl_lab.sim.solvers.base import BaseSolver
@@ -127,7 +127,7 @@ class CVXSolver(BaseSolver):
     def _solved(self, programs: _Programs, problem: Problem, todo: Tensor, name: str,
                 factored: bool) -> Iterator[tuple[Tensor, Tensor]]:
         """Handfuls of rows and their solutions, NaN where there is none."""
-        joblib = validation.optional("joblib", "sim")
+        joblib = extras.need("joblib", "sim")
         jobs = min(joblib.effective_n_jobs(self.n_jobs), len(todo))
         if not jobs:
             return
@@ -141,7 +141,7 @@ class CVXSolver(BaseSolver):
 
 # Imported where it is used: cvxpy takes seconds, and other solvers and their workers would wait.
 def _installed() -> list[str]:
-    cp = validation.optional("cvxpy", "sim")
+    cp = extras.need("cvxpy", "sim")
     there = cp.installed_solvers()
     return [name for name in CHOICES if name in there]
 
@@ -198,7 +198,7 @@ class _Programs:
         return v.value * size * self.unit
 
     def _compile(self, factored: bool) -> tuple:
-        cp = validation.optional("cvxpy", "sim")
+        cp = extras.need("cvxpy", "sim")
         d, free = len(self.unit), self.ball == 0 and not self.weights.any()
         v, size = cp.Variable(d), cp.Variable(d)
         data = cp.Parameter(len(self.factor) if factored else d)

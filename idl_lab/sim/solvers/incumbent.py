@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from idl_lab import validation
+from idl_lab import extras
 from idl_lab.bar import progress_bar
 from idl_lab.operators import LowRank
 from idl_lab.sim.problem import Problem
@@ -140,7 +140,7 @@ class Incumbent:
         stats = SolveStats(self.objective.to(device), self.gap.to(device), self.relative_gap, norm,
                          int(torch.count_nonzero(self.W)), step, time.perf_counter() - start, name,
                          stationarity=self.kept and self.kept.stationarity)
-        history = validation.optional("pandas", "sim").DataFrame(
+        history = extras.need("pandas", "sim").DataFrame(
             self.history, columns=["step", "seconds", "objective", "gap"])
         factors = self.kept and self.kept.factors
         if factors is not None:
