@@ -1,0 +1,227 @@
+"""Everything that runs on a device gives the CPU's numbers there, mixes nothing, waits seldom."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+
+import pytest
+import torch
+from helpers import draw, rejects
+from pretend_device import Pretend, device_waits, pretend_device
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
+from torch.utils._pytree import tree_leaves
+
+from idl_lab import ImplicitModel, ImplicitRNN, compose, torchidl
+from idl_lab.activations import blockwise
+from idl_lab.constraints import CONSTRAINTS
+from idl_lab.data import load, spiky
+from idl_lab.equilibrium import Implicit, OneStep, Unrolled
+from idl_lab.fixed_point import Anderson, Broyden, Newton, PeacemanRachford, Picard
+from idl_lab.sim import SIM
+from idl_lab.sim.solvers import ADMMSolver, CVXSolver, LeastSquareSolver, ProjectedGDLowRankSolver
+from idl_lab.training import evaluate, fit
+from idl_lab.well_posedness import inf_norm, perron_frobenius, project_rows, rescale
+
+N = 20
+
+
+def make(device, n=N, **options):
+    """A model of float64, so that the number of steps does not hang on rounding."""
+    torch.manual_seed(0)
+    return ImplicitModel(3, 2, n, **{"device": device, "dtype": torch.float64, "bias": True,
+                                     "kappa": 0.9} | options)
+
+
+def inputs(device, *shape):
+    return draw(1, *(shape or (7, 3))).to(device)
+
+
+def step(model, U):
+    """What a training step leaves: predictions and gradients."""
+    predictions = model(U)
+    predictions.square().sum().backward()
+    return [predictions, *(p.grad for p in model.parameters())]
+
+
+def model(device, **options):
+    built = make(device, **options)
+    return step(built, inputs(device)), built.equilibrium(inputs(device)).value, built.A
+
+
+def free(device, **options):
+    A, B, C = (draw(k, *shape, scale=0.05).to(device)
+               for k, shape in enumerate([(N, N), (N, 3), (2, N)]))
+    return step(ImplicitModel.from_matrices(A, B, C, **options), inputs(device))
+
+
+def network(device, rescale):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 2))
+    built = ImplicitModel.from_network(net.double().to(device), rescale=rescale)
+    return step(built, inputs(device))
+
+
+def composed(device):
+    one, two = make(device, n=5), ImplicitModel(2, 3, 4, device=device, dtype=torch.float64)
+    M = draw(2, 3, 2, scale=0.1).to(device)
+    return [built(inputs(device)) for built in (
+        compose.cascade(one, two), compose.parallel(one, one), compose.add(one, one),
+        compose.multiply(M, one), compose.feedback(one, M))] + [
+        compose.precompose(one, M)(inputs(device, 7, 2))]
+
+
+def sequences(device, **options):
+    torch.manual_seed(0)
+    built = ImplicitRNN(3, 2, 4, 6, device=device, dtype=torch.float64, **options)
+    X = inputs(device, 5, 4, 3)
+    packed = pack_padded_sequence(X, [4, 3, 3, 2, 1], batch_first=True)
+    return step(built, X), built(X, lengths=[4, 1, 2, 3, 2]), built(packed)
+
+
+def trained(device, batches, build, **options):
+    torch.manual_seed(0)
+    built = build(device)
+    history = fit(built, batches[0][:6], batches[1], epochs=2, progress=False, **options)
+    return ([*built.parameters()], history[["train_loss", "val_metric"]].to_numpy().tolist(),
+            evaluate(built, batches[1], options.get("metric", None) or accuracy))
+
+
+def accuracy(predictions, labels):
+    return (predictions.argmax(1) == labels).double().mean()
+
+
+def digits():
+    return [list(part) for part in load(samples=300, dtype=torch.float64)]
+
+
+def series():
+    parts = spiky(2, look_back=6, points=400, dtype=torch.float64)
+    return [list(part) for part in parts]
+
+
+def stranger(device):
+    torch.manual_seed(0)
+    return step(torchidl.ImplicitModel(3, 2, N).double().to(device), inputs(device))
+
+
+def matrices(device):
+    A, B, C = (draw(k, *shape, scale=0.1).to(device)
+               for k, shape in enumerate([(6, 6), (6, 3), (2, 6)]))
+    found = perron_frobenius(A)
+    return [inf_norm(A), project_rows(A, 0.2), *rescale(A, B, C)], found.value
+
+
+def sim(device, solver, on_cpu=False, **options):
+    """The teacher, its data, the solver and the model, all on the device."""
+    torch.manual_seed(0)
+    teacher = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 3))
+    U = inputs("cpu", 200, 6).float()
+    loader = [(u.to(device), u[:, :3].argmax(1).to(device)) for u in U.split(64)]
+    found = SIM(device=device, progress=False, **options).train(
+        solver(progress=False, device="cpu" if on_cpu else str(device)), teacher.to(device), loader)
+    assert found.result.stats["inf_norm"] <= 0.99 + 1e-12 or solver is LeastSquareSolver
+    return [*found.model.parameters()], found.evaluate(loader)
+
+
+SOLVERS = [Picard(1e-10), Picard(1e-10, damping=0.7), Anderson(1e-10), Broyden(1e-10),
+           Newton(1e-10)]
+PHI = ["relu", "leaky_relu", "tanh", "sigmoid", "softplus", "elu", "hardtanh", "identity",
+       torch.atan, blockwise([("relu", 8), ("tanh", N - 8)])]
+ADMM = partial(ADMMSolver, lambda_z=0.1, lambda_y=0.1)
+CASES = {
+    **{f"constraint {c}": partial(model, constraint=c) for c in CONSTRAINTS},
+    **{f"rank 3, {c}": partial(model, rank=3, constraint=c) for c in ("scale", "row")},
+    **{f"{s}": partial(model, solver=s) for s in SOLVERS},
+    "Peaceman-Rachford": partial(model, constraint="monotone", solver=PeacemanRachford(1e-10)),
+    **{f"{a}": partial(model, adjoint=a) for a in (Implicit(Anderson()), OneStep(), Unrolled())},
+    **{f"activation {p}": partial(model, activation=p, kappa=0.5) for p in PHI},
+    "no constraint": free,
+    "a network": partial(network, rescale=False),
+    "a network in other units": partial(network, rescale=True),
+    "compositions": composed,
+    "a recurrent model": sequences,
+    "torchidl's arguments": stranger,
+    "matrices": matrices,
+    "training on the digits": lambda device: trained(
+        device, digits(), lambda at: ImplicitModel(64, 10, N, device=at, dtype=torch.float64)),
+    "training on a series": lambda device: trained(
+        device, series(), lambda at: ImplicitRNN(1, 1, 4, 6, device=at, dtype=torch.float64),
+        loss=nn.functional.mse_loss, metric=nn.functional.mse_loss),
+    "SIM, ADMM": partial(sim, solver=ADMM),
+    "SIM, states of its own": partial(sim, solver=ADMM, regenerate_states=True),
+    "SIM, exact": partial(sim, solver=partial(ADMMSolver, exact=True)),
+    "SIM, low rank": partial(sim, solver=partial(ProjectedGDLowRankSolver, rank=2, max_steps=300)),
+    "SIM, least squares": partial(sim, solver=LeastSquareSolver),
+    "SIM, a solver that is on the CPU": partial(sim, solver=CVXSolver, on_cpu=True),
+}
+
+
+@pytest.mark.filterwarnings("ignore:(state|output) matching stopped early", "ignore:LeastSquare")
+@pytest.mark.parametrize("case", CASES)
+def test_the_numbers_are_the_cpus_and_all_stay_on_the_device(case):
+    wanted = tree_leaves(CASES[case]("cpu"))
+    with pretend_device() as device:
+        found = tree_leaves(CASES[case](device))
+    assert len(found) == len(wanted)
+    for one, other in zip(found, wanted, strict=True):
+        if isinstance(other, Tensor):
+            assert isinstance(one, Pretend), "it was left on the CPU"
+            one = one.held
+        assert torch.allclose(torch.as_tensor(one), torch.as_tensor(other), rtol=1e-9, atol=1e-11)
+
+
+# A wait costs a GPU more than a product of this size: each line below was measured, and a change
+# that adds one must raise it here. Of a solve, one for each step that is tested.
+@pytest.mark.parametrize(("options", "waits"), [
+    ({"constraint": "scale"}, 16),
+    ({"constraint": "row"}, 15),
+    ({"constraint": "project"}, 16),
+    ({"constraint": "triangular"}, 12),
+    ({"rank": 3}, 18),
+    ({"solver": Anderson()}, 70),
+], ids=str)
+def test_a_training_step_waits_no_more_often_than_it_did(options, waits):
+    with pretend_device() as device:
+        built, U = make(device, **options), inputs(device)
+        device_waits()
+        step(built, U)
+        seen = device_waits()
+        assert 0 < seen.total() <= waits, seen
+        tested = len(built.equilibrium(U).trace.residuals)
+    in_solves = Counter({place: n for place, n in seen.items() if place.startswith("solver.py")})
+    assert tested <= in_solves.total(), "the waits of the solves were not seen"
+
+
+# ---- the device itself ----------------------------------------------------------------------
+
+
+def test_it_computes_counts_and_tells_where():
+    with pretend_device() as device:
+        x = torch.arange(6.0, device=device).reshape(2, 3)
+        assert x.new_tensor([2.0]).item() == torch.tensor(2.0, device=device).item() == 2
+        assert device_waits().total() == 2
+        assert x.device == device and isinstance(x.mT @ x, Pretend) and not device_waits()
+        x[0, 1] += 1
+        x.mul_(2)
+        assert x.sum().item() == 32.0
+        assert x.cpu().tolist() == [[0.0, 4.0, 4.0], [6.0, 8.0, 10.0]]
+        assert bool((x > 3).any()) and len(x.nonzero()) == 5
+        seen = device_waits()
+    assert seen.total() == 4 and not device_waits()
+    assert all(place.startswith("test_on_a_device.py:") for place in seen)
+    assert torch.zeros(1, device="meta").is_meta and not isinstance(x.held, Pretend)
+
+
+@pytest.mark.parametrize(("call", "fragments"), [
+    (lambda x: x + torch.ones(3), ["aten::add", "CPU tensor of shape (3,)"]),
+    (lambda x: torch.ones(3).add_(x), ["aten::add_", "(3,)"]),
+    (lambda x: torch.cat([x, torch.ones(1)]), ["aten::cat", "(1,)"]),
+    (lambda x: x.normal_(generator=torch.Generator("cpu")), ["aten::normal_", "generator"]),
+])
+def test_it_refuses_what_a_gpu_refuses(call, fragments):
+    with pretend_device() as device:
+        x = torch.ones(3, device=device)
+        assert (x * torch.tensor(2.0)).sum() == 6  # a number may come from anywhere
+        rejects(lambda: call(x), RuntimeError, *fragments)

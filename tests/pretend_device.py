@@ -1,0 +1,156 @@
+"""An accelerator that every machine has: tensors that say device "meta" and hold real numbers.
+
+It finds what otherwise a GPU alone would find: a tensor made on the wrong device is refused where it
+meets another, a random number generator of the CPU is refused on the device, and each wait of the
+host for the device is counted, with its place. Numbers are the CPU's to the bit. What is slow on a
+GPU, and how a GPU's own kernels round, it does not show.
+
+    with pretend_device() as device:
+        model = ImplicitModel(3, 2, 8, device=device)
+        model(torch.randn(5, 3, device=device)).sum().backward()
+        device_waits()                      # Counter({"validation.py:56 _local_scalar_dense": 3, …})
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from idl_lab import validation
+
+DEVICE = torch.device("meta")
+# These may read one device and write another, as on a GPU; lengths are always the CPU's.
+LENGTHS = {"aten::_pack_padded_sequence", "aten::_pad_packed_sequence"}
+CROSSES = {"aten::_to_copy", "aten::to", "aten::copy_", *LENGTHS}
+# Their answer, its size, or whether they failed is known only when the device is done.
+WAITS = {f"aten::{name}" for name in (
+    "_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "repeat_interleave",
+    "unique_consecutive", "_unique2", "_linalg_check_errors", "_linalg_eigh", "_linalg_svd",
+    "linalg_eig", "linalg_lstsq")}
+_waits: collections.Counter[str] = collections.Counter()
+
+
+class Pretend(Tensor):
+    """A tensor "on the device"; its numbers are in ``held``, on the CPU."""
+
+    is_meta = False  # it has numbers
+
+    @staticmethod
+    def __new__(cls, held: Tensor) -> Pretend:
+        strides = {} if held.layout != torch.strided else {
+            "strides": held.stride(), "storage_offset": held.storage_offset()}
+        return Tensor._make_wrapper_subclass(cls, held.shape, dtype=held.dtype, device=DEVICE,
+                                             layout=held.layout, **strides)
+
+    def __init__(self, held: Tensor) -> None:
+        self.held = held
+
+    def __repr__(self) -> str:
+        return f"Pretend({self.held})"
+
+    def tolist(self) -> list:
+        _waits[_place("aten::_local_scalar_dense")] += 1
+        return self.held.tolist()
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        return _run(func, args, kwargs or {})
+
+
+class _Mode(TorchDispatchMode):
+    """Sees the calls that make a tensor on the device and are given none."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return _run(func, args, kwargs or {})
+
+
+class _Numbers(TorchFunctionMode):
+    """Python's numbers come by way of the CPU: for "meta" torch itself would forget them."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is Tensor.new_tensor:
+            func, args, kwargs = torch.tensor, args[1:], {
+                "dtype": args[0].dtype, "device": args[0].device} | kwargs
+        if func in (torch.tensor, torch.as_tensor) and _is_device(kwargs.get("device")):
+            return func(*args, **kwargs | {"device": "cpu"}).to(DEVICE)
+        return func(*args, **kwargs)
+
+
+def _is_device(device: torch.device | str | None) -> bool:
+    return device is not None and torch.device(device).type == DEVICE.type
+
+
+def _run(func, args: tuple, kwargs: dict):
+    """One operation of torch: computed on the CPU, given back on the device it would be on."""
+    name = func._schema.name
+    tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+    on_device = any(isinstance(t, Pretend) for t in tensors)
+    to_device, plain = on_device, dict(kwargs)
+    if plain.get("device") is not None:
+        to_device = _is_device(plain["device"])
+        plain["device"] = torch.device("cpu")
+    if on_device and name not in CROSSES:
+        for t in tensors:
+            if not isinstance(t, Pretend) and t.dim() > 0:
+                raise RuntimeError(f"{name}: a CPU tensor of shape {tuple(t.shape)} meets tensors "
+                                   f"of the device.")
+    if to_device and plain.get("generator") is not None:
+        raise RuntimeError(f"{name}: a generator of the CPU cannot draw on the device.")
+    leaves_it = not isinstance(args[0], Pretend) if name == "aten::copy_" else not to_device
+    by_mask = name == "aten::index" and any(t.dtype == torch.bool for t in tensors[1:])
+    if on_device and (name in WAITS or leaves_it or by_mask):
+        _waits[_place(name)] += 1
+    plain.pop("pin_memory", None)
+    out = func(*tree_map(_held, args), **tree_map(_held, plain))
+    if name == "aten::copy_":
+        return args[0]
+    if not to_device:
+        return out
+    # What was written in place is given back as the object that was handed in.
+    written = {id(t.held): t for t in (*args, *kwargs.values()) if isinstance(t, Pretend)}
+    return tree_map(lambda t: t if not isinstance(t, Tensor) or (name in LENGTHS and t.dtype == torch.int64)
+                    else written[id(t)] if id(t) in written else Pretend(t), out)
+
+
+def _held(t):
+    return t.held if isinstance(t, Pretend) else t
+
+
+def _place(name: str) -> str:
+    """The nearest line outside torch and this file that the host waits in."""
+    frame = sys._getframe(2)
+    while frame.f_back and ("/torch/" in frame.f_code.co_filename
+                            or frame.f_code.co_filename == __file__):
+        frame = frame.f_back
+    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {name.removeprefix('aten::')}"
+
+
+def device_waits() -> collections.Counter[str]:
+    """Where the host waited for the device since the last call, and how often."""
+    seen = collections.Counter(_waits)
+    _waits.clear()
+    return seen
+
+
+@contextlib.contextmanager
+def pretend_device() -> Iterator[torch.device]:
+    """Within, device "meta" is an accelerator that computes, and idl_lab takes its name."""
+    known = validation.resolve_device
+    validation.resolve_device = lambda device="auto": (
+        DEVICE if str(device) in ("auto", DEVICE.type) else known(device))
+    _waits.clear()
+    try:
+        with _Mode(), _Numbers():
+            yield DEVICE
+    finally:
+        validation.resolve_device = known
