@@ -9,6 +9,8 @@ PIP     := $(BIN)/python -m pip --disable-pip-version-check
 PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
 # Only make bench installs them, without the commercial solver and the CUDA that one of them asks for.
 PEERS   := torchidl==0.0.4 torchdeq==0.1.0
+# A file stays in one process, and the files go out in the order given: the long ones not last.
+JOBS    := -n 2 --dist loadfile --no-loadscope-reorder
 PROBE   := $(shell grep -m1 '^[a-z].*==' requirements.txt)
 
 help:
@@ -54,16 +56,10 @@ $(READY): requirements.txt pyproject.toml
 run: $(READY)
 	@$(BIN)/python -m idl_lab run $(ARGS)
 
-ifeq ($(origin T),command line)
-test: $(READY)
-	$(BIN)/python -m pytest $(T)
-else
 test: $(READY)
 	$(BIN)/ruff check
-	$(BIN)/python -m pytest tests
-	$(BIN)/python -m pytest tests -m "not cpu_default and not browser" --default-device=meta
-	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=120 notebooks/
-endif
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval-lax --nbval-current-env \
+	  --nbval-cell-timeout=120 $(or $(T),$(JOBS) tests notebooks)
 
 fast: $(READY)
 	$(BIN)/ruff check

@@ -1,14 +1,14 @@
 """An accelerator that every machine has: tensors that say device "meta" and hold real numbers.
 
-It finds what otherwise a GPU alone would find: a tensor made on the wrong device is refused where it
-meets another, a random number generator of the CPU is refused on the device, and each wait of the
+It finds what otherwise a GPU alone would find: a tensor made on the wrong device is refused where
+it meets another, a random number generator of the CPU is refused on the device, and each wait of the
 host for the device is counted, with its place. Numbers are the CPU's to the bit. What is slow on a
-GPU, and how a GPU's own kernels round, it does not show.
+GPU, and how a GPU's own kernels round, it does not show; sparse tensors it cannot hold.
 
     with pretend_device() as device:
         model = ImplicitModel(3, 2, 8, device=device)
         model(torch.randn(5, 3, device=device)).sum().backward()
-        device_waits()                      # Counter({"validation.py:56 _local_scalar_dense": 3, …})
+        device_waits()                # Counter({"validation.py:56 _local_scalar_dense": 3, …})
 """
 
 from __future__ import annotations
@@ -118,7 +118,8 @@ def _run(func, args: tuple, kwargs: dict):
         return out
     # What was written in place is given back as the object that was handed in.
     written = {id(t.held): t for t in (*args, *kwargs.values()) if isinstance(t, Pretend)}
-    return tree_map(lambda t: t if not isinstance(t, Tensor) or (name in LENGTHS and t.dtype == torch.int64)
+    return tree_map(lambda t: t if not isinstance(t, Tensor) or (name in LENGTHS
+                                                                 and t.dtype == torch.int64)
                     else written[id(t)] if id(t) in written else Pretend(t), out)
 
 

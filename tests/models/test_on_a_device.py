@@ -116,9 +116,9 @@ def matrices(device):
 def sim(device, solver, on_cpu=False, **options):
     """The teacher, its data, the solver and the model, all on the device."""
     torch.manual_seed(0)
-    teacher = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 3))
-    U = inputs("cpu", 200, 6).float()
-    loader = [(u.to(device), u[:, :3].argmax(1).to(device)) for u in U.split(64)]
+    teacher = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
+    U = inputs("cpu", 100, 6).float()
+    loader = [(u.to(device), u[:, :3].argmax(1).to(device)) for u in U.split(40)]
     found = SIM(device=device, progress=False, **options).train(
         solver(progress=False, device="cpu" if on_cpu else str(device)), teacher.to(device), loader)
     assert found.result.stats["inf_norm"] <= 0.99 + 1e-12 or solver is LeastSquareSolver
@@ -127,8 +127,7 @@ def sim(device, solver, on_cpu=False, **options):
 
 SOLVERS = [Picard(1e-10), Picard(1e-10, damping=0.7), Anderson(1e-10), Broyden(1e-10),
            Newton(1e-10)]
-PHI = ["relu", "leaky_relu", "tanh", "sigmoid", "softplus", "elu", "hardtanh", "identity",
-       torch.atan, blockwise([("relu", 8), ("tanh", N - 8)])]
+PHI = ["relu", "leaky_relu", "tanh", "sigmoid", "softplus", "elu", "hardtanh", "identity"]
 ADMM = partial(ADMMSolver, lambda_z=0.1, lambda_y=0.1)
 CASES = {
     **{f"constraint {c}": partial(model, constraint=c) for c in CONSTRAINTS},
@@ -137,6 +136,8 @@ CASES = {
     "Peaceman-Rachford": partial(model, constraint="monotone", solver=PeacemanRachford(1e-10)),
     **{f"{a}": partial(model, adjoint=a) for a in (Implicit(Anderson()), OneStep(), Unrolled())},
     **{f"activation {p}": partial(model, activation=p, kappa=0.5) for p in PHI},
+    "an activation of one's own": partial(model, activation=torch.atan),
+    "activations in blocks": partial(model, activation=blockwise([("relu", 8), ("tanh", 12)])),
     "no constraint": free,
     "a network": partial(network, rescale=False),
     "a network in other units": partial(network, rescale=True),
@@ -152,7 +153,7 @@ CASES = {
     "SIM, ADMM": partial(sim, solver=ADMM),
     "SIM, states of its own": partial(sim, solver=ADMM, regenerate_states=True),
     "SIM, exact": partial(sim, solver=partial(ADMMSolver, exact=True)),
-    "SIM, low rank": partial(sim, solver=partial(ProjectedGDLowRankSolver, rank=2, max_steps=300)),
+    "SIM, low rank": partial(sim, solver=partial(ProjectedGDLowRankSolver, rank=2, max_steps=60)),
     "SIM, least squares": partial(sim, solver=LeastSquareSolver),
     "SIM, a solver that is on the CPU": partial(sim, solver=CVXSolver, on_cpu=True),
 }
