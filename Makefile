@@ -9,7 +9,7 @@ PIP     := $(BIN)/python -m pip --disable-pip-version-check
 PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
 # Only make bench installs them, without the commercial solver and the CUDA that one of them asks for.
 PEERS   := torchidl==0.0.4 torchdeq==0.1.0
-# A file stays in one process, and the files go out in the order given: the long ones not last.
+# A file stays in one process, and the files go out in the order given: no long one comes last.
 JOBS    := -n 2 --dist loadfile --no-loadscope-reorder
 PROBE   := $(shell grep -m1 '^[a-z].*==' requirements.txt)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -18,15 +19,14 @@ HOUSE = {
     "core": ["activations", "operators", "well_posedness", "constraints fixed_point",
              "equilibrium"],
     "science": ["networks", "model", "rnn compose", "torchidl", "training data",
-                "robustness", "sim"],
+                "sim"],
     "labs": ["labs.kit", "labs"],
     "runs": ["runs", "__main__"],
 }
 STEP = {room: step for step, rooms in enumerate(s for floor in HOUSE.values() for s in floor)
         for room in rooms.split()}
 # What a student reads to know how the workbench works: the two equations, from the ground up.
-EVENING = ["validation", "activations", "operators", "well_posedness", "constraints",
-           "fixed_point", "equilibrium", "model"]
+EVENING = [*" ".join(HOUSE["ground"] + HOUSE["core"]).split(), "model"]
 
 
 def room_of(path: Path) -> str:
@@ -106,6 +106,16 @@ def test_a_climb_is_a_climb():
     assert climbs("labs.training", "labs.sim_states") and climbs("labs.kit", "labs.training")
     assert climbs("model", "") and climbs("training", "data")
     assert not climbs("model", "equilibrium") and not climbs("labs.training", "labs.kit")
+
+
+def test_the_readmes_map_shows_this_house():
+    readme = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+    floor_plan = readme.partition("\nidl_lab/\n")[2].partition("```")[0]
+    names = " ".join(line[:36] for line in floor_plan.splitlines())
+    shown = re.findall(r"(\w+)(?:\.py|/)(?= )", names)
+    there = {p.stem for p in PACKAGE.iterdir() if p.suffix == ".py" or any(p.glob("*.py"))}
+    assert {name.partition(".")[0] for name in STEP} == there - {"__init__"}
+    assert {*shown, "labs"} == {name.removeprefix("labs.") for name in STEP}
 
 
 def lines(path: Path) -> int:
