@@ -14,7 +14,6 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils._pytree import tree_leaves
 
 from idl_lab import ImplicitModel, ImplicitRNN, compose, torchidl
-from idl_lab.activations import blockwise
 from idl_lab.constraints import CONSTRAINTS
 from idl_lab.data import load, spiky
 from idl_lab.equilibrium import Implicit, OneStep, Unrolled
@@ -22,7 +21,7 @@ from idl_lab.fixed_point import Anderson, Broyden, Newton, PeacemanRachford, Pic
 from idl_lab.sim import SIM
 from idl_lab.sim.solvers import ADMMSolver, CVXSolver, LeastSquareSolver, ProjectedGDLowRankSolver
 from idl_lab.training import evaluate, fit
-from idl_lab.well_posedness import inf_norm, perron_frobenius, project_rows, rescale
+from idl_lab.well_posedness import inf_norm, perron_frobenius, rescale
 
 N = 20
 
@@ -56,10 +55,10 @@ def free(device, **options):
     return step(ImplicitModel.from_matrices(A, B, C, **options), inputs(device))
 
 
-def network(device, rescale):
+def network(device, last, **options):
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 2))
-    built = ImplicitModel.from_network(net.double().to(device), rescale=rescale)
+    net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 5), last, nn.Linear(5, 2))
+    built = ImplicitModel.from_network(net.double().to(device), **options)
     return step(built, inputs(device))
 
 
@@ -110,7 +109,7 @@ def matrices(device):
     A, B, C = (draw(k, *shape, scale=0.1).to(device)
                for k, shape in enumerate([(6, 6), (6, 3), (2, 6)]))
     found = perron_frobenius(A)
-    return [inf_norm(A), project_rows(A, 0.2), *rescale(A, B, C)], found.value
+    return [inf_norm(A), *rescale(A, B, C)], found.value
 
 
 def sim(device, solver, on_cpu=False, **options):
@@ -137,10 +136,9 @@ CASES = {
     **{f"{a}": partial(model, adjoint=a) for a in (Implicit(Anderson()), OneStep(), Unrolled())},
     **{f"activation {p}": partial(model, activation=p, kappa=0.5) for p in PHI},
     "an activation of one's own": partial(model, activation=torch.atan),
-    "activations in blocks": partial(model, activation=blockwise([("relu", 8), ("tanh", 12)])),
     "no constraint": free,
-    "a network": partial(network, rescale=False),
-    "a network in other units": partial(network, rescale=True),
+    "a network of two activations": partial(network, last=nn.Tanh()),
+    "a network in other units": partial(network, last=nn.LeakyReLU(), rescale=True),
     "compositions": composed,
     "a recurrent model": sequences,
     "torchidl's arguments": stranger,
