@@ -11,7 +11,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import matplotlib
 import pytest
 import torch
-from helpers import DEFAULT
 from hypothesis import settings
 
 # Not through the environment: a lab's kernel, which inherits that, draws its pictures inline.
@@ -25,8 +24,3 @@ settings.load_profile("idl_lab")
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
-
-
-@pytest.fixture
-def layers_on_the_cpu():
-    DEFAULT[:] = [torch.device("cpu")]

@@ -1,8 +1,4 @@
-"""Oracles that share no code with idl_lab, and tensors that always say where they live.
-
-Under ``--default-device meta`` a tensor made without a device is empty, so the tests make
-theirs here: float64, on the CPU, from a seed.
-"""
+"""Oracles that share no code with idl_lab, and tensors: float64, on the CPU, from a seed."""
 
 from __future__ import annotations
 
@@ -18,8 +14,6 @@ from PIL import Image
 from torch import Tensor
 
 CPU64 = {"device": "cpu", "dtype": torch.float64}
-# The device that this run of the tests makes the default, for tests with `layers_on_the_cpu`.
-DEFAULT: list[torch.device] = []
 
 
 def mat(values: Sequence | np.ndarray, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -14,7 +14,6 @@ from idl_lab.sim.problem import state_matching
 from idl_lab.sim.solvers import ADMMSolver
 from idl_lab.sim.states import gram_statistics
 
-pytestmark = pytest.mark.cpu_default
 TIMES = pd.DataFrame({"torchidl": [2.0, 4.0, 8.0], "idl_lab": [1.0, 1.0, 2.0]})
 MEMORY = pd.DataFrame({"Implicit": [10.0, 10, 11], "Unrolled": [20.0, 100, 1000]},
                       index=pd.Index([10, 100, 1000], name="fixed-point steps"))

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.cpu_default
 
 PACKAGE = Path(__file__).resolve().parents[2] / "idl_lab"
 

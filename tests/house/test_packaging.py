@@ -20,7 +20,6 @@ from packaging.version import Version
 
 import idl_lab
 
-pytestmark = pytest.mark.cpu_default
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

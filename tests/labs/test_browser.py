@@ -41,7 +41,7 @@ for kappa in (0.99, 0.57, 0.9):
 time.sleep(0.7)
 '''
 
-pytestmark = [pytest.mark.browser, pytest.mark.cpu_default]
+pytestmark = pytest.mark.browser
 if CHROMIUM is None and not os.environ.get("IDL_LAB_REQUIRE_BROWSER"):
     pytestmark.append(pytest.mark.skip(reason="no Chromium on this machine"))
 

@@ -12,9 +12,6 @@ from torch import nn
 from idl_lab import training
 from idl_lab.labs.kit.problems import digits_teacher
 
-# torch's own sampler draws on the default device.
-pytestmark = pytest.mark.cpu_default
-
 
 def test_a_teacher_comes_from_its_seed_and_knows_the_digits():
     one, train, test = digits_teacher(3, epochs=12)

@@ -11,7 +11,6 @@ from pathlib import Path
 import nbformat
 import pytest
 
-pytestmark = pytest.mark.cpu_default
 ROOT = Path(__file__).parents[2]
 LABS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MACHINE = re.compile(r"/(?:home|root|tmp|Users|work|opt)/\w|0x[0-9a-f]{8,}|127\.0\.0\.1")

@@ -278,7 +278,6 @@ def test_every_picture_is_in_the_gallery_and_committed():
     assert {p.name for p in gallery.FOLDER.iterdir()} == made | {"draw_bench.png"}
 
 
-@pytest.mark.cpu_default  # training draws its batches on torch's default device
 def test_the_gallery_is_drawn_anew(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["gallery", "--out", str(tmp_path)])
     gallery.main()

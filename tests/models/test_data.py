@@ -50,7 +50,6 @@ def test_the_split_is_stratified_and_never_changes(test_size):
     assert torch.equal(train[0], again[0]) and torch.equal(train[1], again[1])
 
 
-@pytest.mark.cpu_default  # torch's own sampler draws on the default device
 def test_the_seed_decides_the_order_of_training_alone():
     def labels(k, **options):
         return torch.cat([y for _, y in data.load(**options)[k]]).tolist()
@@ -63,7 +62,6 @@ def test_the_seed_decides_the_order_of_training_alone():
     assert [y.tolist() for _, y in loader] != [y.tolist() for _, y in loader]  # a new epoch
 
 
-@pytest.mark.cpu_default
 def test_batches():
     train, test = data.load(batch_size=100)
     assert [len(U) for U, _ in train][:2] == [100, 100] and len(train) == 14

@@ -60,7 +60,6 @@ def test_defaults_are_the_examples():
     assert train.dataset.tensors[0].dtype == torch.float32
 
 
-@pytest.mark.cpu_default  # torch's own sampler draws on the default device
 def test_batches():
     train, test = data.spiky(batch_size=100, seed=1)
     (x, y), again = next(iter(train)), next(iter(data.spiky(batch_size=100, seed=1)[0]))

@@ -401,7 +401,6 @@ def test_no_constraint_and_no_equilibrium_warns_and_ends():
         model(draw(6, 4, 3).abs()).sum().backward()
 
 
-@pytest.mark.cpu_default
 @pytest.mark.parametrize("options", [{}, {"rank": 2}, {"constraint": "row"}])
 def test_compiled_and_functional_models_are_the_model(options):
     model, U = model_with(**options), draw(7, 5, 3)
@@ -474,7 +473,6 @@ def mlp():
 NETS = {"mlp": (mlp, (20,)), "lenet": (lenet, (1, 16, 16)), "residual": (Residual, (1, 8, 8))}
 
 
-@pytest.mark.cpu_default
 @pytest.mark.parametrize("rescale", [False, True])
 @pytest.mark.parametrize("name", NETS)
 def test_from_network_predicts_what_the_network_predicts(name, rescale):
@@ -499,7 +497,6 @@ def test_from_network_predicts_what_the_network_predicts(name, rescale):
     assert torch.allclose(U.grad, V.grad.flatten(1), atol=1e-6)
 
 
-@pytest.mark.cpu_default
 def test_units_in_the_millions_do_not_loosen_the_solve():
     sizes = [20, 24, 24, 24, 24, 24, 24]
     layers = [m for i, o in zip(sizes, sizes[1:], strict=False)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import DEFAULT, draw, rejects
+from helpers import draw, rejects
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -12,12 +12,9 @@ from torch import nn
 from idl_lab import networks
 from idl_lab.activations import ACTIVATIONS
 
-pytestmark = pytest.mark.usefixtures("layers_on_the_cpu")
-
 
 def matrices(net, input_shape=None):
-    with DEFAULT[0]:
-        return networks.as_matrices(net, input_shape)
+    return networks.as_matrices(net, input_shape)
 
 
 def predicted(network, U):

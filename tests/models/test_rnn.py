@@ -258,7 +258,6 @@ def test_each_sequence_is_run_as_if_alone(lengths, seed):
 @pytest.mark.parametrize("as_given", [list, tuple, torch.as_tensor, np.asarray])
 def test_lengths_in_every_form(as_given):
     model, u = rnn_with(), draw(11, 3, 4, 2)
-    torch.set_default_device(None)
     alone = torch.cat([model(u[k:k + 1, :n]) for k, n in enumerate([2, 4, 1])])
     assert torch.allclose(model(u, lengths=as_given([2, 4, 1])), alone, atol=1e-10)
 

@@ -13,7 +13,6 @@ from idl_lab import torchidl
 from idl_lab.equilibrium import Implicit
 from idl_lab.fixed_point import Picard
 
-pytestmark = pytest.mark.cpu_default  # strangers name no device
 
 MODEL = """
     from torchidl import ImplicitModel

@@ -40,7 +40,6 @@ def quick(model, *args, **options):
 # ---- a real classifier ----------------------------------------------------------------------
 
 
-@pytest.mark.cpu_default
 @pytest.mark.parametrize("constraint", ["scale", "project"])
 def test_digits_reach_93_percent_with_the_norm_in_the_ball_throughout(constraint):
     train, test = data.load("digits", batch_size=64, seed=0)
@@ -60,7 +59,6 @@ def test_digits_reach_93_percent_with_the_norm_in_the_ball_throughout(constraint
     assert table["train_loss"].is_monotonic_decreasing and table.index.tolist() == [*range(1, 7)]
 
 
-@pytest.mark.cpu_default
 def test_the_seed_decides_everything():
     def run(seed):
         train, test = data.load("digits", batch_size=256, seed=seed)
@@ -74,7 +72,6 @@ def test_the_seed_decides_everything():
     assert not one.equals(other)
 
 
-@pytest.mark.cpu_default
 def test_adam_with_lr_is_the_default():
     tables = []
     for optimizer in (None, lambda m: torch.optim.Adam(m.parameters(), lr=0.03)):

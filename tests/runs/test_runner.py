@@ -20,7 +20,6 @@ from idl_lab.__main__ import main
 from idl_lab.labs.kit import record
 from idl_lab.runs import progress, results, runner, series
 
-pytestmark = pytest.mark.cpu_default  # the kernels are other processes
 
 ROOT = Path(__file__).resolve().parents[2]
 PARAMETERS = "seed = 0\nkappa = 0.9\nname = 'relu'\nrank = None\nsizes = [\n    1,\n    2,\n]"

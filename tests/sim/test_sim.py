@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import DEFAULT, draw
+from helpers import draw
 from sklearn.datasets import load_digits
 from torch import nn
 
@@ -17,8 +17,7 @@ from idl_lab.training import accuracy
 from idl_lab.well_posedness import inf_norm
 
 # A few hundred gradient steps are enough for what is tested here, not for the gap that is asked.
-pytestmark = [pytest.mark.filterwarnings("ignore:(state|output) matching stopped early"),
-              pytest.mark.usefixtures("layers_on_the_cpu")]
+pytestmark = pytest.mark.filterwarnings("ignore:(state|output) matching stopped early")
 
 
 class Gradient(BaseSolver):
@@ -80,9 +79,8 @@ def make(**options):
 
 def train(teacher, loader, *, solver=None, **options):
     found = make(**options)
-    with DEFAULT[0]:
-        return found.train(solver=solver or globals()["solver"](), model=teacher,
-                           dataloader=loader)
+    return found.train(solver=solver or globals()["solver"](), model=teacher,
+                       dataloader=loader)
 
 
 def batches(U, y, size=100):
@@ -120,8 +118,7 @@ TEACHERS = {"bias-free": lambda: mlp(False), "biases": lambda: mlp(True), "conv"
 @pytest.fixture(scope="module")
 def taught(digits):
     """Teachers trained on the digits, and their loaders."""
-    before, found = torch.get_default_device(), {}
-    torch.set_default_device("cpu")
+    found = {}
     for name, build in TEACHERS.items():
         torch.manual_seed(0)
         teacher = build()
@@ -134,7 +131,6 @@ def taught(digits):
                 nn.functional.cross_entropy(teacher(U), y).backward()
                 adam.step()
         found[name] = teacher, *loaders
-    torch.set_default_device(before)
     return found
 
 
@@ -149,8 +145,7 @@ def test_sim_reaches_its_teacher_with_a_certificate(taught, name):
     teacher, data, test = taught[name]
     found = train(teacher, data, solver=solver(1e-2, 1e-2, kind=ADMMSolver))
     result, model = found.result, found.model
-    with DEFAULT[0]:
-        reached = found.evaluate(test)
+    reached = found.evaluate(test)
     assert teachers_accuracy(teacher, test) > 0.85
     # Half a point is two of the 397 images.
     assert abs(round(397 * (reached - teachers_accuracy(teacher, test)))) <= 2
@@ -167,8 +162,7 @@ def test_sim_reaches_its_teacher_with_a_certificate(taught, name):
 def test_a_solver_of_ones_own_comes_close(taught):
     teacher, data, test = taught["biases"]
     found = train(teacher, data)
-    with DEFAULT[0]:
-        assert found.evaluate(test) == pytest.approx(teachers_accuracy(teacher, test), abs=0.0125)
+    assert found.evaluate(test) == pytest.approx(teachers_accuracy(teacher, test), abs=0.0125)
 
 
 def test_a_solve_that_stops_early_warns(taught):
@@ -183,7 +177,7 @@ def test_exact_matching_is_the_teacher_with_a_bound_or_says_that_it_is_not(taugh
     assert min(found.result.stats["fit"].values()) > 1 - 1e-8
     assert inf_norm(found.result.A) <= 0.99
     U = torch.cat([U for U, _ in test])
-    with DEFAULT[0], torch.no_grad():
+    with torch.no_grad():
         torch.testing.assert_close(found.model(U), teacher(U), atol=0.05, rtol=0)
     with pytest.warns(UserWarning, match="state matching was to be exact.*A‖∞ ≤ κ = 0.99 misses"):
         train(teacher, data, solver=ADMMSolver(exact=True, progress=False), rescale=False)
@@ -221,8 +215,7 @@ def test_a_mixed_teacher_keeps_its_own_activations(taught):
     teacher, data, test = taught["mixed"]
     with pytest.warns(UserWarning, match="sigmoid, tanh is not positively homogeneous"):
         found = train(teacher, data)
-    with DEFAULT[0]:
-        assert found.evaluate(test) > 0.7
+    assert found.evaluate(test) > 0.7
     phi, S = found.model.activation, draw(0, 2, 36)
     torch.testing.assert_close(phi(S), torch.cat([S[:, :12].sigmoid(), S[:, 12:].tanh()], 1))
 
@@ -256,9 +249,8 @@ def test_a_fitted_model_is_saved_loaded_and_trained_on(taught, tmp_path):
     teacher, data, test = taught["biases"]
     found = train(teacher, data, solver=solver(steps=100))
     found.save(tmp_path / "sim.pt")
-    with DEFAULT[0]:
-        again = SIM.load(tmp_path / "sim.pt", device="cpu")
-        assert again.evaluate(test) == found.evaluate(test)
+    again = SIM.load(tmp_path / "sim.pt", device="cpu")
+    assert again.evaluate(test) == found.evaluate(test)
     assert torch.equal(again.result.A, found.result.A)
     assert again.result.blocks == found.result.blocks and again.kappa == 0.99
     assert again.result.notes == found.result.notes
@@ -345,7 +337,7 @@ def test_large_units_are_solved_as_exactly_as_small_ones():
     found = train(teacher, [U], kappa=0.05, dtype=torch.float64, solver=ADMMSolver(
         lambda_z=0.0, lambda_y=0.0, tol=1e-10, max_steps=150, progress=False))
     assert found.result.units.max() > 1e7
-    with DEFAULT[0], torch.no_grad():  # a tolerance of 1e-6 in the model's units is off by 0.7
+    with torch.no_grad():  # a tolerance of 1e-6 in the model's units is off by 0.7
         error = (found.model(U) - teacher(U)).norm() / teacher(U).norm()
     assert error < 1e-4
 

@@ -97,7 +97,6 @@ def test_one_row_or_one_worker_needs_no_process(temporary):
         assert found.stats.exchanged == 0
 
 
-@pytest.mark.cpu_default
 def test_an_interrupt_keeps_the_best_feasible_point(temporary):
     p, seen = made(), []
 
@@ -114,7 +113,6 @@ def test_an_interrupt_keeps_the_best_feasible_point(temporary):
     assert seen == found.history.to_dict("records")
 
 
-@pytest.mark.cpu_default
 def test_a_worker_that_dies_is_an_error_at_once(temporary):
     thread = when(lambda: workers().get(1), lambda worker: worker.kill())
     rejects(lambda: ADMMMultiGPUSolver(workers=2, **QUIET).solve(made()), RuntimeError,
@@ -122,7 +120,6 @@ def test_a_worker_that_dies_is_an_error_at_once(temporary):
     thread.join()
 
 
-@pytest.mark.cpu_default
 def test_an_error_in_a_worker_is_shown(temporary, monkeypatch):
     (temporary / "torch.py").write_text("raise ImportError('this torch is broken')")
     monkeypatch.setenv("PYTHONPATH", str(temporary))
@@ -130,7 +127,6 @@ def test_an_error_in_a_worker_is_shown(temporary, monkeypatch):
             "of 2 ended with status 1", "ImportError: this torch is broken")
 
 
-@pytest.mark.cpu_default
 def test_a_worker_that_hangs_is_an_error_within_the_timeout(temporary):
     solver = ADMMMultiGPUSolver(workers=2, timeout=3, **endless())
     thread = when(stepping(temporary), lambda _: workers()[1].suspend())
@@ -138,7 +134,6 @@ def test_a_worker_that_hangs_is_an_error_within_the_timeout(temporary):
     thread.join()
 
 
-@pytest.mark.cpu_default
 @pytest.mark.skipif(os.name != "posix", reason="only there a process learns of its parent's end")
 def test_workers_of_python_c_do_not_outlive_it(tmp_path):
     script = ("import sys; sys.path.insert(0, 'tests'); from sim_ranks import *; "
@@ -175,7 +170,6 @@ def ranks(tmp_path_factory):
     return [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
-@pytest.mark.cpu_default
 @pytest.mark.parametrize(("name", "k"), [(n, k) for n in CASES for k in ROWS.get(n, (7,))])
 def test_ranks_give_what_one_process_gives(ranks, name, k):
     one = ADMMSolver(**QUIET).solve(made(name, k))
@@ -186,7 +180,6 @@ def test_ranks_give_what_one_process_gives(ranks, name, k):
         assert exchanged >= 2 * 8 * (-(-k // 2)) * 22
 
 
-@pytest.mark.cpu_default
 @pytest.mark.parametrize("name", TRAIN)
 def test_training_on_shards_is_training_on_all_data(ranks, name):
     one = summary(SIM(progress=False, device="cpu", **TRAIN[name]).train(
@@ -199,7 +192,6 @@ def test_training_on_shards_is_training_on_all_data(ranks, name):
             close(rank[name][matrix], one[matrix], 1e-5 if name == "regenerated" else 1e-8)
 
 
-@pytest.mark.cpu_default
 def test_statistics_of_shards_add_up_to_those_of_all(ranks):
     grams = gram_statistics(teacher(), [images()], progress=False)
     for rank in ranks:
@@ -209,7 +201,6 @@ def test_statistics_of_shards_add_up_to_those_of_all(ranks):
             torch.testing.assert_close(found, getattr(grams, name), rtol=1e-12, atol=1e-9)
 
 
-@pytest.mark.cpu_default
 def test_ranks_that_disagree_are_told_so(ranks):
     wanted = (("blocks", "12", "13"), ("kappa", "ball"), ("size of cross",), ("tol",))
     for rank in ranks:
@@ -217,12 +208,10 @@ def test_ranks_that_disagree_are_told_so(ranks):
             assert all(word in message for word in words), message
 
 
-@pytest.mark.cpu_default
 def test_one_rank_ends_the_solve_on_all(ranks):
     assert [rank["cancelled"] for rank in ranks] == [("CANCELLED", 20)] * 2
 
 
-@pytest.mark.cpu_default
 def test_a_rank_that_does_not_come_is_an_error_within_the_timeout(ranks):
     assert "rank 0 of 2 lost the others" in ranks[0]["lost"]
     assert "within 1 s" in ranks[0]["lost"]

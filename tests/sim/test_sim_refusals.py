@@ -25,7 +25,6 @@ from idl_lab.sim.solvers import (
 )
 from idl_lab.sim.states import accumulate, gram_statistics
 
-pytestmark = pytest.mark.usefixtures("layers_on_the_cpu")
 QUIET = {"progress": False}
 
 

@@ -255,7 +255,6 @@ def test_the_oracle_says_which_solver_it_used():
     assert "SCS" in other.stats.solver and other.status.ok
 
 
-@pytest.mark.cpu_default  # workers start under torch's own default device
 def test_processes_give_the_same_rows():
     one, two = (solved("usual", CVXSolver, n_jobs=n) for n in (1, 2))
     torch.testing.assert_close(one.W, two.W, rtol=1e-9, atol=1e-10)

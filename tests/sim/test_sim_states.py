@@ -6,7 +6,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from helpers import DEFAULT, draw, mat
+from helpers import draw, mat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -14,17 +14,13 @@ from torch import nn
 from idl_lab import networks
 from idl_lab.sim import states
 
-pytestmark = pytest.mark.usefixtures("layers_on_the_cpu")
-
 
 def collect(*args, **kwargs):
-    with DEFAULT[0]:
-        return states.collect(*args, progress=False, **kwargs)
+    return states.collect(*args, progress=False, **kwargs)
 
 
 def gram_statistics(*args, **kwargs):
-    with DEFAULT[0]:
-        return states.gram_statistics(*args, progress=False, **kwargs)
+    return states.gram_statistics(*args, progress=False, **kwargs)
 
 
 def mlp(*sizes, bias=True, phi=nn.ReLU):
@@ -75,8 +71,7 @@ TEACHERS = {"mlp": (lambda: mlp(5, 7, 4, 3), (5,)),
 def test_the_teachers_own_matrices_reproduce_its_states(name):
     make, shape = TEACHERS[name]
     teacher, U = make(), draw(0, 12, *shape)
-    with DEFAULT[0]:
-        network = networks.as_matrices(teacher, shape)
+    network = networks.as_matrices(teacher, shape)
     found = collect(teacher, [(U[:5], 0), (U[5:], 0)])
     A, B, C, D = (mat(M.toarray()) for M in (network.A, network.B, network.C, network.D))
     Z = found.X @ A.T + U.flatten(1) @ B.T + mat(network.state_bias)
@@ -150,9 +145,8 @@ def test_after_rescaling_the_teacher_is_feasible_and_exact(name, kappa):
     teacher, U = make(), draw(0, 12, *shape)
     teacher.load_state_dict({k: 3 * T for k, T in teacher.state_dict().items()})
     grams = gram_statistics(teacher, [U])
-    with DEFAULT[0]:
-        network = states.teacher_as_matrices(teacher, grams)
-        scaled, note, free = states.rescale(grams, network, kappa)
+    network = states.teacher_as_matrices(teacher, grams)
+    scaled, note, free = states.rescale(grams, network, kappa)
     v = scaled.units
     A = mat(network.A.toarray()) / v[:, None] * v
     B = mat(network.B.toarray()) / v[:, None]
@@ -169,18 +163,15 @@ def test_what_keeps_the_teachers_units_is_said():
     for name, kappa, words, wanted in cases:
         make, shape = TEACHERS[name]
         grams = gram_statistics(teacher := make(), [draw(0, 4, *shape)])
-        with DEFAULT[0]:
-            network = states.teacher_as_matrices(teacher, grams)
-            same, note, free = states.rescale(grams, network, kappa)
+        network = states.teacher_as_matrices(teacher, grams)
+        same, note, free = states.rescale(grams, network, kappa)
         assert same is grams and words in note and free is wanted
     pooled = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()).double()
     grams = gram_statistics(pooled, [draw(0, 4, 1, 6, 6)])
-    with DEFAULT[0]:
-        assert "no rule for MaxPool2d" in states.teacher_as_matrices(pooled, grams)
+    assert "no rule for MaxPool2d" in states.teacher_as_matrices(pooled, grams)
     shallow = mlp(3, 4, 2)
     grams = gram_statistics(shallow, [draw(0, 4, 3)])
-    with DEFAULT[0]:
-        same, note, free = states.rescale(grams, states.teacher_as_matrices(shallow, grams), 0.5)
+    same, note, free = states.rescale(grams, states.teacher_as_matrices(shallow, grams), 0.5)
     assert same is grams and free and "costs nothing" in note
 
 
