@@ -12,7 +12,6 @@ from pathlib import Path
 import nbformat
 import pytest
 
-pytestmark = pytest.mark.cpu_default
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 SNIPPETS = dict(re.findall(r"```python\n# (\S+)\n(.*?)```", TEXT, re.DOTALL))

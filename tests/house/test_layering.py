@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-
 PACKAGE = Path(__file__).resolve().parents[2] / "idl_lab"
 
 # From the ground up. A room (a module, or a folder with all its modules) imports only rooms that

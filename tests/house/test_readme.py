@@ -12,7 +12,6 @@ from torch import nn
 from idl_lab.__main__ import main
 from idl_lab.labs.kit import digits_teacher
 
-pytestmark = pytest.mark.cpu_default
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md",
          *sorted((ROOT / "docs").glob("*.md"))]

@@ -13,7 +13,6 @@ from idl_lab import torchidl
 from idl_lab.equilibrium import Implicit
 from idl_lab.fixed_point import Picard
 
-
 MODEL = """
     from torchidl import ImplicitModel
 

@@ -20,7 +20,6 @@ from idl_lab.__main__ import main
 from idl_lab.labs.kit import record
 from idl_lab.runs import progress, results, runner, series
 
-
 ROOT = Path(__file__).resolve().parents[2]
 PARAMETERS = "seed = 0\nkappa = 0.9\nname = 'relu'\nrank = None\nsizes = [\n    1,\n    2,\n]"
 # The file itself, not the package: a kernel that imports torch takes three seconds more to start.

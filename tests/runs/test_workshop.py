@@ -18,7 +18,6 @@ import idl_lab
 from idl_lab.__main__ import main
 from idl_lab.runs import series, workshop
 
-pytestmark = pytest.mark.cpu_default
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "idl_lab"]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
