@@ -8,7 +8,6 @@ well-posed as the first; then v is the gradient with respect to b, and v xᵀ wi
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
 import warnings
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from idl_lab import validation
 from idl_lab.activations import Activation, activation
+from idl_lab.extras import never_compiled
 from idl_lab.fixed_point import Picard, Solver, check_solver, fixed_point, reshape
 from idl_lab.fixed_point.solution import ConvergenceWarning, Solution
 from idl_lab.operators import (
@@ -148,21 +148,7 @@ def equilibrium(A: Operator, injection: Tensor, phi: str | Activation | Callable
     return solve(A, injection, activation(phi), X0, solver, adjoint, keep_states, throw)
 
 
-def _never_compiled(function: Callable) -> Callable:
-    """Keep torch.compile out of a function whose loops end where the numbers say so.
-
-    As a decorator torch.compiler.disable itself would add a second to `import idl_lab`.
-    """
-    @functools.wraps(function)
-    def run(*args: object, **options: object) -> object:
-        if torch.compiler.is_compiling():
-            return torch.compiler.disable(function)(*args, **options)
-        return function(*args, **options)
-
-    return run
-
-
-@_never_compiled
+@never_compiled
 def solve(A: Operator, injection: Tensor, phi: Activation, X0: Tensor | None, solver: Solver,
           adjoint: Adjoint, keep_states: bool = False, throw: bool = False) -> Solution:
     """`equilibrium` for arguments that were checked before.

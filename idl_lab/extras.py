@@ -1,9 +1,13 @@
-"""Packages that only an extra of this project installs, imported where they are used."""
+"""What not every user has or needs, imported where it is used: extras, torch's compiler."""
 
 from __future__ import annotations
 
+import functools
 import importlib
+from collections.abc import Callable
 from typing import Any
+
+import torch
 
 
 def need(module: str, extra: str) -> Any:
@@ -29,3 +33,22 @@ def need(module: str, extra: str) -> Any:
         raise ModuleNotFoundError(f"this needs {error.name}, which is not installed: "
                                   f"pip install 'idl_lab[{extra}]' brings it.",
                                   name=error.name) from None
+
+
+def never_compiled(function: Callable) -> Callable:
+    """Keep torch.compile out of a function whose loops no graph can hold.
+
+    As a decorator torch.compiler.disable itself would double the time of `import idl_lab`.
+
+    Parameters
+    ----------
+    function : callable
+        Called as it is where nothing is being compiled.
+    """
+    @functools.wraps(function)
+    def run(*args: Any, **options: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return torch.compiler.disable(function)(*args, **options)
+        return function(*args, **options)
+
+    return run

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from idl_lab import constraints, validation
+from idl_lab import constraints, networks, validation
 from idl_lab.activations import Activation
 from idl_lab.activations import activation as as_activation
 from idl_lab.equilibrium import Adjoint, Implicit, check_adjoint, solve
@@ -17,9 +16,6 @@ from idl_lab.fixed_point import PeacemanRachford, Picard, Solver, check_solver
 from idl_lab.fixed_point.solution import Solution
 from idl_lab.operators import LowRank, Operator, check_finite, linear, uniform_
 from idl_lab.well_posedness import Certificate, certificate
-
-if TYPE_CHECKING:
-    from idl_lab import networks
 
 
 class ImplicitModel(nn.Module):
@@ -206,8 +202,6 @@ class ImplicitModel(nn.Module):
         model = cls(1, 1, 1, activation=activation, kappa=kappa, constraint=constraint,
                     bias=state_bias is not None, feedthrough=D is not None, solver=solver,
                     adjoint=adjoint, device="cpu", generator=torch.Generator("cpu"))
-        if sparse:
-            from idl_lab import networks  # only here: it takes scipy.sparse with it
         for name, M in checked.items():
             if name in sparse:
                 setattr(model, f"pattern_{name}", networks.Pattern(given[name][0]))
@@ -250,8 +244,6 @@ class ImplicitModel(nn.Module):
             For an operation that has no place in the two equations, named with its place in the
             net; for ``rescale`` where an activation is not homogeneous.
         """
-        from idl_lab import networks  # only here: it takes scipy.sparse with it
-
         network = networks.as_matrices(net, input_shape)
         if rescale:
             network, v = network.rescaled(kappa)

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
 import torch.nn.functional as F
-from scipy import sparse
 from torch import Tensor, fx, nn
 from torch.nn.parameter import UninitializedTensorMixin
 from torch.nn.utils.parametrize import type_before_parametrizations
@@ -265,7 +265,7 @@ class _Reader:
     def _evaluate(self, node: fx.Node, place: str, args: tuple, kwargs: dict) -> Any:
         if node.op == "placeholder":
             p = math.prod(self.input_shape)
-            return Value(self.input_shape, Store({INPUT: sparse.eye_array(p, format="csr")},
+            return Value(self.input_shape, Store({INPUT: scipy.sparse.eye_array(p, format="csr")},
                                                  np.zeros(p)))
         if node.op == "get_attr":
             return operator.attrgetter(node.target)(self.root).detach().clone()
@@ -311,7 +311,7 @@ class _Reader:
         n = x.store.bias.size
         self.arguments.append(Store(x.store.terms, x.store.bias))
         self.blocks.append(Block(place, n, phi))
-        return Value(x.shape, Store({len(self.blocks) - 1: sparse.eye_array(n, format="csr")},
+        return Value(x.shape, Store({len(self.blocks) - 1: scipy.sparse.eye_array(n, format="csr")},
                                     np.zeros(n)))
 
 
@@ -333,15 +333,15 @@ def _assemble(reader: _Reader, output: Store, dtype: torch.dtype) -> Network:
     p, sizes = math.prod(reader.input_shape), [block.size for block in reader.blocks]
     order = range(len(sizes) - 1, -1, -1)  # the last block comes first
 
-    def row(store: Store) -> tuple[sparse.csr_array, sparse.csr_array]:
-        absent = functools.partial(sparse.csr_array, dtype=np.float64)
+    def row(store: Store) -> tuple[scipy.sparse.csr_array, scipy.sparse.csr_array]:
+        absent = functools.partial(scipy.sparse.csr_array, dtype=np.float64)
         q = store.bias.size
         states = [store.terms.get(k, absent((q, sizes[k]))) for k in order]
-        return sparse.hstack(states), store.terms.get(INPUT, absent((q, p)))
+        return scipy.sparse.hstack(states), store.terms.get(INPUT, absent((q, p)))
 
     rows = [row(reader.arguments[k]) for k in order]
-    A, B = (sparse.vstack(blocks) for blocks in zip(*rows, strict=True))
-    matrices = [sparse.csr_array(M, dtype=np.float64) for M in (A, B, *row(output))]
+    A, B = (scipy.sparse.vstack(blocks) for blocks in zip(*rows, strict=True))
+    matrices = [scipy.sparse.csr_array(M, dtype=np.float64) for M in (A, B, *row(output))]
     for M in matrices:
         M.sum_duplicates()
         M.eliminate_zeros()

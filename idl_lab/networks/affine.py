@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
 import torch.nn.functional as F
-from scipy import sparse
 from torch import Tensor, nn
 
 from idl_lab.activations import ACTIVATION_CALLS, ACTIVATION_MODULES
@@ -38,7 +38,7 @@ def _select(x: Value, pick: Callable[[Tensor], Tensor], view: bool = False) -> V
     where = pick(x.indices())
     source = where.numpy().astype(np.int64).ravel() - 1
     rows = np.flatnonzero(source >= 0)
-    M = sparse.csr_array((np.ones(rows.size), (rows, source[rows])),
+    M = scipy.sparse.csr_array((np.ones(rows.size), (rows, source[rows])),
                          shape=(source.size, math.prod(x.shape)))
     result = x.map(M, where.shape[1:])
     if view:
@@ -51,8 +51,8 @@ def _linear(x: Value, weight: Tensor, bias: Tensor | None = None) -> Value:
     x.expect((*[None] * (len(x.shape) - 1), W.shape[1]))
     copies = math.prod(x.shape[:-1])
     shift = 0.0 if bias is None else np.tile(_array(bias), copies)
-    return x.map(sparse.kron(sparse.eye_array(copies), sparse.csr_array(W), format="csr"),
-                 (*x.shape[:-1], W.shape[0]), shift)
+    M = scipy.sparse.kron(scipy.sparse.eye_array(copies), scipy.sparse.csr_array(W), format="csr")
+    return x.map(M, (*x.shape[:-1], W.shape[0]), shift)
 
 
 def _matmul(x: Value, weight: Tensor) -> Value:
@@ -86,7 +86,7 @@ def _conv2d(x: Value, weight: Tensor, bias: Tensor | None = None, stride: Any = 
     values = np.broadcast_to(W.reshape(q, -1, 1), meets.shape)
     rows = np.broadcast_to(np.arange(q * places).reshape(q, 1, places), meets.shape)
     used = (meets >= 0) & (values != 0)
-    M = sparse.csr_array((values[used], (rows[used], meets[used])),
+    M = scipy.sparse.csr_array((values[used], (rows[used], meets[used])),
                          shape=(q * places, math.prod(x.shape)))
     return x.map(M, (q, *size), 0.0 if bias is None else np.repeat(_array(bias), places))
 
@@ -101,7 +101,7 @@ def _batch_norm(x: Value, running_mean: Tensor | None, running_var: Tensor | Non
     factor = (1.0 if weight is None else _array(weight)) / np.sqrt(_array(running_var) + eps)
     shift = (0.0 if bias is None else _array(bias)) - _array(running_mean) * factor
     factor, shift = (np.repeat(v, math.prod(x.shape[1:])) for v in (factor, shift))
-    return x.map(sparse.diags_array(factor), x.shape, shift)
+    return x.map(scipy.sparse.diags_array(factor), x.shape, shift)
 
 
 def _pool(x: Value, along: Callable[[Tensor, int], Tensor], divisor: float = 1.0) -> Value:
@@ -110,8 +110,8 @@ def _pool(x: Value, along: Callable[[Tensor, int], Tensor], divisor: float = 1.0
     units = [torch.eye(n, dtype=torch.float64, device="cpu")[:, None, :, None]
              for n in x.shape[1:]]
     P, Q = (along(unit, axis).squeeze((1, 3)).T.numpy() for axis, unit in enumerate(units))
-    plane = sparse.kron(sparse.csr_array(P), sparse.csr_array(Q / divisor))
-    return x.map(sparse.kron(sparse.eye_array(x.shape[0]), plane, format="csr"),
+    plane = scipy.sparse.kron(scipy.sparse.csr_array(P), scipy.sparse.csr_array(Q / divisor))
+    return x.map(scipy.sparse.kron(scipy.sparse.eye_array(x.shape[0]), plane, format="csr"),
                  (x.shape[0], len(P), len(Q)))
 
 
@@ -133,9 +133,9 @@ def _mean(x: Value, dim: Any = None, keepdim: bool = False) -> Value:
     if dim is None:
         raise ValueError("it averages over the batch too; give it dim")
     axes = {x.axis(d) for d in (dim if isinstance(dim, Sequence) else (dim,))}
-    M = sparse.eye_array(1)
+    M = scipy.sparse.eye_array(1)
     for i, n in enumerate(x.shape):
-        M = sparse.kron(M, np.full((1, n), 1 / n) if i in axes else sparse.eye_array(n))
+        M = scipy.sparse.kron(M, np.full((1, n), 1 / n) if i in axes else scipy.sparse.eye_array(n))
     kept = [1 if i in axes else n for i, n in enumerate(x.shape) if keepdim or i not in axes]
     return x.map(M.tocsr(), kept)
 
@@ -145,7 +145,7 @@ def _add(x: Any, y: Any, alpha: float = 1.0) -> Value:
     if not isinstance(x, Value):
         x, y = y, _array(x)
     if not isinstance(y, Value):
-        return x.map(sparse.eye_array(x.store.bias.size), x.shape, _like(x, y))
+        return x.map(scipy.sparse.eye_array(x.store.bias.size), x.shape, _like(x, y))
     if len(x.shape) != len(y.shape):
         raise ValueError(f"it adds shapes (batch, *{x.shape}) and (batch, *{y.shape})")
     shape = np.broadcast_shapes(x.shape, y.shape)
@@ -159,7 +159,7 @@ def _add(x: Any, y: Any, alpha: float = 1.0) -> Value:
 
 def _mul(x: Any, y: Any) -> Value:
     x, y = (x, y) if isinstance(x, Value) else (y, x)
-    return x.map(sparse.diags_array(_like(x, _array(y))), x.shape)
+    return x.map(scipy.sparse.diags_array(_like(x, _array(y))), x.shape)
 
 
 def _div(x: Any, y: Any) -> Value:

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import scipy
 import torch
-from scipy import sparse
 from torch import Tensor
 
 from idl_lab import validation
@@ -131,10 +131,10 @@ class Network:
         Of the network's parameters.
     """
 
-    A: sparse.csr_array
-    B: sparse.csr_array
-    C: sparse.csr_array
-    D: sparse.csr_array
+    A: scipy.sparse.csr_array
+    B: scipy.sparse.csr_array
+    C: scipy.sparse.csr_array
+    D: scipy.sparse.csr_array
     state_bias: np.ndarray
     output_bias: np.ndarray
     blocks: tuple[Block, ...]
@@ -194,7 +194,7 @@ class Network:
         # Rounding to the net's dtype must not carry a row's sum over κ.
         room = 1 - rounding_of_sums(len(self.state_bias), self.dtype)
         v = units(from_scipy(self.A, torch.float64), kappa * room)
-        V, inverse = (sparse.diags_array(d) for d in (v.numpy(), 1 / v.numpy()))
-        A, B, C = (sparse.csr_array(M) for M in (inverse @ self.A @ V, inverse @ self.B,
+        V, inverse = (scipy.sparse.diags_array(d) for d in (v.numpy(), 1 / v.numpy()))
+        A, B, C = (scipy.sparse.csr_array(M) for M in (inverse @ self.A @ V, inverse @ self.B,
                                                  self.C @ V))
         return replace(self, A=A, B=B, C=C, state_bias=self.state_bias / v.numpy()), v

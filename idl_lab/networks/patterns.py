@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy
 import torch
-from scipy import sparse
 from torch import Tensor, nn
 
 from idl_lab.operators import csr
 
 
-def from_scipy(M: sparse.csr_array, dtype: torch.dtype, device: torch.device | str = "cpu"
+def from_scipy(M: scipy.sparse.csr_array, dtype: torch.dtype, device: torch.device | str = "cpu"
                ) -> Tensor:
     """A scipy matrix as a CSR tensor.
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 import torch
-from scipy import sparse
 from torch import Tensor
 
 INPUT = -1  # as a source; the states of block k are source k, in the order of the calls
@@ -38,7 +38,7 @@ class Store:
         to change the other, which is not modelled.
     """
 
-    terms: dict[int, sparse.csr_array]
+    terms: dict[int, scipy.sparse.csr_array]
     bias: np.ndarray
     viewed: bool = False
 
@@ -57,7 +57,7 @@ class Value:
     shape: tuple[int, ...]
     store: Store
 
-    def map(self, M: sparse.sparray, shape: Sequence[int], shift: np.ndarray | float = 0.0
+    def map(self, M: scipy.sparse.sparray, shape: Sequence[int], shift: np.ndarray | float = 0.0
             ) -> Value:
         """M times this, plus a shift: a new value, in memory of its own.
 

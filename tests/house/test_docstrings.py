@@ -57,7 +57,7 @@ def parameters(value):
 
 def test_the_core_was_found():
     assert {"solve.fixed_point", "model.ImplicitModel.from_matrices", "solution.Trace.worst",
-            "equilibrium.Implicit", "constraints.Row.forward", "data.load"} <= set(OBJECTS)
+            "equilibrium.Implicit", "constraints.Constraint.free", "data.load"} <= set(OBJECTS)
 
 
 @pytest.mark.parametrize("name", OBJECTS)
