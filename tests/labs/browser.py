@@ -41,7 +41,7 @@ def jupyterlab(folder: Path, home: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", "--port=0",
                "--allow-root", f"--ServerApp.root_dir={folder}", "--IdentityProvider.token=t",
                "--LabApp.news_url=None", "--LabApp.check_for_updates_class="
-               "jupyterlab.NeverCheckForUpdate"]
+               "jupyterlab.NeverCheckForUpdate", "--expose-app-in-browser"]
     environment = ENVIRONMENT | {"JUPYTER_CONFIG_DIR": str(home / "config"), "HOME": str(home),
                                  "JUPYTER_DATA_DIR": str(home / "data")}
     log = home / "jupyter.log"
@@ -101,12 +101,13 @@ class Lab:
         self.idle()
         self.page.get_by_text("Run", exact=True).first.click()
         self.page.get_by_text("Run All Cells", exact=True).click()
-        cells = nbformat.read(self.path, as_version=4).cells
-        count = sum(cell.cell_type == "code" for cell in cells)
         errors = self.page.locator(".jp-OutputArea-output[data-mime-type*='stderr']")
-        # Of a cell out of sight JupyterLab may hold the output alone.
-        prompt = self.page.locator(".jp-InputPrompt, .jp-OutputPrompt", has_text=f"[{count}]:")
-        prompt.or_(errors).first.wait_for(state="attached", timeout=120_000)
+        # Of a cell out of sight or folded the page shows no number.
+        self.page.wait_for_function("""() =>
+            document.querySelector(".jp-OutputArea-output[data-mime-type*='stderr']") ||
+            [...jupyterapp.shell.currentWidget.content.model.cells].every(cell =>
+                cell.type !== "code" || cell.executionCount || !cell.sharedModel.source.trim())
+            """, timeout=120_000)
         self.idle()
         assert errors.count() == 0, errors.first.inner_text()
 
