@@ -17,7 +17,7 @@ help:
 	@echo "make run        run the lab series headless into runs/<time>/"
 	@echo "make lab        JupyterLab on this machine, opened in notebooks/"
 	@echo "make test       everything CI runs; make test T=tests/core runs these tests alone"
-	@echo "make fast       ruff, types and the core's tests, in a minute"
+	@echo "make fast       ruff, types, the tests of core and models, in a minute"
 	@echo "make notebooks  execute the labs and save them; T=notebooks/02_*.ipynb for one"
 	@echo "make figures    redraw the committed gallery figures/"
 	@echo "make bench      time this project beside torchidl and torchdeq (some minutes)"
@@ -58,6 +58,7 @@ run: $(READY)
 
 test: $(READY)
 	$(BIN)/ruff check
+	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval-lax --nbval-current-env \
 	  --nbval-cell-timeout=120 $(or $(T),$(JOBS) tests notebooks)
 
