@@ -27,7 +27,12 @@ def from_browser(control, value) -> None:
 
 
 def picture(panel: Panel) -> bytes:
-    return bytes(panel._image.value)
+    _, image, *_ = panel.children
+    return bytes(image.value)
+
+
+def message(panel: Panel) -> str:
+    return panel.children[2].value
 
 
 def small_digit_panel() -> Panel:
@@ -143,10 +148,10 @@ def test_an_error_while_dragging_is_shown_and_goes_away(capsys):
         from_browser(panel.controls["value"], value)
         await asyncio.sleep(0.1)
     asyncio.run(drag(13))
-    assert "ValueError: unlucky" in panel._message.value
+    assert "ValueError: unlucky" in message(panel)
     assert "unlucky" in capsys.readouterr().err
     asyncio.run(drag(14))
-    assert panel._message.value == ""
+    assert message(panel) == ""
 
 
 def test_an_error_at_creation_is_raised():
@@ -224,7 +229,7 @@ def test_text_says_the_controls_and_the_titles():
 def test_the_picture_shrinks_with_its_cell_as_long_as_its_letters_can_be_read():
     panel = norm_bound_panel(n=6)
     width, letters = panel.figure.bbox.width, canvas.smallest_text(panel.figure)
-    layout = panel._image.layout
+    layout = panel.children[1].layout
     assert (layout.width, layout.max_width, layout.height) == (f"{width:.0f}px", "100%", "auto")
     least = int(layout.min_width.removesuffix("px"))
     assert 9 <= letters * least / width < 9.1
