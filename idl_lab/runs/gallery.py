@@ -39,7 +39,14 @@ def gallery() -> dict[str, Maker]:
 
 
 def save(made: Figure | Iterator[Figure], path: Path) -> None:
-    """Write a figure as PNG, or several as a looping GIF, ten a second, the last one held."""
+    """Write a figure as PNG, or several as a looping GIF, ten a second, the last one held.
+
+    Parameters
+    ----------
+    made : Figure or iterator of Figure
+    path : Path
+        The file; its ending is that of the format.
+    """
     if isinstance(made, Figure):
         # No version in the file: the same numbers give the same bytes.
         made.savefig(path, metadata={"Software": None})

@@ -10,7 +10,13 @@ from typing import TextIO
 
 
 class Progress:
-    """Told by the runner when a notebook starts, reaches a cell and ends."""
+    """Told by the runner when a notebook starts, reaches a cell and ends.
+
+    Parameters
+    ----------
+    stream : text file, optional
+        Where it is written; standard output by default.
+    """
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = sys.stdout if stream is None else stream
@@ -19,6 +25,12 @@ class Progress:
         self.since = 0.0
 
     def start(self, name: str) -> None:
+        """Say that a notebook begins; on a terminal a clock then runs until it ends.
+
+        Parameters
+        ----------
+        name : str
+        """
         self.name, self.where, self.since = name, "starting", time.perf_counter()
         if not self._live:
             print(f"{name}  started", file=self.stream, flush=True)
@@ -28,9 +40,25 @@ class Progress:
         self._ticker.start()
 
     def cell(self, number: int, of: int) -> None:
+        """Note the code cell that begins, which the clock shows.
+
+        Parameters
+        ----------
+        number, of : int
+            Which code cell, of how many.
+        """
         self.where = f"cell {number}/{of}"
 
     def end(self, status: str, error: str = "") -> None:
+        """Say how the notebook ended, and after how many seconds.
+
+        Parameters
+        ----------
+        status : str
+            "ok" or "failed".
+        error : str
+            What stopped it, in a line.
+        """
         if self._live:
             self._stop.set()
             self._ticker.join()
@@ -48,8 +76,10 @@ class Progress:
 
 
 class Silent(Progress):
-    """Says nothing."""
+    """A `Progress` that writes nothing."""
 
-    def start(self, name: str) -> None: ...
+    def start(self, name: str) -> None:
+        """Write nothing when a notebook begins."""
 
-    def end(self, status: str, error: str = "") -> None: ...
+    def end(self, status: str, error: str = "") -> None:
+        """Write nothing when it ends."""

@@ -30,11 +30,29 @@ def recorded(notebook: Any) -> dict[str, Number]:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What became of one notebook."""
+    """What became of one notebook.
+
+    Parameters
+    ----------
+    notebook : str
+        Its name, without the ending.
+    path : Path
+        The executed notebook.
+    status : str
+        "ok" or "failed".
+    seconds : float
+        Wall-clock time of the run.
+    error : str
+        What stopped it, in a line; empty where nothing did.
+    numbers : mapping of str to int or float
+        What it recorded.
+    pictures : tuple of Path
+        The files that its pictures were written to.
+    """
 
     notebook: str
     path: Path
-    status: str  # "ok" or "failed"
+    status: str
     seconds: float
     error: str = ""
     numbers: Mapping[str, Number] = field(default_factory=dict)
@@ -42,7 +60,14 @@ class RunResult:
 
 
 def write_summary(results: Sequence[RunResult], path: Path) -> None:
-    """One line per notebook: notebook, status, seconds, error, then every recorded number."""
+    """One line per notebook: notebook, status, seconds, error, then every recorded number.
+
+    Parameters
+    ----------
+    results : sequence of RunResult
+    path : Path
+        The CSV file.
+    """
     names = list(dict.fromkeys(name for result in results for name in result.numbers))
     with path.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
@@ -53,7 +78,14 @@ def write_summary(results: Sequence[RunResult], path: Path) -> None:
 
 
 def table(results: Sequence[RunResult], width: int | None = None) -> str:
-    """The summary to read: notebook, status, seconds, numbers (or the error)."""
+    """The summary to read: notebook, status, seconds, numbers (or the error).
+
+    Parameters
+    ----------
+    results : sequence of RunResult
+    width : int, optional
+        Columns of the terminal; by default as many as it has.
+    """
     width = shutil.get_terminal_size((100, 24)).columns if width is None else width
     wide = max([len(r.notebook) for r in results] + [len("notebook")])
     lines = [f"{'notebook':{wide}}  status  seconds  numbers"]

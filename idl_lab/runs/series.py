@@ -19,7 +19,17 @@ _UNKNOWN = object()  # the default of a parameter that is no literal
 
 @dataclass(frozen=True)
 class Lab:
-    """A notebook: its file, its title, and the names and defaults of its parameters."""
+    """A notebook of the series.
+
+    Parameters
+    ----------
+    path : Path
+        Its file.
+    title : str
+        Its first heading.
+    parameters : mapping of str to object
+        Names and defaults of its parameters.
+    """
 
     path: Path
     title: str
@@ -27,6 +37,7 @@ class Lab:
 
     @property
     def name(self) -> str:
+        """The file's name without its ending, as in ``01_fixed_points``."""
         return self.path.stem
 
 
@@ -50,7 +61,17 @@ def of(folder: Path) -> list[Path]:
 
 
 def read_lab(path: Path) -> Lab:
-    """Read a notebook's title and its cell tagged `parameters`."""
+    """Read a notebook's title and its cell tagged `parameters`.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    ValueError
+        If it is no notebook, or its parameters are no Python.
+    """
     try:
         notebook = nbformat.read(path, as_version=4)
         cell = next((c for c in notebook.cells
@@ -83,10 +104,14 @@ def _assignments(source: str) -> dict[str, Any]:
 def find(names: Sequence[str | Path] = ()) -> list[Lab]:
     """Find labs by number (`01`), name (`01_fixed_points`) or path; none given means all.
 
+    Parameters
+    ----------
+    names : sequence of str or path
+
     Raises
     ------
     ValueError
-        If there is no such notebook; the sentence offers the nearest.
+        If there is no such notebook (the sentence offers the nearest), or two have one name.
     """
     paths = of(folder())
     if not paths and not names:
@@ -128,6 +153,12 @@ def value(text: str) -> Any:
 
 def check_parameters(labs: Sequence[Lab], parameters: Mapping[str, Any]) -> None:
     """Make sure that every lab has these parameters, of this type, and the device they ask for.
+
+    Parameters
+    ----------
+    labs : sequence of Lab
+    parameters : mapping of str to object
+        Names and the values to be given.
 
     Raises
     ------

@@ -40,7 +40,13 @@ def state() -> Figure:
 
 
 def network(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(A, B, C, D) of a bias-free network 8-12-10-4: x = (x₂, x₁), the last layer first."""
+    """(A, B, C, D) of a bias-free network 8-12-10-4: x = (x₂, x₁), the last layer first.
+
+    Parameters
+    ----------
+    generator : torch.Generator
+        Draws the weights.
+    """
     W0, W1, W2 = (normal(*shape, generator=generator) for shape in ((12, 8), (10, 12), (4, 10)))
     A = torch.zeros(22, 22, dtype=W0.dtype, device=W0.device)
     B = torch.zeros(22, 8, dtype=W0.dtype, device=W0.device)

@@ -25,6 +25,21 @@ def draw_state(state: Tensor, equilibrium: Tensor | None, ax: Axes | None = None
 
     The axis ends at a round number above the equilibrium, so that it stands still while the state
     moves; where there is no equilibrium to compare with (None), above the state.
+
+    Parameters
+    ----------
+    state, equilibrium : Tensor, shape (n,)
+    ax : Axes, optional
+        Where to draw; a new figure by default.
+    name : str
+        Of the state, in the legend.
+    colour : str
+        Of its dots.
+
+    Raises
+    ------
+    ValueError
+        If the two differ in size.
     """
     x = array("state", state, 1)
     goal = None if equilibrium is None else array("equilibrium", equilibrium, 1)
@@ -93,6 +108,11 @@ def draw_model(models: Mapping[str, tuple[Tensor, Tensor, Tensor, Tensor]],
         Titles and matrices.
     blocks : sequence of int
         Sizes of the layers that the states belong to, drawn as thin lines in A.
+
+    Raises
+    ------
+    ValueError
+        Without a model.
     """
     if not models:
         raise ValueError("models must hold at least one model (A, B, C, D), got none.")

@@ -13,6 +13,11 @@ def even_injection(n: int, *, generator: torch.Generator) -> Tensor:
 
     So nearly even that ReLU switches no state off where the entries of A have one sign and
     ‖A‖∞ ≤ 1.5: the iteration is a linear one near its end, and κ itself is its rate.
+
+    Parameters
+    ----------
+    n : int
+    generator : torch.Generator
     """
     validation.integer("n", n)
     return 0.75 + 0.5 * torch.rand(1, n, generator=generator, dtype=torch.float64, device="cpu")

@@ -53,6 +53,11 @@ def draw_adjoint(terms: Tensor, w: Tensor, ax: Axes | None = None) -> Figure:
     w : Tensor, shape (n,)
         The adjoint vector, drawn as rings.
     ax : Axes, optional
+
+    Raises
+    ------
+    ValueError
+        If the terms have another size than w.
     """
     parts, goal = array("terms", terms, 2), array("w", w, 1)
     if parts.shape[1] != goal.size:

@@ -134,6 +134,19 @@ def gradients_after(steps: Sequence[int], A: Tensor, injection: Tensor, target: 
 
     ``seconds`` is the shortest of ``repeat`` measurements, all of which are taken once before any
     is taken again: what else the machine does then spoils a few of each, not all of one.
+
+    Parameters
+    ----------
+    steps : sequence of int
+        Values of k.
+    A : Tensor, shape (n, n)
+    injection : Tensor, shape (m, n)
+        U Bᵀ.
+    target : Tensor, shape (m, n)
+        What the loss compares the state with.
+    phi : str
+    repeat : int
+        Measurements of each.
     """
     validation.integer("repeat", repeat)
     rounds = [{name: [measure_gradient(A, injection, target, phi, adjoint, Picard(0, k))
@@ -145,7 +158,13 @@ def gradients_after(steps: Sequence[int], A: Tensor, injection: Tensor, target: 
 
 
 def exact_gradient(A: Tensor, injection: Tensor, target: Tensor, phi: str = "relu") -> Gradient:
-    """The gradient at the solution, to rounding."""
+    """The gradient at the solution, to rounding.
+
+    Parameters
+    ----------
+    A, injection, target, phi
+        As for `gradients_after`.
+    """
     return measure_gradient(A, injection, target, phi, solver=Anderson(tol=1e-13))
 
 

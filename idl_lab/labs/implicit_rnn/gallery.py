@@ -1,4 +1,4 @@
-"""Recurrent models."""
+"""The pictures of recurrent models in the gallery."""
 
 from __future__ import annotations
 

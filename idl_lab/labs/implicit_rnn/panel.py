@@ -29,6 +29,11 @@ def reading_panel(model: ImplicitRNN, rows: Tensor, labels: Tensor) -> Panel:
     -------
     Panel
         Controls: image, time.
+
+    Raises
+    ------
+    ValueError
+        If there is no image, or not a label for each.
     """
     validation.tensor("rows", rows, "m time w", w=model.recurrent.input_dim)
     if not 0 < len(rows) == len(labels):

@@ -100,6 +100,11 @@ def draw_forecast(series: Tensor, predictions: Mapping[str, Tensor], spiky: Tens
     spiky : Tensor of bool, shape (points,), optional
         Regions to shade.
     ax : Axes, optional
+
+    Raises
+    ------
+    ValueError
+        If the sizes of the arguments do not fit one another.
     """
     ax, truth = canvas.axes(ax, 8.4, 3.0), array("series", series, 1)
     at = np.arange(len(truth))
@@ -153,6 +158,11 @@ def draw_memory(responses: Mapping[str, Tensor], ax: Axes | None = None) -> Figu
     responses : mapping of str to Tensor, shape (time,)
         The size of ∂h_t/∂h_0 for t = 0, 1, …, by model.
     ax : Axes, optional
+
+    Raises
+    ------
+    ValueError
+        Without a model.
     """
     if not responses:
         raise ValueError("responses must hold at least one model's, got none.")

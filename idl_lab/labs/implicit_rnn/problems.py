@@ -38,5 +38,10 @@ class TorchRNN(nn.Module):
         redraw(self, generator)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Predictions (m, output) of sequences (m, time, input)."""
+        """Predictions (m, output) of sequences (m, time, input).
+
+        Parameters
+        ----------
+        x : Tensor, shape (m, time, input)
+        """
         return self.linear(self.recurrent(x)[0][:, -1])

@@ -38,7 +38,13 @@ STYLE = {
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Run a drawing function under the workbench's style, whatever the user's settings are."""
+    """Run a drawing function under the workbench's style, whatever the user's settings are.
+
+    Parameters
+    ----------
+    draw : callable
+        Gives a figure.
+    """
     @functools.wraps(draw)
     def wrapper(*args, **kwargs) -> Figure:
         with mpl.rc_context(STYLE):
@@ -47,7 +53,14 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
 
 def axes(ax: Axes | None, width: float = 4.8, height: float = 3.2) -> Axes:
-    """``ax`` itself, or the axes of a new figure of that size in inches."""
+    """``ax`` itself, or the axes of a new figure of that size in inches.
+
+    Parameters
+    ----------
+    ax : Axes, optional
+    width, height : float
+        Of the new figure, in inches.
+    """
     if ax is not None:
         return ax
     # A fixed frame: no layout pass, so drawing is fast and nothing jumps between redraws.
@@ -56,7 +69,19 @@ def axes(ax: Axes | None, width: float = 4.8, height: float = 3.2) -> Axes:
 
 def row(figure: Figure | None, count: int, width: float, height: float,
         ratios: Sequence[float] | None = None, **margins: float) -> list[Axes]:
-    """The axes of ``figure``, or of a new figure with ``count`` of them side by side."""
+    """The axes of ``figure``, or of a new figure with ``count`` of them side by side.
+
+    Parameters
+    ----------
+    figure : Figure, optional
+    count : int
+    width, height : float
+        Of the new figure, in inches.
+    ratios : sequence of float, optional
+        Widths of the axes, relative to one another.
+    **margins : float
+        As for `Figure.subplots_adjust`.
+    """
     return mosaic(figure, [range(count)], width, height, width_ratios=ratios, **margins)
 
 
@@ -66,6 +91,15 @@ def mosaic(figure: Figure | None, layout: Sequence[Sequence], width: float, heig
 
     E.g. ``["aaa", "bcd"]``: one wide picture above three. A panel of more than three pictures
     needs a second row, to be read beside JupyterLab's file browser.
+
+    Parameters
+    ----------
+    figure : Figure, optional
+    layout : sequence of sequence
+    width, height : float
+        Of the new figure, in inches.
+    **grid
+        Margins, and relative sizes of rows and columns, as for `GridSpec`.
     """
     if figure is not None:
         return figure.axes
@@ -94,7 +128,7 @@ def frame(ax: Axes, **settings) -> bool:
 
 
 def power(value: float) -> str:
-    """A number as an axis names it: 0.01, 1, 1000, but 1e-6 and 1e5."""
+    """``value`` as an axis names it: 0.01, 1, 1000, but 1e-6 and 1e5."""
     if 1e-2 <= value < 1e5:
         return f"{value:g}"
     return re.sub(r"e([+-]?)0*", lambda e: "e" + e[1].strip("+"), f"{value:.0e}")
@@ -105,6 +139,12 @@ def log_axis(axis: Axis, text: Callable[[float], str] = power) -> None:
 
     matplotlib's own names of powers are typeset anew at every draw: most of a redraw's time.
     `frame` does this on an axis that it makes logarithmic.
+
+    Parameters
+    ----------
+    axis : Axis
+    text : callable
+        Names a tick's value.
     """
     axis.set_major_locator(LogLocator(numticks=8))
     axis.set_minor_locator(NullLocator())
@@ -126,7 +166,19 @@ def _fast(ax: Axes) -> bool:
 
 
 def line(ax: Axes, name: str, x: np.ndarray, y: np.ndarray, marks: str = "-", **style) -> None:
-    """The moving line of that name on ``ax``, drawn or updated."""
+    """The moving line of that name on ``ax``, drawn or updated.
+
+    Parameters
+    ----------
+    ax : Axes
+    name : str
+    x, y : ndarray
+        Its points.
+    marks : str
+        Line and marker, as matplotlib writes them.
+    **style
+        As for `Axes.plot`.
+    """
     known = _find(ax, name)
     if known is None:
         ax.plot(x, y, marks, gid=_MOVES + name, animated=_fast(ax), scalex=False, scaley=False,
@@ -136,7 +188,18 @@ def line(ax: Axes, name: str, x: np.ndarray, y: np.ndarray, marks: str = "-", **
 
 
 def words(ax: Axes, name: str, x: float, y: float, text: str, **style) -> None:
-    """The moving text of that name, in axes fractions, drawn or updated."""
+    """The moving text of that name, in axes fractions, drawn or updated.
+
+    Parameters
+    ----------
+    ax : Axes
+    name : str
+    x, y : float
+        Where, in fractions of the axes.
+    text : str
+    **style
+        As for `Axes.text`.
+    """
     known = _find(ax, name)
     if known is None:
         ax.text(x, y, text, gid=_MOVES + name, animated=_fast(ax), transform=ax.transAxes, **style)
@@ -145,12 +208,27 @@ def words(ax: Axes, name: str, x: float, y: float, text: str, **style) -> None:
 
 
 def title(ax: Axes, text: str) -> None:
-    """A moving title."""
+    """A moving title.
+
+    Parameters
+    ----------
+    ax : Axes
+    text : str
+    """
     words(ax, "title", 0.5, 1.04, text, ha="center", va="bottom", fontsize=10)
 
 
 def picture(ax: Axes, name: str, pixels: np.ndarray, **style) -> None:
-    """The moving image of that name, drawn or updated with one of the same shape."""
+    """The moving image of that name, drawn or updated with one of the same shape.
+
+    Parameters
+    ----------
+    ax : Axes
+    name : str
+    pixels : ndarray
+    **style
+        As for `Axes.imshow`.
+    """
     known = _find(ax, name)
     if known is not None and known.get_array().shape == pixels.shape:
         known.set_data(pixels)
@@ -174,7 +252,7 @@ def smallest_text(figure: Figure) -> float:
 
 
 def readout(figure: Figure) -> str:
-    """The titles and the moving words of every axes, as sentences: the picture for the ear."""
+    """Titles and moving words of all axes of ``figure``, as sentences: the picture for the ear."""
     said = [text for ax in figure.axes for text in (
         ax.get_title(), *(a.get_text() for a in moving(ax).values() if isinstance(a, Text)))]
     return " ".join(f"{' '.join(text.split()).rstrip('.')}." for text in said if text.strip())
@@ -204,7 +282,13 @@ def png(figure: Figure) -> bytes:
 
 
 def packed(image: bytes) -> bytes:
-    """The picture in 256 colours, a third of the bytes: for a file, too slow for a slider."""
+    """The picture in 256 colours, a third of the bytes: for a file, too slow for a slider.
+
+    Parameters
+    ----------
+    image : bytes
+        A PNG.
+    """
     # Maximal coverage keeps a colour that only thin lines have; the median cut greyed them.
     colours = Image.open(io.BytesIO(image)).convert("RGB").quantize(
         256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)

@@ -31,7 +31,14 @@ _COLOURS = {Outcome.NOT_ATTEMPTED: "#777777", Outcome.HINT: "#D55E00", Outcome.R
 
 @dataclass(frozen=True)
 class Verdict:
-    """An outcome and a sentence that helps on."""
+    """An outcome and a sentence that helps on.
+
+    Parameters
+    ----------
+    outcome : Outcome
+    sentence : str
+        What the reader is told beside the outcome: a hint, or praise.
+    """
 
     outcome: Outcome
     sentence: str
@@ -50,7 +57,7 @@ class Verdict:
 
 
 def hint(sentence: str) -> Verdict:
-    """An answer that is not right yet, with what helps on."""
+    """The verdict on an answer that is not right yet; ``sentence`` is what helps on."""
     return Verdict(Outcome.HINT, sentence)
 
 
@@ -179,27 +186,3 @@ def _close(value: Tensor, wanted: Tensor | float) -> bool:
 def _shown(value: Any) -> str:
     text = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def not_attempted(what: str) -> Verdict:
-    return _untouched(what)
-
-
-def right_answer(sentence: str) -> Verdict:
-    return Verdict(Outcome.RIGHT, sentence)
-
-
-def given(answer: Callable, arguments: tuple, what: str, shape: torch.Size | None = None,
-          wanted: str = "") -> Any:
-    """What the reader's function gives; a verdict where there is no such tensor to look at."""
-    try:
-        value = answer(*arguments)
-    except Exception as error:  # the reader's own code: say what it said
-        return hint(f"Your function raised {type(error).__name__}: {error}")
-    if value is ... or value is None:
-        return not_attempted(what)
-    if shape is not None and (not isinstance(value, Tensor) or value.shape != shape
-                              or value.is_complex()):
-        shown = tuple(value.shape) if isinstance(value, Tensor) else repr(value)
-        return hint(f"{wanted}, yours is {shown}.")
-    return value

@@ -95,6 +95,11 @@ class Panel(ipywidgets.VBox):
     def set(self, **values) -> None:
         """Move controls by name and draw once, at once.
 
+        Parameters
+        ----------
+        **values
+            By the controls' names.
+
         Raises
         ------
         ValueError
@@ -253,7 +258,15 @@ class _FloatSlider(ipywidgets.FloatSlider):
 
 
 def slider(value: float, low: float, high: float, step: float, label: str) -> ipywidgets.Widget:
-    """A labelled slider, whole numbers if ``step`` is one."""
+    """A labelled slider, whole numbers if ``step`` is one.
+
+    Parameters
+    ----------
+    value : float
+        Where it starts.
+    low, high, step : float
+    label : str
+    """
     validation.real(label, value, at_least=low, at_most=high)
     kind = ipywidgets.IntSlider if isinstance(step, int) else _FloatSlider
     return kind(value=value, min=low, max=high, step=step, description=label, tooltip=label,
@@ -261,7 +274,15 @@ def slider(value: float, low: float, high: float, step: float, label: str) -> ip
 
 
 def dropdown(value: str, options: tuple[str, ...], label: str) -> ipywidgets.Dropdown:
-    """A labelled choice."""
+    """A labelled choice.
+
+    Parameters
+    ----------
+    value : str
+        The option that is chosen first.
+    options : tuple of str
+    label : str
+    """
     validation.choice(label, value, options)
     return ipywidgets.Dropdown(value=value, options=options, description=label,
                                style={"description_width": "initial"}, layout={"width": "190px"})

@@ -18,7 +18,21 @@ from idl_lab.labs.kit.canvas import COLOURS, FAINT, INK, frame, line, styled, ti
 
 
 def array(name: str, values: Tensor | np.ndarray, axes: int) -> np.ndarray:
-    """The numbers as a float array with that many axes; a diverged solve may bring NaN."""
+    """The numbers as a float array with that many axes; a diverged solve may bring NaN.
+
+    Parameters
+    ----------
+    name : str
+        The argument's name, for the message.
+    values : Tensor or ndarray
+    axes : int
+        How many they must have.
+
+    Raises
+    ------
+    ValueError
+        If they have another number of axes, or there are none.
+    """
     array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
     if array.ndim != axes or array.size == 0:
         raise ValueError(f"{name} must have {axes} axes, got shape {array.shape}.")
@@ -90,7 +104,19 @@ def draw_residuals(solutions: Mapping[str, Solution], step: int | None = None,
 
 @styled
 def draw_history(history: pd.DataFrame, ax: Axes | None = None) -> Figure:
-    """Training loss and validation metric against the epoch, from `training.fit`'s table."""
+    """Training loss and validation metric against the epoch, from `training.fit`'s table.
+
+    Parameters
+    ----------
+    history : pandas.DataFrame
+    ax : Axes, optional
+        Where to draw; a new figure by default.
+
+    Raises
+    ------
+    TypeError
+        If it is no such table.
+    """
     if "train_loss" not in getattr(history, "columns", ()):
         raise TypeError(f"history must be the table of training.fit, got {type(history).__name__}.")
     ax = canvas.axes(ax, 4.8, 2.8)
@@ -110,7 +136,7 @@ def draw_history(history: pd.DataFrame, ax: Axes | None = None) -> Figure:
 
 
 def round_up(size: float) -> float:
-    """The next of …, 1, 1.5, 2, 3, 5, 7.5, 10, …: the end of an axis that is to move seldom.
+    """``size`` or the next of …, 1, 1.5, 2, 3, 5, 7.5, 10, …, where an axis ends.
 
     A frame that moves with every position of a slider is drawn anew every time, and no two
     pictures can be compared.
@@ -121,7 +147,14 @@ def round_up(size: float) -> float:
 
 
 def colour_bar(ax: Axes, low: float, high: float) -> None:
-    """The colours of a picture drawn with values / high on [−1, 1], from ``low`` to ``high``."""
+    """The colours of a picture drawn with values / high on [−1, 1], from ``low`` to ``high``.
+
+    Parameters
+    ----------
+    ax : Axes
+    low, high : float
+        The ends of the values; ``high`` is the size of the largest.
+    """
     canvas.picture(ax, "colours", np.linspace(-1, 1, 201)[:, None], vmin=-1, vmax=1, origin="lower",
                    aspect="auto", extent=(0, 1, -1, 1))
     marks = sorted({low / high, 0.0, 1.0})
@@ -147,6 +180,11 @@ def draw_rescaled_rows(before: Tensor, after: Tensor, blocks: Blocks, kappa: flo
     kappa : float
         What the row sums are brought below, a dashed line.
     ax : Axes, optional
+
+    Raises
+    ------
+    ValueError
+        If the sizes of the arguments do not fit one another.
     """
     old, new = (np.abs(array(key, M, 2)).sum(axis=1) for key, M in (
         ("before", before), ("after", after)))
@@ -167,6 +205,22 @@ def draw_rescaled_rows(before: Tensor, after: Tensor, blocks: Blocks, kappa: flo
 
 
 def check_blocks(what: str, blocks: Blocks, size: int) -> None:
+    """Check that blocks are pairs of a name and a size that add up.
+
+    Parameters
+    ----------
+    what : str
+        The argument's name, for the message.
+    blocks : sequence of (str, int)
+        Names and sizes of the blocks of states.
+    size : int
+        What the sizes must add up to.
+
+    Raises
+    ------
+    ValueError
+        If they do not.
+    """
     sizes = [validation.integer("size", n, at_least=1) for _, n in blocks]
     if sum(sizes) != size:
         raise ValueError(f"{what} must have sizes that add up to {size}, got {sum(sizes)}.")
@@ -179,14 +233,29 @@ def edges_of(blocks: Blocks) -> tuple[np.ndarray, np.ndarray]:
 
 
 def bars(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A line's points for one short horizontal bar a state."""
+    """A line's points for one short horizontal bar a state.
+
+    Parameters
+    ----------
+    values : ndarray, shape (n,)
+        The bars' heights.
+    """
     at, gap = np.arange(len(values)), np.full(len(values), np.nan)
     bars = np.column_stack([values, values, gap])
     return np.column_stack([at, at + 1, gap]).ravel(), bars.ravel()
 
 
 def name_blocks(axis: Axis, middles: np.ndarray, blocks: Blocks) -> None:
-    """The blocks' names at their middles; matplotlib ties a tick's name to its place."""
+    """The blocks' names at their middles; matplotlib ties a tick's name to its place.
+
+    Parameters
+    ----------
+    axis : Axis
+    middles : ndarray
+        As `edges_of` gives them.
+    blocks : sequence of (str, int)
+        Names and sizes of the blocks of states.
+    """
     wanted = tuple(middles), tuple(name for name, _ in blocks)
     if getattr(axis, "idl_lab_names", None) != wanted:
         axis.set_ticks(*wanted)
@@ -194,13 +263,32 @@ def name_blocks(axis: Axis, middles: np.ndarray, blocks: Blocks) -> None:
 
 
 def corner(ax: Axes, key: str, y: float, text: str, colour: str) -> None:
-    """A line of a legend at the right, on a ground that keeps it legible above a curve."""
+    """A line of a legend at the right, on a ground that keeps it legible above a curve.
+
+    Parameters
+    ----------
+    ax : Axes
+    key : str
+        The text's name, by which it is drawn anew.
+    y : float
+        Its height, in fractions of the axes.
+    text, colour : str
+    """
     words(ax, key, 0.985, y, text, color=colour, ha="right", va="top", fontsize=8,
           bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0})
 
 
 def state_axes(ax: Axes, blocks: Blocks, ylim: tuple[float, float], ylabel: str) -> None:
-    """Axes with the states from left to right, their blocks named below, and a log scale."""
+    """Axes with the states from left to right, their blocks named below, and a log scale.
+
+    Parameters
+    ----------
+    ax : Axes
+    blocks : sequence of (str, int)
+        Names and sizes of the blocks of states.
+    ylim : (float, float)
+    ylabel : str
+    """
     edges, middles = edges_of(blocks)
     low, high = (float(end) for end in ylim)
     if frame(ax, yscale="log", xlim=(0, sum(size for _, size in blocks)), ylim=(low, high),

@@ -25,7 +25,13 @@ def generator() -> torch.Generator:
 
 
 def normal(*shape: int, generator: torch.Generator) -> Tensor:
-    """Standard normal numbers in float64."""
+    """Standard normal numbers in float64.
+
+    Parameters
+    ----------
+    *shape : int
+    generator : torch.Generator
+    """
     return torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu")
 
 
@@ -65,7 +71,13 @@ def random_matrix(n: int, norm: float, kind: str = "signed", *,
 
 def solve_quietly(A: Tensor, injection: Tensor, phi: str, solver: Solver, X0: Tensor | None = None
                   ) -> Solution:
-    """An equilibrium with its states kept, where failing to converge is part of the lesson."""
+    """An equilibrium with its states kept, where failing to converge is part of the lesson.
+
+    Parameters
+    ----------
+    A, injection, phi, solver, X0
+        As for `equilibrium`.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return equilibrium(A, injection, phi, X0=X0, solver=solver, keep_states=True)
@@ -79,7 +91,13 @@ def whole(model: ImplicitModel) -> Tensor:
 
 
 def change_units(M: Tensor, v: Tensor) -> Tensor:
-    """[A B; C D] in units v (n,) of the states: A ← V⁻¹AV, B ← V⁻¹B, C ← CV."""
+    """[A B; C D] in units v (n,) of the states: A ← V⁻¹AV, B ← V⁻¹B, C ← CV.
+
+    Parameters
+    ----------
+    M : Tensor, shape (n + q, n + p)
+    v : Tensor, shape (n,)
+    """
     n, new = len(v), M.clone()
     new[:n] /= v[:, None]
     new[:, :n] *= v

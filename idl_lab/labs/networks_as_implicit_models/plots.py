@@ -92,6 +92,11 @@ def draw_units(v: Tensor, blocks: Blocks, ax: Axes | None = None, *, top: float 
     ax : Axes, optional
     top : float, optional
         The end of the axis, a power of ten; by default the first above the largest unit.
+
+    Raises
+    ------
+    ValueError
+        If a unit is not positive and finite.
     """
     units = array("v", v, 1)
     if not (np.isfinite(units).all() and units.min() > 0):

@@ -190,6 +190,11 @@ def fit_machine(points: pd.DataFrame, name: str = "this machine", **options: flo
     name : str
     **options
         ``link`` and ``memory`` of `Machine`.
+
+    Raises
+    ------
+    ValueError
+        If a part was measured at fewer than two sizes.
     """
     rates, starts = {}, {}
     for part in PARTS[:-1]:

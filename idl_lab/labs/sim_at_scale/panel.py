@@ -29,6 +29,11 @@ def scale_panel(machines: Sequence[Machine] = (ASSUMED_GPU,), *, p: int = 784,
     -------
     Panel
         Controls: log_n, log_m, devices, hears, machine.
+
+    Raises
+    ------
+    ValueError
+        Without a machine.
     """
     named = {machine.name: machine for machine in machines}
     if not named:

@@ -48,6 +48,11 @@ def draw_stream_memory(samples: Sequence[int], peak: Sequence[float], raw: Seque
     raw : sequence of float
         Bytes of all states, computed.
     ax : Axes, optional
+
+    Raises
+    ------
+    ValueError
+        If the sizes of the arguments do not fit one another.
     """
     m = array("samples", np.asarray(samples), 1)
     ax = canvas.axes(ax)

@@ -102,6 +102,11 @@ def peak_of_states(samples: Sequence[int], what: str = "gram_statistics",
         Bytes at the fullest after one batch, which any run needs.
     peaks : list of int
         The same after each number of samples.
+
+    Raises
+    ------
+    ValueError, RuntimeError
+        If the numbers do not rise or sizes are missing; if the process failed.
     """
     validation.choice("what", what, ("gram_statistics", "collect"))
     if len(sizes) < 3:
@@ -143,6 +148,11 @@ def train_alone(teacher: nn.Sequential, U: Tensor, samples: Sequence[int], *, se
         Bytes at the fullest after each.
     sim : SIM
         What was found on the longest stream.
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError
+        If the teacher is another network; if the numbers do not rise; if the process failed.
     """
     if not isinstance(teacher, nn.Sequential) or not all(
             isinstance(part, nn.ReLU) or (isinstance(part, nn.Linear) and part.bias is None)

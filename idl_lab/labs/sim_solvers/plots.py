@@ -157,6 +157,11 @@ def draw_patterns(matrices: Mapping[str, Tensor], n: int) -> Figure:
         At least one; all of one shape.
     n : int
         Columns of A.
+
+    Raises
+    ------
+    ValueError
+        Without a matrix, and if shapes or n do not fit.
     """
     if not matrices:
         raise ValueError("matrices must hold at least one matrix, got none.")
@@ -194,6 +199,11 @@ def draw_sparsity(table: pd.DataFrame, teacher: float, images: int) -> Figure:
         The teacher's accuracy.
     images : int
         How many the accuracies were measured on.
+
+    Raises
+    ------
+    TypeError
+        If it is no such table, or it is empty.
     """
     if not isinstance(table, pd.DataFrame) or len(table) == 0:
         raise TypeError("table must be a pandas.DataFrame with a row for each λ.")

@@ -35,6 +35,11 @@ def draw_teacher_states(X: Tensor, labels: Tensor, blocks: Blocks, ax: Axes | No
     blocks : sequence of (str, int)
         Names and sizes of the layers, in the order of the states.
     ax : Axes, optional
+
+    Raises
+    ------
+    ValueError
+        If the sizes of the arguments do not fit one another.
     """
     values, classes = array("X", X, 2), array("labels", labels, 1)
     sizes = [validation.integer("size", size) for _, size in blocks]
@@ -71,6 +76,11 @@ def draw_features(Phi: Tensor, blocks: Blocks) -> Figure:
         Features that are on where they are positive.
     blocks : sequence of (str, int)
         Names and sizes of the runs of features.
+
+    Raises
+    ------
+    ValueError
+        If the sizes of the arguments do not fit one another.
     """
     values = array("Phi", Phi, 2)
     sizes = [validation.integer("size", size) for _, size in blocks]
@@ -115,6 +125,11 @@ def draw_segments(t: Tensor, curves: Mapping[str, Tensor]) -> Figure:
         From 0, one end, to 1, the other.
     curves : mapping of str to Tensor, shape (T,)
         Titles and values.
+
+    Raises
+    ------
+    ValueError
+        Without a curve, and if their lengths differ from that of t.
     """
     at = array("t", t, 1)
     if not curves:
@@ -152,6 +167,11 @@ def draw_duality(away: Tensor, upper: Tensor, lower: Tensor, ax: Axes | None = N
         The objective at each point, and the dual bound; of those that are not above 0 nothing
         is drawn.
     ax : Axes, optional
+
+    Raises
+    ------
+    ValueError
+        If the bounds have not a value for each point.
     """
     at = array("away", away, 1)
     curves = {"upper": array("upper", upper, 1), "lower": array("lower", lower, 1)}
@@ -192,6 +212,11 @@ def draw_bound(table: pd.DataFrame, before: Tensor, after: Tensor, blocks: Block
         How many the accuracies were measured on.
     figure : Figure, optional
         From an earlier call.
+
+    Raises
+    ------
+    ValueError
+        If κ is not in the table.
     """
     kappas = sorted(set(table.index.get_level_values("kappa")))
     if kappa not in kappas:

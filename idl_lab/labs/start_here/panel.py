@@ -29,6 +29,11 @@ def digit_panel(model: ImplicitModel, U: Tensor, labels: Tensor, steps: int = 12
     -------
     Panel
         Controls: image, step.
+
+    Raises
+    ------
+    ValueError
+        If there is no image, or not a label for each.
     """
     validation.tensor("U", U, "m p", p=64)
     if not 0 < len(U) == len(labels):

@@ -33,6 +33,11 @@ def draw_sweep(table: pd.DataFrame, knob: str, columns: Mapping[str, str],
     errors : mapping of str to str, optional
         The column that has the standard error of a drawn column's mean: bars of one error.
         {"gain": "error"} by default, where there are such columns.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no such table, or there is nothing to draw.
     """
     if not isinstance(table, pd.DataFrame):
         raise TypeError(f"table must be a pandas.DataFrame with a row a run, got "
@@ -93,6 +98,11 @@ def draw_tolerance(table: pd.DataFrame, margins: Tensor, tol: float, scores: Ten
         One image's class scores at this tolerance and at the equilibrium.
     figure : Figure, optional
         From an earlier call.
+
+    Raises
+    ------
+    ValueError
+        If ``tol`` is not in the table.
     """
     if tol not in table.index:
         raise ValueError(f"tol must be one of the table's {list(table.index)}, got {tol}.")

@@ -62,7 +62,15 @@ def norm_bound_panel(n: int = 20, kappa: float = 0.9, activation: str = "tanh",
 
 
 def verdict(A: Tensor, solution: Solution, activation: str) -> str:
-    """What theory promises and what a batch of starts shows, in one line."""
+    """What theory promises and what a batch of starts shows, in one line.
+
+    Parameters
+    ----------
+    A : Tensor, shape (n, n)
+    solution : Solution
+        Of several starts.
+    activation : str
+    """
     promise = {
         Condition.NORM: "Guaranteed: one equilibrium (norm)",
         Condition.PERRON: "Guaranteed: one equilibrium (λ_PF)",

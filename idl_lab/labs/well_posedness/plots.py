@@ -20,7 +20,14 @@ from idl_lab.well_posedness import inf_norm, perron_frobenius
 
 @styled
 def draw_spectrum(A: Tensor, ax: Axes | None = None) -> Figure:
-    """Eigenvalues of A (n, n), with λ_PF(|A|) and ‖A‖∞ as circles that hold them all."""
+    """Eigenvalues of A (n, n), with λ_PF(|A|) and ‖A‖∞ as circles that hold them all.
+
+    Parameters
+    ----------
+    A : Tensor, shape (n, n)
+    ax : Axes, optional
+        Where to draw; a new figure by default.
+    """
     values = np.linalg.eigvals(array("A", validation.square("A", A), 2))
     ax = canvas.axes(ax, 4.6, 3.4)
     pf, norm = perron_frobenius(A).value, float(inf_norm(A.detach()))
@@ -53,7 +60,15 @@ def draw_spectrum(A: Tensor, ax: Axes | None = None) -> Figure:
 
 @styled
 def draw_row_sums(A: Tensor, kappa: float | None = None, ax: Axes | None = None) -> Figure:
-    """Absolute row sums of A (n, p); the largest is ‖A‖∞, κ a dashed line."""
+    """Absolute row sums of A (n, p); the largest is ‖A‖∞, κ a dashed line.
+
+    Parameters
+    ----------
+    A : Tensor, shape (n, p)
+    kappa : float, optional
+    ax : Axes, optional
+        Where to draw; a new figure by default.
+    """
     sums = np.abs(array("A", validation.tensor("A", A, "n p"), 2)).sum(axis=1)
     ax = canvas.axes(ax, 4.6, 3.0)
     top = 1.7 if sums.max() <= 1.6 else 1.15 * float(sums.max())
@@ -80,6 +95,12 @@ def draw_weighted_norm(A: Tensor, ax: Axes | None = None) -> Figure:
 
     The larger of the two is ‖V⁻¹AV‖∞. At its lowest they are equal, and equal to λ_PF(|A|);
     v is then the Perron–Frobenius eigenvector.
+
+    Parameters
+    ----------
+    A : Tensor, shape (2, 2)
+    ax : Axes, optional
+        Where to draw; a new figure by default.
 
     Raises
     ------
@@ -117,6 +138,12 @@ def draw_paths(states: Tensor, ax: Axes | None = None) -> Figure:
 
     Starts are rings, ends dots; where all dots fall together, one equilibrium was found. A state
     of one component is drawn against the step.
+
+    Parameters
+    ----------
+    states : Tensor, shape (steps + 1, starts, n)
+    ax : Axes, optional
+        Where to draw; a new figure by default.
     """
     points = array("states", states, 3)[:, :, :2]
     ax = canvas.axes(ax, 4.6, 3.4)

@@ -15,6 +15,13 @@ def several_starts(n: int, count: int, *, generator: torch.Generator, reach: flo
 
     The first is positive and the second its mirror image, so that an iteration with positive
     entries which has an equilibrium on either side of zero is seen to have both.
+
+    Parameters
+    ----------
+    n, count : int
+        Components of a start, and how many starts.
+    generator : torch.Generator
+    reach : float
     """
     validation.integer("n", n)
     validation.integer("count", count)
@@ -27,6 +34,12 @@ def several_starts(n: int, count: int, *, generator: torch.Generator, reach: flo
 
 
 def spread(solution: Solution) -> float:
-    """Largest distance ‖x − x′‖∞ between the ends of a batch of starts; 0 where they agree."""
+    """Largest distance ‖x − x′‖∞ between the ends of a batch of starts; 0 where they agree.
+
+    Parameters
+    ----------
+    solution : Solution
+        Of several starts.
+    """
     ends = solution.value
     return float(inf_norm((ends.amax(dim=0) - ends.amin(dim=0))[:, None]))
