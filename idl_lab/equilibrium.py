@@ -23,6 +23,7 @@ from idl_lab.fixed_point import Picard, Solver, check_solver, fixed_point, resha
 from idl_lab.fixed_point.solution import ConvergenceWarning, Solution
 from idl_lab.operators import (
     LowRank,
+    Once,
     Operator,
     StateMap,
     check_finite,
@@ -188,6 +189,9 @@ def solve(A: Operator, injection: Tensor, phi: Activation, X0: Tensor | None, so
     return reshape(solution, lead)
 
 
+_ONCE = "Implicit() and OneStep() have no second derivatives: use adjoint=Unrolled() for them."
+
+
 class _Attach(torch.autograd.Function):
     """The solution X (m, n), with its gradient: V = φ′ ∘ (V A + g) for b, VᵀX for A."""
 
@@ -211,25 +215,8 @@ class _Attach(torch.autograd.Function):
             V = slope * g if ctx.solver is None else _solve_adjoint(f, slope, g, ctx.solver)
             dA = gradients(A, V, X) if any(ctx.needs_input_grad[4:]) else [None] * len(tensors)
         if torch.is_grad_enabled():  # V depends on A, which a second derivative would not see
-            V, *dA = (T if T is None else _Once.apply(T, g, b, *tensors) for T in (V, *dA))
+            V, *dA = (T if T is None else Once.apply(T, _ONCE, g, b, *tensors) for T in (V, *dA))
         return None, None, None, V, *dA
-
-
-class _Once(torch.autograd.Function):
-    """The first argument, which depends on the others in ways that are not followed."""
-
-    @staticmethod
-    def forward(T: Tensor, *causes: Tensor) -> Tensor:
-        return T.clone()
-
-    @staticmethod
-    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> None:
-        raise RuntimeError("Implicit() and OneStep() have no second derivatives: use "
-                           "adjoint=Unrolled() for them.")
 
 
 # `apply` asks for the signature at every call; finding it anew takes longer than a small step.

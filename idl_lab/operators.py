@@ -181,6 +181,26 @@ def inf_norm(A: LowRank, chunk: int = 64) -> Tensor:
     return (A.R @ A.L[at]).abs().sum()
 
 
+class Once(torch.autograd.Function):
+    """A gradient T that depends on other tensors in ways that are not followed.
+
+    Where a second derivative would pass through it, a RuntimeError says why there is none.
+    (torch's once_differentiable hides the tensors, and autograd.grad then passes it by.)
+    """
+
+    @staticmethod
+    def forward(T: Tensor, why: str, *causes: Tensor) -> Tensor:
+        return T.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        ctx.why = inputs[1]
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> None:
+        raise RuntimeError(ctx.why)
+
+
 class _RowSums(torch.autograd.Function):
     """Σ_j |L Rᵀ|_ij for every row i, (n,), a block of rows at a time."""
 

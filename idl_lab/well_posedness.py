@@ -18,6 +18,7 @@ from torch import Tensor
 
 from idl_lab import validation
 from idl_lab.activations import Activation, activation
+from idl_lab.operators import Once
 
 _EPS = float(np.finfo(np.float64).eps)
 _INVERSE_STEPS = 20  # of Noda's iteration, at each of which the right digits double
@@ -178,14 +179,17 @@ class _PerronRoot(torch.autograd.Function):
         return A.new_full((), pf.upper)  # new_tensor would wait for the device
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> Tensor:
         A, right, left = ctx.saved_tensors
-        return grad * A.sign() * torch.outer(left, right) / torch.dot(left, right)
+        slope = A.sign() * torch.outer(left, right) / torch.dot(left, right)
+        if torch.is_grad_enabled():  # the eigenvectors depend on A
+            slope = Once.apply(slope, "λ_PF(|A|) and constraint='perron' have no second "
+                               "derivatives; constraint='scale' and 'row' have them.", A)
+        return grad * slope
 
 
 def perron_root(A: Tensor) -> Tensor:
-    """Upper bound on λ_PF(|A|) of A (n, n), a scalar; differentiable where λ_PF is simple.
+    """Upper bound on λ_PF(|A|) of A (n, n), a scalar; once differentiable if λ_PF is simple.
 
     Parameters
     ----------

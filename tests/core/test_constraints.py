@@ -13,7 +13,8 @@ from torch.func import functional_call
 
 from idl_lab import ImplicitModel, constraints
 from idl_lab.constraints import CONSTRAINTS
-from idl_lab.fixed_point import Anderson, Picard
+from idl_lab.equilibrium import Unrolled
+from idl_lab.fixed_point import Anderson, PeacemanRachford, Picard
 from idl_lab.well_posedness import inf_norm, perron_frobenius
 
 KAPPA = 0.5
@@ -178,6 +179,39 @@ def test_the_solver_does_not_change_the_gradient(solver):
         model(mat(U)).sum().backward()
         grads.append(model.free_A.grad)
     assert torch.allclose(*grads, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("options", [
+    *({"constraint": c} for c in CONSTRAIN), {"constraint": "monotone"},
+    *({"constraint": c, "rank": 2} for c in ("scale", "row", None))], ids=str)
+def test_second_derivatives_are_right_or_refused(options):
+    """A product with the Hessian against central differences of the gradient."""
+    solver = PeacemanRachford(1e-14) if options["constraint"] == "monotone" else Picard(1e-14)
+    model = model_with(**options, n=5, solver=solver, adjoint=Unrolled(),
+                       generator=torch.Generator("cpu").manual_seed(0))
+    free = [p for name, p in model.named_parameters() if name.startswith("free")]
+    scale = 0.4 if options["constraint"] is None else 3.0  # outside, where there is a set
+    direction = [draw(k, *p.shape) for k, p in enumerate(free)]
+
+    def gradient(t, **create):
+        with torch.no_grad():
+            for p, at, v in zip(free, start, direction, strict=True):
+                p.copy_(at + t * v)
+        return torch.autograd.grad(model(draw(7, 6, 2)).square().sum(), free, **create)
+
+    start = [scale * p.detach() for p in free]
+    along = sum((g * v).sum() for g, v in zip(gradient(0.0, create_graph=True), direction,
+                                              strict=True))
+    if options["constraint"] == "perron":
+        rejects(lambda: torch.autograd.grad(along, free, retain_graph=True), RuntimeError,
+                "no second", "'scale'")
+        rejects(along.backward, RuntimeError, "no second", "'scale'")
+        return
+    found = torch.autograd.grad(along, free)
+    high, low = gradient(1e-5), gradient(-1e-5)
+    for one, up, down in zip(found, high, low, strict=True):
+        wanted = (up - down) / 2e-5
+        assert float((one - wanted).norm()) <= 1e-6 * float(wanted.norm()) and wanted.any()
 
 
 # ---- the object -----------------------------------------------------------------------------
