@@ -92,8 +92,7 @@ class Scale(Constraint):
     """
 
     def __call__(self, A: Tensor) -> Tensor:
-        # The norm's gradient is that of its largest row: through the whole matrix autograd would
-        # pass several times more.
+        # The norm is its largest row's: autograd would go through all rows several times.
         at = A.detach().abs().sum(dim=1).argmax()
         return A * _factor(radius(A, self.kappa), A.index_select(0, at).abs().sum())
 
@@ -309,3 +308,42 @@ def constraint(name: str | None, kappa: float, rank: int | None = None) -> Const
         raise ValueError(f"constraint={name!r} needs all of A, which rank={rank} never forms; with "
                          f"a rank there is {', '.join(map(repr, OF_FACTORS))} and None.")
     return Factors(kappa, rank, name)
+
+
+def to_bytes(name: str | None, kappa: float) -> Tensor:
+    """A constraint's name and κ as the bytes of a text, uint8, for a checkpoint.
+
+    Parameters
+    ----------
+    name : str or None
+    kappa : float
+    """
+    return torch.tensor(list(f"{name} {kappa!r}".encode()), dtype=torch.uint8, device="cpu")
+
+
+def kappa_of(state: Tensor, name: str | None) -> float:
+    """The κ in what `to_bytes` made.
+
+    Parameters
+    ----------
+    state : Tensor of uint8
+    name : str or None
+        The constraint that it is wanted for.
+
+    Raises
+    ------
+    ValueError
+        If it is of another constraint, or of none: averaged or scaled along with the parameters.
+    """
+    try:
+        saved, kappa = bytes(state.tolist()).decode().split()
+        kappa = float(kappa)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError("_extra_state must be the bytes (uint8) of a constraint's name and κ, "
+                         f"left as they are where parameters are averaged or cast; got {state}."
+                         ) from error
+    if saved != str(name):
+        raise ValueError(f"this checkpoint is of a model with constraint={saved}, which makes "
+                         f"another A of the same parameters than constraint={name} does: build "
+                         f"the model with constraint={saved}, or assign model.A.")
+    return kappa

@@ -56,14 +56,13 @@ class ImplicitModel(nn.Module):
     Attributes
     ----------
     A : Tensor, shape (n, n)
-        The matrix in use; one that is assigned is kept, as far as the constraint allows. Of a
-        network read off, sparse (CSR), and so is B.
+        The matrix in use, made at each call (torch.nn.init acts on ``free_A``); one assigned is
+        kept as far as the constraint allows. Of a network read off, sparse (CSR), and so is B.
     free_A : Parameter, shape (n, n)
         Of a sparse A its values, (entries,); with a rank there are free_L and free_R, (n, rank).
     constrain : constraints.Constraint
         The map; made anew when ``model.kappa`` is assigned.
-    B : Tensor, shape (n, p)
-    C : Tensor, shape (q, n)
+    B, C : Tensor, shapes (n, p) and (q, n)
     D : Tensor, shape (q, p), or None
     state_bias, output_bias : Tensor, shapes (n,) and (q,), or None
     blocks : tuple of networks.Block
@@ -127,6 +126,12 @@ class ImplicitModel(nn.Module):
     @kappa.setter
     def kappa(self, value: float) -> None:
         self.constrain = dataclasses.replace(self.constrain, kappa=value)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        # A Parameter torch would register under a name that is computed from others.
+        if isinstance(value, nn.Parameter) and (name == "A" or name == "B" and self.pattern_B):
+            value = value.detach()
+        super().__setattr__(name, value)
 
     def _free(self) -> tuple[nn.Parameter, ...]:
         return (self.free_A,) if self.rank is None else (self.free_L, self.free_R)
@@ -274,8 +279,7 @@ class ImplicitModel(nn.Module):
 
     def get_extra_state(self) -> Tensor:
         """The constraint's name and κ, which belong to a checkpoint, as the bytes of a text."""
-        words = f"{self.constraint} {self.kappa!r}".encode()
-        return torch.tensor(list(words), dtype=torch.uint8, device="cpu")
+        return constraints.to_bytes(self.constraint, self.kappa)
 
     def set_extra_state(self, state: Tensor) -> None:
         """Take over a checkpoint's κ.
@@ -285,15 +289,16 @@ class ImplicitModel(nn.Module):
         state : Tensor
             What `get_extra_state` gave.
         """
-        self.kappa = float(_words(state)[1])
+        self.kappa = constraints.kappa_of(state, self.constraint)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
-        # Under another constraint the same free matrix is another A: refused before any is copied.
-        saved = state_dict.get(f"{prefix}_extra_state")
-        if saved is not None and (name := _words(saved)[0]) != str(self.constraint):
-            raise ValueError(f"this checkpoint is of a model with constraint={name}, which makes "
-                             f"another A of the same parameters than constraint={self.constraint} "
-                             f"does: build the model with constraint={name}, or assign model.A.")
+        # Under another constraint the same free matrix is another A: refused before anything is
+        # copied here. In a larger net, what torch loads before this part is copied already.
+        if (saved := state_dict.get(f"{prefix}_extra_state")) is not None:
+            constraints.kappa_of(saved, self.constraint)
+        if (old := f"{prefix}parametrizations.A.original") in state_dict:
+            raise ValueError(f"this checkpoint is of an older version and does not say its κ: its "
+                             f"{old} is free_A of a model with the same constraint and kappa.")
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def injection(self, U: Tensor) -> Tensor:
@@ -393,8 +398,3 @@ class ImplicitModel(nn.Module):
                 f"kappa={self.kappa:g}, constraint={self.constraint!r}, {rank}"
                 f"bias={self.state_bias is not None}, feedthrough={self.D is not None}, "
                 f"solver={self.solver}, adjoint={self.adjoint}")
-
-
-def _words(state: Tensor) -> list[str]:
-    """The words that `ImplicitModel.get_extra_state` wrote."""
-    return bytes(state.tolist()).decode().split()

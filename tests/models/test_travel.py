@@ -13,6 +13,7 @@ import torch.distributed as dist
 from helpers import draw, mat, rejects
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
 from idl_lab import ImplicitModel, ImplicitRNN
 from idl_lab.constraints import CONSTRAINTS, Monotone, Row
@@ -110,6 +111,39 @@ def test_a_checkpoint_without_its_constraint_is_incomplete():
     with pytest.raises(RuntimeError, match="_extra_state"):
         model_of().load_state_dict(state)
     assert model_of(kappa=0.4).load_state_dict(state, strict=False).missing_keys
+    state["parametrizations.A.original"] = state.pop("free_A")
+    for strict in (True, False):
+        rejects(lambda strict=strict: model_of().load_state_dict(state, strict=strict), ValueError,
+                "older version", "parametrizations.A.original is free_A")
+
+
+@pytest.mark.parametrize("change", [lambda v: v.float() / 2, lambda v: v // 2, lambda v: None,
+                                    lambda v: v[:3], lambda v: v.new_full((4,), 255)])
+def test_a_constraint_that_was_averaged_with_the_parameters_is_refused_in_words(change):
+    state = model_of().state_dict()
+    state["_extra_state"] = change(state["_extra_state"])
+    rejects(lambda: model_of().load_state_dict(state), ValueError, "_extra_state", "κ")
+
+
+@pytest.mark.parametrize("use_buffers", [False, True])
+def test_torchs_averaged_model_averages_the_free_parameters(use_buffers):
+    one, two = model_of(0), model_of(1)
+    mean = AveragedModel(one, use_buffers=use_buffers)
+    for model in (one, two):
+        mean.update_parameters(model)
+    assert torch.allclose(mean.module.free_A, (one.free_A + two.free_A) / 2)
+    other = AveragedModel(model_of(2, kappa=0.3))
+    other.load_state_dict(mean.state_dict())
+    assert torch.equal(other(U), mean(U)) and other.module.kappa == 0.7
+
+
+@pytest.mark.parametrize("make", MODELS[:1] + MODELS[7:])
+def test_a_parameter_is_assigned_as_a_tensor_is(make):
+    model, other = make(), make()
+    model.A = nn.Parameter(0.5 * model.A.detach())
+    other.A = 0.5 * other.A.detach()
+    assert model.state_dict().keys() == other.state_dict().keys()
+    assert torch.equal(model(U), other(U))
 
 
 # ---- the free parameter ---------------------------------------------------------------------
