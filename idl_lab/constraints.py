@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from idl_lab import validation
-from idl_lab.operators import LowRank, inf_norm, rounding_of_sums, row_sums
+from idl_lab.operators import LowRank, largest_row_sum, rounding_of_sums, row_sums
 from idl_lab.well_posedness import perron_root
 
 
@@ -262,7 +262,7 @@ class Factors(Constraint):
             eps = rounding_of_sums(len(L), L.dtype) + self.rank * torch.finfo(L.dtype).eps
             slack = eps * (L.abs() @ R.abs().sum(dim=0))
         if self.constraint == "scale":
-            return LowRank(L * _factor(self.kappa, inf_norm(A) + slack.amax()), R)
+            return LowRank(L * _factor(self.kappa, largest_row_sum(A) + slack.amax()), R)
         return LowRank(L * _factor(self.kappa, row_sums(A) + slack)[:, None], R)
 
     def free(self, A: Tensor) -> tuple[Tensor, Tensor]:

@@ -152,7 +152,7 @@ def transpose(A: Operator) -> Operator:
 _ROWS = 256  # of L Rᵀ formed at a time: n · 256 numbers instead of n², in products still large
 
 
-def inf_norm(A: LowRank, chunk: int = 64) -> Tensor:
+def largest_row_sum(A: LowRank, chunk: int = 64) -> Tensor:
     """‖L Rᵀ‖∞ without forming the product; differentiable.
 
     A row's sum is at most √n ‖R l‖₂, which is cheap for all rows at once (a QR of R makes it

@@ -247,7 +247,7 @@ def _getattr(x: Value, name: str) -> tuple:
 READABLE = (
     "What can be read: Linear, Conv2d, BatchNorm, average pooling, Flatten, view, Dropout, "
     "indexing, padding, cat, means, sums of states, products with constants, and the activations "
-    "ReLU, ReLU6, LeakyReLU, Tanh, Sigmoid, ELU, Softplus and Hardtanh.")
+    + ", ".join(kind.__name__ for kind, call in ACTIVATION_MODULES.items() if call) + ".")
 
 _OVERWRITING = {"add": _add, "sub": lambda x, y, alpha=1.0: _add(x, y, -alpha),
                 "mul": _mul, "div": _div, "truediv": _div, "neg": lambda x: _mul(x, -1.0)}

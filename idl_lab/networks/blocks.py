@@ -13,8 +13,8 @@ from torch import Tensor
 
 from idl_lab import validation
 from idl_lab.activations import Activation, activation
+from idl_lab.constraints import radius
 from idl_lab.networks.patterns import from_scipy
-from idl_lab.operators import rounding_of_sums
 from idl_lab.well_posedness import units
 
 
@@ -192,8 +192,8 @@ class Network:
                              f"t φ(s), such as ReLU: {', '.join(names)} would give other "
                              f"predictions.")
         # Rounding to the net's dtype must not carry a row's sum over κ.
-        room = 1 - rounding_of_sums(len(self.state_bias), self.dtype)
-        v = units(from_scipy(self.A, torch.float64), kappa * room)
+        room = radius(from_scipy(self.A, self.dtype), kappa)
+        v = units(from_scipy(self.A, torch.float64), room)
         V, inverse = (scipy.sparse.diags_array(d) for d in (v.numpy(), 1 / v.numpy()))
         A, B, C = (scipy.sparse.csr_array(M) for M in (inverse @ self.A @ V, inverse @ self.B,
                                                  self.C @ V))

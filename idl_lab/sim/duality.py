@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 # In units of ‖φ‖‖t‖, the size of an entry of Φᵀt: a smaller gradient counts as zero in a column
 # that nothing holds.
 VANISHED = 1e-10
-ROUNDINGS = 16  # that the sums behind ‖ν‖² and νᵀt may have collected in each of their terms
+# That the sums behind ‖ν‖², νᵀt and an objective may have collected in each of their terms: two
+# points whose objectives differ by less cannot be told apart.
+ROUNDINGS = 16
 
 
 def lower_bound(problem: Problem, W: Tensor, Y: Tensor | None = None) -> Tensor:

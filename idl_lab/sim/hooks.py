@@ -33,7 +33,7 @@ _NONLINEAR = frozenset(
     "_transformer_encoder_layer_fwd".split())
 
 # Of the teacher's dtype, in one activation: its kernels differ from float64's by a few roundings.
-ROUNDINGS = 64
+KERNEL_ROUNDINGS = 64
 
 Batches = Iterable[Any]
 
@@ -296,7 +296,7 @@ def _block(name: str, module: nn.Module, Z: Tensor, X: Tensor, samples: int) -> 
     # Somebody's hook, or a later operation in place, may have changed what the module gave: the
     # states would then not obey X = φ(Z), and SIM would fit them all the same.
     S = Z.flatten(1).cpu().double()
-    slack = ROUNDINGS * torch.finfo(Z.dtype).eps * (1 + S.abs())
+    slack = KERNEL_ROUNDINGS * torch.finfo(Z.dtype).eps * (1 + S.abs())
     off = (phi(S) - X.flatten(1).cpu().double()).abs()
     if torch.isfinite(off).all() and not (off <= slack).all():
         raise ValueError(f"{name} gives other values than {phi.name} of its argument, by up to "

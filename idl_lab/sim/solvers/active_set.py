@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from idl_lab.sim.duality import ROUNDINGS
 from idl_lab.sim.problem import Problem
 
 PATIENCE = 100  # steps without progress after which a row is given up
@@ -24,7 +25,6 @@ BLOCK = 2**20  # numbers in the factored parts of Q that are held at a time
 # Cholesky factor; where it has none all the same, it grows.
 DAMPING = 1e-11
 DAMPING_GROWTH = 100
-ROUNDINGS = 16  # of the sums in an objective, within which two points cannot be told apart
 
 
 class ActiveSet:

@@ -13,13 +13,12 @@ from torch import Tensor
 from idl_lab import extras
 from idl_lab.bar import progress_bar
 from idl_lab.operators import LowRank
+from idl_lab.sim.duality import ROUNDINGS
 from idl_lab.sim.problem import Problem
 from idl_lab.sim.solvers.result import Iterate, SolveResult, SolveStats, SolveStatus
 
 if TYPE_CHECKING:
     from tqdm import tqdm
-
-ROUNDINGS = 16  # of ‖t‖², within which two objectives of a row cannot be told apart
 
 
 class Incumbent:
