@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 import cvxpy as cp
 import numpy as np
 from helpers import mat
-from torch import Tensor
 
 from idl_lab.sim.problem import Problem
-from idl_lab.sim.solvers import BaseSolver
 
 
 def problem(Phi: np.ndarray, T: np.ndarray, **options) -> Problem:
@@ -49,21 +43,6 @@ def data(seed: int = 0, m: int = 40, d: int = 12, k: int = 4) -> tuple[np.ndarra
     rng = np.random.default_rng(seed)
     Phi = rng.standard_normal((m, d))
     return Phi, 0.4 * Phi @ rng.standard_normal((d, k)) + 0.2 * rng.standard_normal((m, k))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fista(BaseSolver):
-    """Accelerated proximal gradient: what a solver of one's own takes."""
-
-    def iterates(self, problem: Problem) -> Iterator[Tensor]:
-        step = 1 / problem.spectrum[0].amax()
-        W = V = problem.zeros()
-        t = 1.0
-        while True:
-            before, W = W, problem.prox(V - step * problem.gradient(V), step)
-            t, t_before = (1 + math.sqrt(1 + 4 * t * t)) / 2, t
-            V = W + (t_before - 1) / t * (W - before)
-            yield W
 
 
 def _cases() -> dict[str, tuple[np.ndarray, np.ndarray, dict]]:

@@ -12,9 +12,10 @@ import torch
 from helpers import draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sim_cases import CASES, Fista, data, optimum, problem
+from sim_cases import CASES, data, optimum, problem
 from torch import Tensor
 
+from idl_lab.labs.sim_solvers.exercises import Momentum as Fista  # a solver of one's own
 from idl_lab.sim.problem import Problem
 from idl_lab.sim.solvers import ADMMSolver, CVXSolver, LeastSquareSolver, SolveStatus
 from idl_lab.sim.solvers.active_set import finish
@@ -152,7 +153,7 @@ def test_a_nearly_singular_gram_matrix_is_solved_too():
 def test_a_solver_of_ones_own_is_one_generator():
     p = made("usual")
     found, best = Fista(max_steps=20_000, **QUIET).solve(p), ADMMSolver(**QUIET).solve(p)
-    assert found.status is SolveStatus.SOLVED and found.stats.solver == "Fista"
+    assert found.status is SolveStatus.SOLVED and found.stats.solver == "Momentum"
     torch.testing.assert_close(found.stats.objective, best.stats.objective, rtol=3e-6, atol=0)
 
 
