@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
+from pathlib import Path
 from types import ModuleType
+
+
+def __dir__() -> list[str]:
+    return sorted(path.parent.name for path in Path(__file__).parent.glob("*/exercises.py"))
 
 
 def __getattr__(lab: str) -> ModuleType:
     # A lab's exercises are loaded when they are asked for, so that a new lab needs no entry here.
-    name = f"idl_lab.labs.{lab}"
-    if lab.startswith("_") or importlib.util.find_spec(name) is None:
-        raise AttributeError(f"there is no lab called {lab!r}.")
-    return importlib.import_module(f"{name}.exercises")
+    if lab not in __dir__():
+        raise AttributeError(f"there is no lab with exercises called {lab!r}; there is "
+                             f"{', '.join(__dir__())}.")
+    return importlib.import_module(f"idl_lab.labs.{lab}.exercises")

@@ -52,6 +52,12 @@ def test_a_verdict_is_shown_and_escaped():
     assert "&lt;b&gt;" in check.start_here.picard_step("<b>")._repr_html_()
 
 
-def test_an_unknown_lab_is_named():
-    with pytest.raises(AttributeError, match="there is no lab called 'start_her'"):
-        check.start_her  # noqa: B018
+@pytest.mark.parametrize("name", ["start_her", "kit", "check", "__path__", ""])
+def test_an_unknown_lab_is_an_attribute_that_is_not_there(name):
+    assert not hasattr(check, name)
+    with pytest.raises(AttributeError, match=f"called '{name}'; there is fixed_points, .*start"):
+        getattr(check, name)
+
+
+def test_each_lab_has_exercises():
+    assert len(dir(check)) == 10 and all(vars(getattr(check, lab)) for lab in dir(check))

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-
 import pytest
 import torch
 
-from idl_lab import labs
 from idl_lab.labs import check
 from idl_lab.labs.kit.exercise import Example, Exercise, Outcome
 from idl_lab.labs.kit.problems import generator
 
-EXERCISES = {f"{topic.name}.{name}": exercise
-             for topic in pkgutil.iter_modules(labs.__path__) if topic.ispkg
-             and importlib.util.find_spec(f"{labs.__name__}.{topic.name}.exercises")
-             for name, exercise in vars(getattr(check, topic.name)).items()
+EXERCISES = {f"{lab}.{name}": exercise
+             for lab in dir(check) for name, exercise in vars(getattr(check, lab)).items()
              if isinstance(exercise, (Exercise, Example))}
 FUNCTIONS = {name: e for name, e in EXERCISES.items() if isinstance(e, Exercise)}
 EXAMPLES = {name: e for name, e in EXERCISES.items() if isinstance(e, Example)}
