@@ -14,9 +14,24 @@ EXERCISES = {f"{lab}.{name}": exercise
              if isinstance(exercise, (Exercise, Example))}
 FUNCTIONS = {name: e for name, e in EXERCISES.items() if isinstance(e, Exercise)}
 EXAMPLES = {name: e for name, e in EXERCISES.items() if isinstance(e, Example)}
+
+
+class Unshown(Exception):
+    """Neither `repr` nor `str` works on it; called, it raises itself."""
+
+    def __repr__(self) -> str:
+        raise ValueError("no picture of me")
+
+    __str__ = __repr__
+
+    def __call__(self, *arguments: object) -> None:
+        raise self
+
+
 ODD = [None, 3, 1.5, "x", [1.0, 2.0], {}, torch.ones(2, 3, device="cpu"), int,
        torch.ones(4, dtype=torch.complex128, device="cpu"), lambda *arguments: "x",
-       lambda *arguments: 1j, lambda: 0.0, lambda *arguments: arguments[0], object(),
+       Unshown(), type("Silent", (), {"__repr__": Unshown.__repr__})(),
+       lambda *arguments: Unshown(), lambda *arguments: 1j, lambda: 0.0, lambda *arguments: arguments[0], object(),
        lambda *arguments: torch.ones(4, 4, device="cpu").to_sparse(),
        lambda *arguments: torch.tensor(float("nan"), device="cpu")]
 
@@ -52,8 +67,18 @@ def test_a_stub_that_returns_its_dots_is_not_attempted(exercise):
 
 @named(FUNCTIONS)
 def test_a_hard_coded_answer_is_not_right(exercise):
-    first = exercise.right(*exercise.inputs(generator()))
-    assert exercise(lambda *arguments: first).outcome is Outcome.HINT
+    draws = generator()
+    values = [exercise.right(*exercise.inputs(draws)) for _ in range(exercise.draws)]
+    assert len(values) > 1
+    for value in values:
+        assert exercise(lambda *arguments, value=value: value).outcome is Outcome.HINT
+
+
+@named(EXERCISES)
+def test_another_exercises_right_answer_is_not_right(exercise):
+    for other in EXERCISES.values():
+        if other is not exercise:
+            assert not exercise(other.right, **getattr(exercise, "options", {})).right
 
 
 @slips(FUNCTIONS)

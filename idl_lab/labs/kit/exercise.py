@@ -67,7 +67,10 @@ def _untouched(what: str) -> Verdict:
 
 @dataclass(frozen=True)
 class Exercise:
-    """A function to be written; called with an answer, it compares the two on fresh inputs.
+    """A function to be written; called with an answer, it compares the two on drawn inputs.
+
+    The draws are those of seed 0 in every call, so that a verdict can be repeated; they are several
+    and unlike the notebook's numbers, so that an answer copied from there is not right.
 
     Parameters
     ----------
@@ -112,10 +115,11 @@ class Exercise:
                 value = answer(*_copies(arguments))
                 if value is ... or value is None:
                     return _untouched(self.what)
-                number = torch.as_tensor(value).detach().to_dense().to(wanted)
+                tensor = torch.as_tensor(value).detach().to_dense()
+                number = tensor.to(wanted)
             except Exception as error:  # the reader's own code: say what it said
-                return hint(f"Your function raised {type(error).__name__}: {error}")
-            if number.shape != wanted.shape or torch.as_tensor(value).is_complex():
+                return hint(f"Your function raised {_said(error)}")
+            if number.shape != wanted.shape or tensor.is_complex():
                 return hint(f"{self.shape or f'The shape {tuple(wanted.shape)} is wanted'}, yours "
                             f"is {_shown(value)}.")
             given.append(number)
@@ -168,9 +172,9 @@ class Example:
             for holds, sentence in self.conditions:
                 if not holds(found):
                     return hint(sentence.format(found))
+            return Verdict(Outcome.RIGHT, self.praise.format(found))
         except Exception as error:  # the reader's own answer: say what was said of it
-            return hint(f"{type(error).__name__}: {error}")
-        return Verdict(Outcome.RIGHT, self.praise.format(found))
+            return hint(_said(error))
 
 
 def _copies(arguments: tuple) -> tuple:
@@ -184,5 +188,16 @@ def _close(value: Tensor, wanted: Tensor | float) -> bool:
 
 
 def _shown(value: Any) -> str:
-    text = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+    text = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else _text(repr, value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {_text(str, error)}"
+
+
+def _text(of: Callable[[Any], str], value: Any) -> str:
+    try:
+        return of(value)
+    except Exception:  # the reader's own __repr__ or __str__
+        return f"a {type(value).__name__} that cannot be shown"
