@@ -31,7 +31,8 @@ class Unshown(Exception):
 ODD = [None, 3, 1.5, "x", [1.0, 2.0], {}, torch.ones(2, 3, device="cpu"), int,
        torch.ones(4, dtype=torch.complex128, device="cpu"), lambda *arguments: "x",
        Unshown(), type("Silent", (), {"__repr__": Unshown.__repr__})(),
-       lambda *arguments: Unshown(), lambda *arguments: 1j, lambda: 0.0, lambda *arguments: arguments[0], object(),
+       lambda *arguments: Unshown(), lambda *arguments: 1j, lambda: 0.0,
+       lambda *arguments: arguments[0], object(),
        lambda *arguments: torch.ones(4, 4, device="cpu").to_sparse(),
        lambda *arguments: torch.tensor(float("nan"), device="cpu")]
 
