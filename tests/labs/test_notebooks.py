@@ -118,3 +118,10 @@ def test_readme_names_every_lab_and_only_files_that_exist():
     linked = set(re.findall(r"\]\(((?:notebooks|figures)/[^)]+)\)", readme))
     assert {f"notebooks/{p.name}" for p in LABS} <= linked
     assert all((ROOT / name).exists() for name in linked)
+
+
+def test_the_readmes_minutes_are_the_labs(lab):
+    path, notebook = lab
+    minutes = re.search(r"About (\d+) minutes to read; runs in under a minute on a laptop",
+                        notebook.cells[0].source)[1]
+    assert re.search(rf"{path.name}\) \| {minutes} \|", (ROOT / "README.md").read_text())
