@@ -99,15 +99,20 @@ def draw_gradient_errors(steps: Sequence[int], errors: Mapping[str, Sequence[flo
     ax = canvas.axes(ax)
     frame(ax, xlim=(0, k[-1] + 1), xlabel="fixed-point steps k", yscale="log",
           ylim=(10.0 ** _LOW / 3, 10.0 ** (_HIGH + 4)), title="Relative error")
-    for i, (values, width) in enumerate(zip(curves.values(), _widths(len(curves)), strict=True)):
-        shown = np.where(np.isfinite(values), np.maximum(values, 10.0 ** _LOW), np.nan)
-        line(ax, f"curve {i}", k, shown, color=COLOURS[i % len(COLOURS)], linewidth=width,
-             alpha=0.45 if i == 0 and len(curves) > 1 else 1.0)
-    line(ax, "step", [] if step is None else [step, step],
-         [] if step is None else [10.0 ** _LOW / 3, 10.0 ** _HIGH], "--", color=INK,
-         linewidth=0.8)
+    _by_steps(ax, k, {name: np.where(np.isfinite(c), np.maximum(c, 10.0 ** _LOW), np.nan)
+                      for name, c in curves.items()}, step, (10.0 ** _LOW / 3, 10.0 ** _HIGH))
     _names(ax, list(curves))
     return ax.figure
+
+
+def _by_steps(ax: Axes, k: np.ndarray, curves: Mapping[str, np.ndarray], step: int | None,
+              mark: tuple[float, float]) -> None:
+    """A curve a gradient, the first one pale, and a vertical line at the chosen step."""
+    for i, (values, width) in enumerate(zip(curves.values(), _widths(len(curves)), strict=True)):
+        line(ax, f"curve {i}", k, values, color=COLOURS[i % len(COLOURS)], linewidth=width,
+             alpha=0.45 if i == 0 and len(curves) > 1 else 1.0)
+    line(ax, "step", [] if step is None else [step, step], [] if step is None else list(mark),
+         "--", color=INK, linewidth=0.8)
 
 
 @styled
@@ -177,11 +182,7 @@ def draw_gradient_memory(steps: Sequence[int], saved: Mapping[str, Sequence[floa
     top = 2.0 ** np.ceil(np.log2(max(c.max() for c in curves.values()) / 1024 + 1e-9) + 0.15)
     frame(ax, xlim=(0, k[-1] + 1), ylim=(0, top), xlabel="fixed-point steps k",
           title="Kept for backward, KiB")
-    for i, (values, width) in enumerate(zip(curves.values(), _widths(len(curves)), strict=True)):
-        line(ax, f"curve {i}", k, values / 1024, color=COLOURS[i % len(COLOURS)], linewidth=width,
-             alpha=0.45 if i == 0 and len(curves) > 1 else 1.0)
-    line(ax, "step", [] if step is None else [step, step], [] if step is None else [0, 0.75 * top],
-         "--", color=INK, linewidth=0.8)
+    _by_steps(ax, k, {name: c / 1024 for name, c in curves.items()}, step, (0, 0.75 * top))
     _names(ax, list(curves), 0.04)
     return ax.figure
 
