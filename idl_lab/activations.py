@@ -150,8 +150,7 @@ ACTIVATION_CALLS: dict[str, Callable[..., Activation]] = {
     "hardtanh": lambda min_val=-1.0, max_val=1.0, inplace=False: _with_options(
         "hardtanh", min_val=min_val, max_val=max_val),
 }
-# torch's activation modules: the call that each is and its options among the module's attributes,
-# or None where only a measurement tells the slope.
+# torch's activation modules: their call and its options, or None where only measuring tells.
 ACTIVATION_MODULES: dict[type[nn.Module], tuple[str, str] | None] = {
     nn.ReLU: ("relu", "inplace"), nn.ReLU6: ("relu6", "inplace"), nn.Tanh: ("tanh", ""),
     nn.Sigmoid: ("sigmoid", ""), nn.LeakyReLU: ("leaky_relu", "negative_slope inplace"),

@@ -167,8 +167,7 @@ class Project(Constraint):
 
     def __call__(self, A: Tensor) -> Tensor:
         A = project_rows(A, radius(A, self.kappa))
-        # A row far outside is rounded in proportion to what it was, not to κ, and may end a
-        # little above it.
+        # A row far outside is rounded in proportion to what it was, and may end just above κ.
         return A * _factor(radius(A, self.kappa), A.detach().abs().sum(dim=1, keepdim=True))
 
 

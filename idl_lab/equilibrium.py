@@ -23,7 +23,6 @@ from idl_lab.fixed_point import Picard, Solver, check_solver, fixed_point, resha
 from idl_lab.fixed_point.solution import ConvergenceWarning, Solution
 from idl_lab.operators import (
     LowRank,
-    Once,
     Operator,
     StateMap,
     check_finite,
@@ -31,6 +30,7 @@ from idl_lab.operators import (
     from_leaves,
     gradients,
     leaves,
+    once,
 )
 
 
@@ -215,7 +215,7 @@ class _Attach(torch.autograd.Function):
             V = slope * g if ctx.solver is None else _solve_adjoint(f, slope, g, ctx.solver)
             dA = gradients(A, V, X) if any(ctx.needs_input_grad[4:]) else [None] * len(tensors)
         if torch.is_grad_enabled():  # V depends on A, which a second derivative would not see
-            V, *dA = (T if T is None else Once.apply(T, _ONCE, g, b, *tensors) for T in (V, *dA))
+            V, *dA = (T if T is None else once(T, _ONCE, g, b, *tensors) for T in (V, *dA))
         return None, None, None, V, *dA
 
 

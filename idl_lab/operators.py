@@ -181,12 +181,26 @@ def largest_row_sum(A: LowRank, chunk: int = 64) -> Tensor:
     return (A.R @ A.L[at]).abs().sum()
 
 
-class Once(torch.autograd.Function):
-    """A gradient T that depends on other tensors in ways that are not followed.
+def once(T: Tensor, why: str, *causes: Tensor) -> Tensor:
+    """A gradient that depends on other tensors in ways that are not followed.
 
     Where a second derivative would pass through it, a RuntimeError says why there is none.
     (torch's once_differentiable hides the tensors, and autograd.grad then passes it by.)
+
+    Parameters
+    ----------
+    T : Tensor
+        The gradient.
+    why : str
+        The sentence of the error.
+    *causes : Tensor
+        What it depends on.
     """
+    return _Once.apply(T, why, *causes)
+
+
+class _Once(torch.autograd.Function):
+    """Its first argument; see `once`."""
 
     @staticmethod
     def forward(T: Tensor, why: str, *causes: Tensor) -> Tensor:

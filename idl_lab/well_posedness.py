@@ -18,7 +18,7 @@ from torch import Tensor
 
 from idl_lab import validation
 from idl_lab.activations import Activation, activation
-from idl_lab.operators import Once
+from idl_lab.operators import once
 
 _EPS = float(np.finfo(np.float64).eps)
 _INVERSE_STEPS = 20  # of Noda's iteration, at each of which the right digits double
@@ -183,7 +183,7 @@ class _PerronRoot(torch.autograd.Function):
         A, right, left = ctx.saved_tensors
         slope = A.sign() * torch.outer(left, right) / torch.dot(left, right)
         if torch.is_grad_enabled():  # the eigenvectors depend on A
-            slope = Once.apply(slope, "λ_PF(|A|) and constraint='perron' have no second "
+            slope = once(slope, "λ_PF(|A|) and constraint='perron' have no second "
                                "derivatives; constraint='scale' and 'row' have them.", A)
         return grad * slope
 
