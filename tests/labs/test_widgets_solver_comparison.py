@@ -66,10 +66,6 @@ def endless(**more: BaseSolver) -> tuple[SolverComparison, threading.Event]:
     return SolverComparison(usual(), {"endless": Endless(going=going, **QUIET), **more}), going
 
 
-def picture(panel: SolverComparison) -> bytes:
-    return bytes(next(w for w in panel.children if isinstance(w, ipywidgets.Image)).value)
-
-
 def button(panel: SolverComparison, name: str) -> ipywidgets.Button:
     return next(w for w in panel.children[0].children if w.description == name)
 
@@ -98,9 +94,9 @@ async def until(condition: Callable[[], bool]) -> None:
 def test_a_run_in_this_thread_finds_what_the_solvers_find():
     panel = SolverComparison(usual(), {"ADMM": ADMM, "least squares": LEAST}, kappa=0.5, digits=1.0)
     assert panel.redraws == 1 and all(len(run) == 0 for run in panel.runs.values())
-    first, figure = picture(panel), panel.figure
+    first, figure = panel.picture, panel.figure
     panel.run(wait=True)
-    assert not panel.running and panel.redraws == 2 and picture(panel) != first
+    assert not panel.running and panel.redraws == 2 and panel.picture != first
     assert panel.figure is figure
     for name, solver in (("ADMM", ADMM), ("least squares", LEAST)):
         alone = solver.solve(dataclasses.replace(usual(), kappa=0.5, lam=10.0))
@@ -149,7 +145,7 @@ def test_a_saved_notebook_keeps_the_picture_of_the_run(monkeypatch):
     panel._ipython_display_()
     panel.run(wait=True)
     bundle = next(data for data in document.values() if "image/png" in data)
-    assert base64.b64decode(bundle["image/png"]) == picture(panel)
+    assert base64.b64decode(bundle["image/png"]) == panel.picture
     assert "SOLVED" in bundle["text/plain"]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import ipywidgets
 import torch
+import traitlets
 from IPython.display import display
 from matplotlib.figure import Figure
 
@@ -83,17 +84,29 @@ class Panel(ipywidgets.VBox):
     @property
     def text(self) -> str:
         """The state in words: every control's value, and what the picture's titles say."""
-        said = (f"{control.description} {_said(control.value)}"
-                for control in self.controls.values())
+        said = (f"{self.controls[name].description} {_said(value)}"
+                for name, value in self.values.items())
         return ", ".join(said) + ". " + readout(self.figure)
 
     @property
     def values(self) -> dict:
-        """The controls' values by name."""
-        return {name: control.value for name, control in self.controls.items()}
+        """The controls' values by name, numbers rounded to nine decimals."""
+        values = {name: control.value for name, control in self.controls.items()}
+        return {name: round(value, 9) + 0.0 if isinstance(value, float) else value
+                for name, value in values.items()}
+
+    @property
+    def picture(self) -> bytes:
+        """The picture as it is shown, a PNG file."""
+        return bytes(self._image.value)
+
+    @property
+    def message(self) -> str:
+        """What the panel says below the picture: the error of the last move, or nothing."""
+        return html.unescape(self._message.value)
 
     def set(self, **values) -> None:
-        """Move controls by name and draw once, at once.
+        """Move controls by name, a slider to its nearest step, and draw once, at once.
 
         Parameters
         ----------
@@ -215,46 +228,21 @@ def _from_browser(control: ipywidgets.Widget) -> bool:
 
 
 class _FloatSlider(ipywidgets.FloatSlider):
-    """A slider that keeps the value which code gave it.
+    """A slider whose values are those that the browser's slider can take, to the last bit.
 
-    The browser rounds what it is given to the slider's steps (0.99 to 0.9899999999999999) and
-    sends that back. If the kernel is busy then, the echo arrives after code has moved on, and
-    would undo its last move.
+    The browser moves what it is given to the slider's nearest step and, if that is another
+    number (0.9899999999999999 for 0.99), sends it back. That echo would undo a move that code
+    made meanwhile, or pass for the reader's. Of a value moved by the same arithmetic (noUiSlider
+    counts in per cent of the range) there is none.
     """
 
-    _ECHOES = 2  # at most: one under way while the kernel is busy, one that the browser holds back
-
-    def __init__(self, **settings) -> None:
-        self._told, self._heard = [settings["value"]], 0
-        super().__init__(**settings)
-        self.observe(self._tell, "value")
-
-    def _tell(self, change: dict) -> None:
-        if not _from_browser(self):
-            self._told.append(change["new"])
-            self._heard = 0
-
-    def set_state(self, sync_data: dict) -> None:
-        """Take what the browser sends (ipywidgets calls this), but for an echo."""
-        sync_data = dict(sync_data)
-        if "value" in sync_data and self._is_echo(sync_data["value"]):
-            del sync_data["value"]
-        super().set_state(sync_data)
-
-    def _is_echo(self, value: float) -> bool:
-        def rounds(told: float) -> bool:
-            return abs(value - told) < 0.500001 * self.step  # half a step may go either way
-
-        if rounds(self.value):
-            return True
-        late = [told for told in self._told if value != told and rounds(told)]
-        if late and self._heard < self._ECHOES:
-            self._told.remove(late[0])
-            self._heard += 1
-            self.send_state("value")
-            return True
-        self._told.clear()  # the reader moved the slider: whatever follows is the reader's
-        return False
+    @traitlets.validate("value")
+    def _validate_value(self, proposal: traitlets.Bunch) -> float:
+        value = super()._validate_value(proposal)
+        reach = self.max - self.min
+        step = 100 * self.step / reach
+        at = math.floor(100 * (value - self.min) / reach / step + 0.5) * step
+        return self.max if value >= self.max or at >= 100 else at * reach / 100 + self.min
 
 
 def slider(value: float, low: float, high: float, step: float, label: str) -> ipywidgets.Widget:
