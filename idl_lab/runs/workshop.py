@@ -17,6 +17,8 @@ def refresh(folder: Path) -> list[Path]:
     """Copy the labs into a folder, and replace what an older version copied there.
 
     A notebook that was changed since it was copied, or that came from elsewhere, stays as it is.
+    What was copied stands in a file of the folder; if that cannot be read, all notebooks count
+    as changed.
 
     Parameters
     ----------
@@ -26,7 +28,7 @@ def refresh(folder: Path) -> list[Path]:
     Returns
     -------
     list of Path
-        The notebooks that were kept, changed as they are.
+        The notebooks that were kept, changed as they are, though another version is shipped.
 
     Raises
     ------
@@ -39,22 +41,31 @@ def refresh(folder: Path) -> list[Path]:
         if folder.samefile(source):
             return []
         manifest = folder / MANIFEST
-        copied = json.loads(manifest.read_text(encoding="utf-8")) if manifest.exists() else {}
+        copied = _read(manifest)
         kept = []
         for lab in series.of(source):
             mine, content = folder / lab.name, lab.read_bytes()
-            now = _hash(mine.read_bytes()) if mine.exists() else None
-            if now not in (None, _hash(content), copied.get(lab.name)):
-                kept.append(mine)
+            now, new = _hash(mine.read_bytes()) if mine.exists() else None, _hash(content)
+            if now not in (None, new, copied.get(lab.name)):
+                if copied.get(lab.name) != new:  # one that was run and saved misses nothing
+                    kept.append(mine)
                 continue
-            if now != _hash(content):
+            if now != new:
                 mine.write_bytes(content)
-            copied[lab.name] = _hash(content)
+            copied[lab.name] = new
         manifest.write_text(json.dumps(copied, indent=1), encoding="utf-8")
     except OSError as error:
         raise ValueError(f"the labs cannot be copied to {folder} ({error.strerror}): name a "
                          f"folder that you may write to.") from None
     return kept
+
+
+def _read(manifest: Path) -> dict[str, str]:
+    try:
+        copied = json.loads(manifest.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # none yet, or broken: a start anew replaces nothing
+        return {}
+    return copied if isinstance(copied, dict) else {}
 
 
 def _hash(content: bytes) -> str:

@@ -63,6 +63,28 @@ def test_a_changed_file_is_kept_and_named_through_every_version(shipped, tmp_pat
     assert workshop.refresh(tmp_path / "mine") == [] and changed.read_text() == "version 3"
 
 
+def test_a_file_that_was_run_and_saved_is_named_only_when_another_version_is_shipped(shipped,
+                                                                                     tmp_path):
+    saved = tmp_path / "00_a.ipynb"
+    workshop.refresh(tmp_path)
+    saved.write_text("version 1, run and saved")
+    for _ in range(2):
+        assert workshop.refresh(tmp_path) == []
+    (shipped / "00_a.ipynb").write_text("version 2")
+    assert workshop.refresh(tmp_path) == [saved] and "run and saved" in saved.read_text()
+
+
+@pytest.mark.parametrize("broken", [b"", b"{", b"[1]", b"\xff"])
+def test_a_broken_list_of_what_was_copied_is_made_anew_and_replaces_nothing(shipped, tmp_path,
+                                                                          broken):
+    workshop.refresh(tmp_path)
+    (tmp_path / workshop.MANIFEST).write_bytes(broken)
+    (tmp_path / "00_a.ipynb").write_text("my answers")
+    assert workshop.refresh(tmp_path) == [tmp_path / "00_a.ipynb"]
+    assert (tmp_path / "00_a.ipynb").read_text() == "my answers"
+    assert list(json.loads((tmp_path / workshop.MANIFEST).read_text())) == ["01_b.ipynb"]
+
+
 def test_a_file_that_was_there_before_is_never_ours_to_replace(shipped, tmp_path):
     mine = tmp_path / "mine"
     mine.mkdir()
