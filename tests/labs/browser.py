@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import os
 import re
@@ -33,6 +34,26 @@ def notebook(path: Path, *cells: str) -> Path:
     made.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(made, path)
     return path
+
+
+def panel_cells(path: Path) -> list[str]:
+    """The code cells of a lab that its panel needs, and those that move it, in their order."""
+    wanted, kept = {"panel"}, []
+    for cell in reversed(nbformat.read(path, as_version=4).cells):
+        if cell.cell_type != "code":
+            continue
+        source = re.sub("^%.*", "", cell.source, flags=re.M)
+        nodes = list(ast.walk(ast.parse(source)))
+        names = [node for node in nodes if isinstance(node, ast.Name)]
+        loaded = {name.id for name in names if isinstance(name.ctx, ast.Load)}
+        made = {name.id for name in names if isinstance(name.ctx, ast.Store)}
+        made |= {(node.asname or node.name).split(".")[0] for node in nodes
+                 if isinstance(node, ast.alias)}
+        made |= {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        if wanted & made or "panel" in loaded:
+            kept.append(source)
+            wanted |= loaded
+    return kept[::-1]
 
 
 @contextlib.contextmanager
