@@ -5,12 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 
+import pandas as pd
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from idl_lab import training, validation
+from idl_lab.data import load
 from idl_lab.equilibrium import equilibrium
 from idl_lab.fixed_point import Solver
 from idl_lab.fixed_point.solution import ConvergenceWarning, Solution
@@ -154,3 +156,10 @@ def digits_teacher(seed: int = 0, *, hidden: Sequence[int] = (64, 32, 16), biase
     shuffled = DataLoader(first, 64, shuffle=True, generator=generator)
     training.fit(teacher, shuffled, epochs=epochs, progress=False)
     return teacher.eval(), DataLoader(first, 100), DataLoader(last, 100)
+
+
+def digits_model() -> tuple[ImplicitModel, pd.DataFrame]:
+    """A model of the digits with 40 states, after eight epochs, and the course of its training."""
+    train, test = load("digits", seed=0)
+    model = ImplicitModel(64, 10, 40, kappa=0.9, generator=generator(), device="cpu")
+    return model, training.fit(model, train, test, epochs=8, progress=False)

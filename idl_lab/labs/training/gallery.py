@@ -5,28 +5,19 @@ from __future__ import annotations
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from idl_lab.data import load
 from idl_lab.labs.kit.plots import draw_history
-from idl_lab.labs.kit.problems import generator
+from idl_lab.labs.kit.problems import digits_model
 from idl_lab.labs.training.plots import draw_sweep, draw_tolerance
 from idl_lab.labs.training.problems import paired_difference, tolerance_study
 from idl_lab.model import ImplicitModel
 from idl_lab.training import fit
 
 
-def _trained() -> tuple[ImplicitModel, Tensor, Tensor, object]:
-    train, test = load("digits", seed=0)
-    digits = ImplicitModel(64, 10, 40, kappa=0.9, generator=generator(), device="cpu")
-    history = fit(digits, train, test, epochs=8, progress=False)
-    U, labels = next(iter(test))
-    return digits, U, labels, history
-
-
 def history() -> Figure:
     """Eight epochs on the digits."""
-    return draw_history(_trained()[3])
+    return draw_history(digits_model()[1])
 
 
 def sweep() -> Figure:
@@ -53,7 +44,7 @@ def sweep() -> Figure:
 
 def tolerance() -> Figure:
     """A trained model solved to tol = 0.1: the bound promises nothing, the margins hold."""
-    digits, _, _, _ = _trained()
+    digits, _ = digits_model()
     U, labels = load("digits")[1].dataset.tensors
     table, scores, exact = tolerance_study(digits, U, labels, [10.0 ** k for k in range(-5, 3)])
     best = exact.topk(2, dim=1).values
