@@ -9,13 +9,17 @@ import time
 from collections.abc import Awaitable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from queue import Empty
 from typing import Any, BinaryIO
 
 import nbformat
 import papermill
 from ipykernel.kernelspec import RESOURCES, get_kernel_dict
+from jupyter_client.asynchronous import AsyncKernelClient
+from jupyter_client.channels import AsyncZMQSocketChannel
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
+from traitlets import Type
 
 from idl_lab.runs import series
 from idl_lab.runs.progress import Progress, Silent
@@ -160,6 +164,29 @@ def _log(target: Path) -> Path:
     return target.with_suffix(".log")
 
 
+class _LookingAgain(AsyncZMQSocketChannel):
+    """A channel that looks every second whether a message is there.
+
+    nbclient answers an Output widget by a send on the socket whose reply it awaits. A reply that
+    comes during that send wakes nobody: its run would wait for ever, the kernel idle.
+    """
+
+    async def get_msg(  # type: ignore[override]
+            self, timeout: float | None = None) -> dict[str, Any]:
+        end = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = 1.0 if end is None else min(1.0, max(0.0, end - time.monotonic()))
+            try:
+                return await super().get_msg(left)
+            except Empty:
+                if end is not None and time.monotonic() >= end:
+                    raise
+
+
+class _Client(AsyncKernelClient):
+    shell_channel_class = Type(_LookingAgain)
+
+
 def _this_python(log: BinaryIO) -> type:
     """A kernel manager that starts this interpreter, whatever kernels the user has installed.
 
@@ -171,6 +198,8 @@ def _this_python(log: BinaryIO) -> type:
             return KernelSpec(resource_dir=RESOURCES, env=pictures_inline, **get_kernel_dict())
 
     class ThisPython(AsyncKernelManager):
+        client_factory = Type(_Client)
+
         def __init__(self, **options: Any) -> None:
             super().__init__(**options, kernel_spec_manager=ThisPythonSpec(),
                              transport_encryption="auto")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import inspect
 import io
@@ -10,11 +11,16 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from queue import Empty
 
 import nbformat
 import papermill
 import pytest
+import zmq
+import zmq.asyncio
+from jupyter_client.session import Session
 
 from idl_lab.__main__ import main
 from idl_lab.labs.kit import record
@@ -99,6 +105,28 @@ def test_a_callback_that_raises_in_a_panel_fails_the_notebook(lab):
 def test_a_panel_that_works_is_fine(lab):
     lab("01_panel", "import ipywidgets\nipywidgets.interact(lambda x: print(x), x=(0, 2));")
     assert [r.status for r in runner.run_notebooks()] == ["ok"]
+
+
+def test_a_reply_that_comes_while_an_output_widget_is_answered_is_not_missed():
+    async def reply():
+        with zmq.Context() as theirs, zmq.asyncio.Context() as ours, \
+                theirs.socket(zmq.ROUTER) as kernel, ours.socket(zmq.DEALER) as socket:
+            socket.connect(f"tcp://127.0.0.1:{kernel.bind_to_random_port('tcp://127.0.0.1')}")
+            session = Session(key=b"key")
+            channel = runner._LookingAgain(socket, session)
+            channel.send(session.msg("execute_request"))
+            sender = kernel.recv_multipart()[0]
+            waiting = asyncio.ensure_future(channel.get_msg())
+            await asyncio.sleep(0.1)
+            session.send(kernel, "execute_reply", ident=sender)
+            time.sleep(0.1)  # it is here, and nobody was woken yet
+            channel.send(session.msg("comm_msg"))
+            message = await asyncio.wait_for(waiting, 30)
+            with pytest.raises(Empty):
+                await channel.get_msg(timeout=0.01)
+            return message["msg_type"]
+
+    assert asyncio.run(reply()) == "execute_reply"
 
 
 def test_a_kernel_that_dies_is_an_error_and_leaves_its_last_words(lab):
