@@ -1,7 +1,8 @@
-"""What not every user has or needs, imported where it is used: extras, torch's compiler."""
+"""What surrounds a call: extras that may be missing, and torch's compiler, transforms, autocast."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 from collections.abc import Callable
@@ -52,3 +53,28 @@ def never_compiled(function: Callable) -> Callable:
         return function(*args, **options)
 
     return run
+
+
+def transforms() -> list[str]:
+    """The torch.func transforms around this call, outermost first: "Grad", "Jvp", "Vmap"."""
+    stack = torch._C._functorch.get_interpreter_stack() or []
+    return [level.key().name for level in stack]
+
+
+def under_vmap() -> bool:
+    """Whether torch.vmap is around this call, so that numbers cannot be looked at."""
+    return torch._C._are_functorch_transforms_active() and "Vmap" in transforms()
+
+
+def full_precision(like: torch.Tensor) -> contextlib.AbstractContextManager:
+    """A context without autocast, which would compute a solve's products in 16 bits.
+
+    Parameters
+    ----------
+    like : Tensor
+        On the device that counts.
+    """
+    kind = like.device.type
+    if not torch.is_autocast_enabled(kind if kind != "meta" else "cpu"):
+        return contextlib.nullcontext()
+    return torch.autocast(kind, enabled=False)

@@ -14,6 +14,8 @@ from collections.abc import Container, Iterable, Mapping
 import torch
 from torch import Tensor
 
+from idl_lab.extras import under_vmap
+
 
 def tensor(name: str, value: Tensor, shape: str | None = None, *, like: Tensor | None = None,
            **sizes: int) -> Tensor:
@@ -54,11 +56,24 @@ def tensor(name: str, value: Tensor, shape: str | None = None, *, like: Tensor |
                          f"move one of them with .to(device).")
     # A sum is finite only if every entry is, and takes a fifteenth of the time of looking at each.
     # It may overflow where they are finite, so the slow look has the last word.
+    if not readable(value):
+        return value
     if not math.isfinite(value.detach().sum()) and not torch.isfinite(value).all():
         bad = int((~torch.isfinite(value)).sum())
         raise ValueError(f"{name} must be finite, got {bad} NaN or infinite of {value.numel()} "
                          f"entries.")
     return value
+
+
+def readable(value: Tensor) -> bool:
+    """Whether numbers of a tensor can be looked at: not under torch.vmap, nor without storage.
+
+    Parameters
+    ----------
+    value : Tensor
+    """
+    return not (under_vmap() or type(value) in (Tensor, torch.nn.Parameter) and value.is_meta
+                or torch.jit.is_tracing())
 
 
 def check_shape(name: str, value: Tensor, shape: str, **sizes: int) -> None:

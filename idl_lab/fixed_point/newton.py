@@ -24,7 +24,7 @@ class Newton(Solver):
 
     Parameters
     ----------
-    tol, max_steps
+    rtol, atol, max_steps
         As for `Solver`.
     damping : float
         β in (0, 1], of the Picard step that stands in where a jump failed.
@@ -55,7 +55,7 @@ class Newton(Solver):
         state : SolverState
         """
         fx, J = _value_and_jacobian(f, x)
-        measured = measure(x, fx, state, self.tol)
+        measured = measure(self, x, fx, state)
         guard = Guard(*state.memory)
         image = self.mix(x, fx)
         eye = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
@@ -94,7 +94,7 @@ class Broyden(Solver):
 
     Parameters
     ----------
-    tol, max_steps
+    rtol, atol, max_steps
         As for `Solver`.
     damping : float
         β in (0, 1], of the Picard step that stands in where a jump failed.
@@ -132,7 +132,7 @@ class Broyden(Solver):
         """
         H, last, last_r, known, *guard = state.memory
         guard, fx = Guard(*guard), f(x)
-        measured = measure(x, fx, state, self.tol)
+        measured = measure(self, x, fx, state)
         r = fx - x  # of g(x) = x − f(x) this is −g
         image = self.mix(x, fx)
 

@@ -10,7 +10,6 @@ from torch import Tensor
 from idl_lab.fixed_point.solver import Map, Solver, SolverState, measure
 
 _FURTHEST = 15  # steps at most without a test, so that a wrong guess costs little
-_LEAST_TOL = 1e-300  # stands for a tol of 0, whose logarithm is not finite
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,7 @@ class Picard(Solver):
 
     Parameters
     ----------
-    tol, max_steps, damping
+    rtol, atol, max_steps, damping
         As for `Solver`.
     """
 
@@ -39,7 +38,8 @@ class Picard(Solver):
         for _ in range(skip):
             x = self.mix(x, f(x))
         fx = f(x)
-        return self.mix(x, fx), fx, measure(x, fx, state, self.tol, skip)
+        image = self.damping == 1 and state.steps + skip > 0
+        return self.mix(x, fx), fx, measure(self, x, fx, state, image=image, skipped=skip)
 
     def untested(self, state: SolverState) -> int:
         """How many steps the residuals so far say are needed, less one.
@@ -53,6 +53,6 @@ class Picard(Solver):
         if not 0 < state.rate < 1:
             wanted = 2  # no rate is known yet: one step unseen, then a test
         else:
-            wanted = math.log(max(self.tol, _LEAST_TOL) / state.worst) / math.log(state.rate)
+            wanted = -math.log(state.worst) / math.log(state.rate)
         left = self.max_steps - state.steps
         return max(min(math.ceil(wanted) - 1, state.steps, _FURTHEST, left - 1), 0)

@@ -6,6 +6,7 @@ import contextlib
 import enum
 import warnings
 from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
@@ -15,9 +16,10 @@ from torch import Tensor
 class Status(enum.Enum):
     """How a fixed-point solve ended; the value is the sentence for the reader."""
 
-    CONVERGED = "every sample's residual is at most tol"
-    ROUNDING = "the residual is down to rounding: tol asks for more than the dtype resolves"
-    MAX_STEPS = "max_steps was reached before the residual came down to tol"
+    CONVERGED = "every sample's residual is within its tolerance"
+    ROUNDING = "the residual is down to rounding: the tolerance asks for more than the dtype has"
+    ILL_CONDITIONED = "the solve went through numbers whose rounding exceeds the solution's digits"
+    MAX_STEPS = "max_steps was reached before the residual came down to the tolerance"
     DIVERGED = "the residual grew instead of shrinking"
 
     @property
@@ -34,6 +36,24 @@ class ConvergenceError(RuntimeError):
     """A solve stopped before it reached its tolerance and the caller asked for an error."""
 
 
+_collected: ContextVar[list[str] | None] = ContextVar("collected", default=None)
+
+
+def warn(message: str) -> None:
+    """Give a ConvergenceWarning, or hand its text to the `one_warning` around this call.
+
+    (`warnings.catch_warnings` would change the filters of all threads.)
+
+    Parameters
+    ----------
+    message : str
+    """
+    if (collected := _collected.get()) is not None:
+        collected.append(message)
+    else:
+        warnings.warn(message, ConvergenceWarning, stacklevel=3)
+
+
 @contextlib.contextmanager
 def one_warning(of: str) -> Iterator[None]:
     """Merge the ConvergenceWarnings of many solves into one; ``of`` says whose they are.
@@ -43,16 +63,14 @@ def one_warning(of: str) -> Iterator[None]:
     of : str
         Such as ``"an epoch"``.
     """
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", ConvergenceWarning)
+    early: list[str] = []
+    token = _collected.set(early)
+    try:
         yield
-    early = [w for w in caught if issubclass(w.category, ConvergenceWarning)]
-    for other in caught:
-        if other not in early:
-            warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
+    finally:
+        _collected.reset(token)
     if early:
-        warnings.warn(f"{len(early)} solves of {of} stopped early, the last of them so: "
-                      f"{early[-1].message}", ConvergenceWarning, stacklevel=3)
+        warn(f"{len(early)} solves of {of} stopped early, the last of them so: {early[-1]}")
 
 
 @dataclass(frozen=True)
@@ -64,18 +82,18 @@ class Stats:
     steps : int
         Evaluations of the map.
     residual : Tensor, shape (...)
-        ‖f(x) − x‖∞ of each sample: the last where the solve succeeded, else the smallest, to which
-        the value belongs.
+        ‖f(x) − x‖∞ of each sample, at the value.
     value : Tensor, shape (..., n)
         The solution's, without its gradient.
-    tol : float
-        The tolerance that was asked for.
+    rtol, atol : float
+        The tolerances that were asked for.
     """
 
     steps: int
     residual: Tensor
     value: Tensor
-    tol: float
+    rtol: float
+    atol: float
 
     @property
     def size(self) -> Tensor:
@@ -91,10 +109,8 @@ class Stats:
     @property
     def converged(self) -> Tensor:
         """Which samples reached the tolerance, or what rounding leaves of it, (...) of bool."""
-        # f(x) − x is a difference of numbers of size ‖x‖∞, each rounded in a product and a sum.
-        rounding = 4 * torch.finfo(self.value.dtype).eps * self.size
-        return (self.residual <= self.tol) | (
-            (self.residual <= rounding) & self.residual.isfinite())
+        share = max(self.rtol, 4 * torch.finfo(self.value.dtype).eps)
+        return (self.residual <= self.atol + share * self.size) & self.residual.isfinite()
 
 
 @dataclass(frozen=True)
@@ -130,8 +146,7 @@ class Solution:
     Attributes
     ----------
     value : Tensor, shape (..., n)
-        The point that passed the test, f of the last one measured; where the solve failed,
-        each sample's point of smallest residual.
+        The point that passed the test; where the solve failed, each sample's best.
     status : Status
     stats : Stats
     trace : Trace

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 
 import torch
@@ -12,13 +11,13 @@ from idl_lab import validation
 from idl_lab.fixed_point.picard import Picard
 from idl_lab.fixed_point.solution import (
     ConvergenceError,
-    ConvergenceWarning,
     Solution,
     Stats,
     Status,
     Trace,
+    warn,
 )
-from idl_lab.fixed_point.solver import Map, Solver, check_solver
+from idl_lab.fixed_point.solver import SLOW, Map, Solver, check_solver, rounding
 from idl_lab.operators import StateMap
 
 
@@ -55,24 +54,18 @@ def fixed_point(f: Map, x: Tensor, solver: Solver = Picard(), *, keep_states: bo
     Warns
     -----
     ConvergenceWarning
-        If some sample did not converge; the message holds the residual and what to do. Also
-        where ``tol`` is below what a 16-bit dtype resolves: the solve then ends at rounding.
+        If some sample did not converge; the message holds the residual and what to do.
     """
     check_solver(solver)
     if isinstance(f, StateMap) and x.dim() == 2:
-        solution = _solve(f, x, solver, keep_states, lean)
+        solution = run(f, x, solver, keep_states, lean)
     else:
         validation.tensor("x", x)
         if x.dim() < 1 or x.shape[-1] == 0:
             raise ValueError(f"x must have shape (..., n) with n at least 1, got {tuple(x.shape)}.")
         flat = x.reshape(-1, x.shape[-1])
-        solution = reshape(_solve(_checked(f, x), flat, solver, keep_states, lean), x.shape[:-1])
-    sentence = _sentence(solution, solver)
-    if sentence:
-        if throw and not solution.status.ok:
-            raise ConvergenceError(sentence)
-        warnings.warn(sentence, ConvergenceWarning, stacklevel=2)
-    return solution
+        solution = reshape(run(_checked(f, x), flat, solver, keep_states, lean), x.shape[:-1])
+    return told(solution, throw)
 
 
 def _checked(f: Map, x: Tensor) -> Map:
@@ -91,31 +84,67 @@ def _checked(f: Map, x: Tensor) -> Map:
     return flat
 
 
-def _solve(f: Map, x: Tensor, solver: Solver, keep_states: bool, lean: bool) -> Solution:
+def run(f: Map, x: Tensor, solver: Solver, keep_states: bool = False, lean: bool = False
+        ) -> Solution:
+    """`fixed_point` for a batch (m, n) that was checked before, without a word on how it ended.
+
+    Parameters
+    ----------
+    f, x, solver, keep_states, lean
+        As for `fixed_point`.
+    """
     state = solver.init(x)
     states, steps = [x.detach()], []
     # Residuals go into one block that doubles when full. Kept as a tensor a step, they would lie
     # between the large temporaries and keep the allocator from using that memory again.
     log = x.new_empty(16, len(x))
     status = Status.CONVERGED if len(x) == 0 else None
-    fx = x
+    value, residual, slow = x, log[0], False
+
+    def tested(residual: Tensor, after: int) -> None:
+        nonlocal log
+        if len(steps) == len(log):
+            log = torch.cat([log, torch.empty_like(log)])
+        log[len(steps)] = residual
+        steps.append(after)
+
     while status is None:
         skip = solver.untested(state) if lean and state.steps and not keep_states else 0
         x, fx, state = solver.step(f, x, state, skip) if skip else solver.step(f, x, state)
-        status = solver.terminate(fx, state)
-        if len(steps) == len(log):
-            log = torch.cat([log, torch.empty_like(log)])
-        log[len(steps)] = state.residual
-        steps.append(state.steps)
-        if keep_states:
-            states.append((fx if status else x).detach())
-    value = fx if status.ok else state.best
-    residual = state.best_residual if not status.ok else log[len(steps) - 1] if steps else log[0]
+        value, residual, status = state.point, state.residual, solver.terminate(state)
+        slow = slow or state.rate > SLOW
+        tested(residual, state.steps)
+        if status is not None and status.ok and not state.image:
+            # An accelerated point may be far from f(x) where f expands, and is no value of φ.
+            states.append(fx.detach())
+            value, again, state = fx, f(fx), replace(state, steps=state.steps + 1)
+            residual = _residual(value, again)
+            tested(residual, state.steps)
+            if not solver.reached(value, residual, state.first).all():
+                status = Status.MAX_STEPS if state.steps >= solver.max_steps else None
+        states.append(x.detach())
+        if not keep_states:
+            states.clear()
+    if not status.ok:
+        value = state.best
+        residual = _residual(value, f(value))
+    elif slow and _is_drowned(value, log[:len(steps)]):
+        status = Status.ILL_CONDITIONED
     return Solution(
-        value, status,
-        Stats(state.steps, residual, value.detach(), solver.tol),
+        value, status, Stats(state.steps, residual, value.detach(), solver.rtol, solver.atol),
         Trace(log[:len(steps)], tuple(steps) if lean else None,
               torch.stack(states) if keep_states else None))
+
+
+@torch.no_grad()
+def _residual(x: Tensor, fx: Tensor) -> Tensor:
+    return (fx - x).abs_().amax(dim=1)
+
+
+def _is_drowned(x: Tensor, residuals: Tensor) -> bool:
+    """Whether rounding of what a solve went through may reach a thousandth of some solution."""
+    size = x.detach().abs().amax(dim=1)
+    return bool(((rounding(x.dtype) * residuals.amax(dim=0) > 1e-3 * size) & (size > 0)).any())
 
 
 def reshape(solution: Solution, lead: torch.Size) -> Solution:
@@ -138,19 +167,44 @@ def reshape(solution: Solution, lead: torch.Size) -> Solution:
               None if states is None else states.reshape(len(states), *lead, n)))
 
 
-def _sentence(solution: Solution, solver: Solver) -> str:
+def told(solution: Solution, throw: bool = False) -> Solution:
+    """The solution, after a warning, or an error, where it is not within its tolerance.
+
+    Parameters
+    ----------
+    solution : Solution
+    throw : bool
+        Raise instead of warning.
+
+    Raises
+    ------
+    ConvergenceError
+        With ``throw``, if its status is not ok.
+    """
+    if (sentence := _sentence(solution)) and throw and not solution.status.ok:
+        raise ConvergenceError(sentence)
+    if sentence:
+        warn(sentence)
+    return solution
+
+
+def _sentence(solution: Solution) -> str:
     """What the caller should know of how the solve ended; empty where all is well."""
-    if solution.status is Status.CONVERGED:
-        return ""
     stats, dtype = solution.stats, solution.value.dtype
+    if solution.status is Status.CONVERGED or (solution.status.ok and dtype.itemsize > 2):
+        return ""
     worst = float(stats.residual.max())
     if solution.status is Status.ROUNDING:
-        eps = torch.finfo(dtype).eps
-        return "" if dtype.itemsize > 2 else (
-            f"tol={solver.tol:g} is below what {dtype} resolves (eps = {eps:.1e}): the solve ended "
-            f"at rounding with residual {worst:.2e}. Give a tol of {4 * eps:.0e} or more, or use "
-            f"float32.")
+        return (f"rtol={stats.rtol:g} is below what {dtype} resolves (eps = "
+                f"{torch.finfo(dtype).eps:.1e}): the solve ended at rounding with residual "
+                f"{worst:.2e}. Give an rtol of {rounding(dtype):.0e} or more, or use float32.")
+    if solution.status is Status.ILL_CONDITIONED:
+        return (f"{solution.status.value}: residuals of up to "
+                f"{float(solution.trace.residuals.max()):.1e} on the way to a solution of "
+                f"{float(stats.size.min()):.1e} in {dtype}. Use float64, or a "
+                f"smaller A.")
     left = int((~stats.converged).sum())
     return (f"{solution.status.value}: {left} of {stats.residual.numel()} samples did not reach "
-            f"tol={solver.tol:g} in {stats.steps} steps (residual at best {worst:.2e}). Keep ‖A‖∞ "
-            f"below 1 (certificate() says what holds), raise max_steps, or use Anderson().")
+            f"rtol={stats.rtol:g}, atol={stats.atol:g} in {stats.steps} steps (residual at best "
+            f"{worst:.2e}). Keep ‖A‖∞ below 1 (certificate() says what holds), raise max_steps, or "
+            f"use Anderson().")

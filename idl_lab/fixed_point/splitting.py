@@ -23,7 +23,7 @@ class PeacemanRachford(Solver):
 
     Parameters
     ----------
-    tol, max_steps
+    rtol, atol, max_steps
         As for `Solver`.
     damping : float
         β in (0, 1]; 1 is Peaceman–Rachford, 1/2 is Douglas–Rachford, slower and safer.
@@ -73,9 +73,9 @@ class PeacemanRachford(Solver):
         x = self._prox(f, u)
         y = 2 * x - u
         w = torch.addmm(shift, y, inverse)
-        fw = f.phi(((1 + a) * w - y) / a)  # Aw + b, without a product
+        fw = f.act(((1 + a) * w - y) / a)  # Aw + b, without a product
         following = u + 2 * self.damping * (w - x)
-        measured = measure(w, fw, state, self.tol)
+        measured = measure(self, w, fw, state)
         return self._prox(f, following), fw, replace(measured, memory=(following, inverse, shift))
 
     def _inverse(self, f: StateMap) -> Tensor:
@@ -87,7 +87,7 @@ class PeacemanRachford(Solver):
         if not (phi.increasing and phi.non_expansive):
             raise ValueError(f"PeacemanRachford needs an increasing non-expansive φ, the proximal "
                              f"map of a convex function; {phi.name} is not.")
-        if self.alpha != 1 and not phi.homogeneous:
+        if self.alpha != 1 and not phi.homogeneous and f.slopes is None:
             raise ValueError(f"alpha={self.alpha:g} needs a positively homogeneous φ such as relu; "
                              f"for {phi.name} give alpha=1.")
         A = dense(f.A)
@@ -96,7 +96,7 @@ class PeacemanRachford(Solver):
 
     def _prox(self, f: StateMap, u: Tensor) -> Tensor:
         """The proximal map of α times the function whose proximal map is φ."""
-        x = f.phi(u)
+        x = f.act(u)
         if self.alpha == 1:
             return x
         # φ's slope on u's side of zero, a constant there: φ is homogeneous where alpha is not 1.

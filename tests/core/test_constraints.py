@@ -21,7 +21,7 @@ KAPPA = 0.5
 NORM_BOUND = ["scale", "row", "project"]
 
 
-def model_with(constraint, phi="tanh", n=4, p=2, kappa=KAPPA, solver=Picard(tol=1e-13), **options):
+def model_with(constraint, phi="tanh", n=4, p=2, kappa=KAPPA, solver=Picard(rtol=1e-13), **options):
     return ImplicitModel(p, 3, n, activation=phi, kappa=kappa, constraint=constraint, solver=solver,
                          device="cpu", dtype=torch.float64, **options)
 
@@ -158,18 +158,18 @@ def test_ignoring_the_constraint_would_be_noticed(constraint):
         model.free_A.copy_(mat(raw))
         model.B.copy_(mat(B))
     free = ImplicitModel.from_matrices(model.A.detach(), model.B.detach(), model.C.detach(),
-                                       activation="tanh", solver=Picard(tol=1e-13))
+                                       activation="tanh", solver=Picard(rtol=1e-13))
     for m in (model, free):
         (m.equilibrium(mat(U)).value * W).sum().backward()
     right, wrong = model.free_A.grad, free.A.grad
     assert float((right - wrong).norm() / right.norm()) > 0.3
 
 
-@pytest.mark.parametrize("solver", [Anderson(tol=1e-13), Picard(1e-13, damping=0.7)])
+@pytest.mark.parametrize("solver", [Anderson(rtol=1e-13), Picard(1e-13, damping=0.7)])
 def test_the_solver_does_not_change_the_gradient(solver):
     raw, B, U = problem("project", "tanh")
     grads = []
-    for s in (Picard(tol=1e-13), solver):
+    for s in (Picard(rtol=1e-13), solver):
         model = model_with("project", solver=s)
         with torch.no_grad():
             model.free_A.copy_(mat(raw))

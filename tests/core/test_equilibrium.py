@@ -13,7 +13,7 @@ from idl_lab.equilibrium import Implicit, OneStep, Unrolled, equilibrium
 from idl_lab.fixed_point import Anderson, Newton, Picard
 from idl_lab.fixed_point.solution import ConvergenceError, ConvergenceWarning, Status
 
-TIGHT = Picard(tol=1e-13)
+TIGHT = Picard(rtol=1e-13)
 
 
 def problem(seed=0, n=5, m=3, norm=0.8):
@@ -30,7 +30,7 @@ def gradients(A, b, W, phi, **options):
 
 
 @pytest.mark.parametrize("phi", PHI)
-@pytest.mark.parametrize("solver", [TIGHT, Picard(1e-13, damping=0.8), Anderson(tol=1e-13)])
+@pytest.mark.parametrize("solver", [TIGHT, Picard(1e-13, damping=0.8), Anderson(rtol=1e-13)])
 def test_value_is_the_plain_loops(phi, solver):
     A, b, _ = problem()
     solution = equilibrium(A, b, phi, solver=solver)
@@ -56,7 +56,7 @@ def test_implicit_gradient_is_the_implicit_function_theorem(seed, phi):
 
 
 @pytest.mark.parametrize("phi", PHI)
-@pytest.mark.parametrize("solver", [TIGHT, Picard(1e-13, damping=0.7), Anderson(tol=1e-13)],
+@pytest.mark.parametrize("solver", [TIGHT, Picard(1e-13, damping=0.7), Anderson(rtol=1e-13)],
                          ids=["picard", "damped", "anderson"])
 def test_unrolled_equals_implicit_at_tight_tolerance(phi, solver):
     A, b, W = problem(4)
@@ -70,7 +70,7 @@ def test_unrolled_equals_implicit_at_tight_tolerance(phi, solver):
 def test_a_sample_that_is_done_early_does_not_spoil_andersons_unrolled_gradient(early):
     """Its residuals are 0, or so small that their squares' inverse roots overflow when cubed."""
     A, b, W = mat([[0, 0], [0, 0.9]]), mat([[1, 1], early]), mat([[1, 1], [1, 0]])
-    solver = Anderson(tol=1e-12)
+    solver = Anderson(rtol=1e-12)
     through = gradients(A, b, W, "tanh", solver=solver, adjoint=Unrolled())
     for one, other in zip(gradients(A, b, W, "tanh", solver=TIGHT), through, strict=True):
         assert torch.allclose(one, other, atol=1e-6) and one.abs().max() > 0.1

@@ -17,7 +17,7 @@ from idl_lab.fixed_point import Picard
 from idl_lab.networks import blockwise
 from idl_lab.well_posedness import Condition
 
-SOLVER = Picard(tol=1e-13, max_steps=2000)
+SOLVER = Picard(rtol=1e-13, max_steps=2000)
 
 
 def make(seed, p, q, n, phi="relu", bias=False, feedthrough=True, norm=0.6, **options):

@@ -27,8 +27,8 @@ CONSTRAINTS = ["scale", "row", "project", "perron", "triangular", "monotone", No
 def model_with(seed=0, p=3, q=2, n=6, **options):
     generator = torch.Generator("cpu").manual_seed(seed)
     options = {"device": "cpu", "dtype": torch.float64, **options}
-    options.setdefault("solver", PeacemanRachford(tol=1e-13)
-                       if options.get("constraint") == "monotone" else Picard(tol=1e-13))
+    options.setdefault("solver", PeacemanRachford(rtol=1e-13)
+                       if options.get("constraint") == "monotone" else Picard(rtol=1e-13))
     model = ImplicitModel(p, q, n, generator=generator, **options)
     if options.get("constraint", "scale") is None:
         with torch.no_grad():

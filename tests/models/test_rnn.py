@@ -24,7 +24,7 @@ TORCH = {"relu": torch.relu, "tanh": torch.tanh}
 
 
 def options_with(seed=0, **options):
-    return {"device": "cpu", "dtype": torch.float64, "solver": Picard(tol=1e-13),
+    return {"device": "cpu", "dtype": torch.float64, "solver": Picard(rtol=1e-13),
             "generator": torch.Generator("cpu").manual_seed(seed), "kappa": 0.8, **options}
 
 
@@ -135,8 +135,8 @@ def test_gradcheck(constraint):
 
 
 @pytest.mark.parametrize("options", [
-    {"adjoint": Unrolled()}, {"solver": Anderson(tol=1e-13)},
-    {"adjoint": Implicit(Anderson(tol=1e-13))}])
+    {"adjoint": Unrolled()}, {"solver": Anderson(rtol=1e-13)},
+    {"adjoint": Implicit(Anderson(rtol=1e-13))}])
 def test_other_solvers_and_adjoints_give_the_same(options):
     u, results = draw(9, 3, 5, 2), []
     for given_options in ({}, options):
@@ -409,7 +409,7 @@ def test_certificate_and_repr():
     model = rnn_with(kappa=0.5)
     assert model.certificate().condition is model.recurrent.certificate().condition
     assert model.certificate().condition is Condition.NORM
-    for fragment in ("2, 3, 5", "kappa=0.5", "Picard(tol=1e-13", "out_features=2"):
+    for fragment in ("2, 3, 5", "kappa=0.5", "Picard(rtol=1e-13", "out_features=2"):
         assert fragment in repr(model)
 
 
@@ -427,7 +427,7 @@ def test_public_names():
 
 
 def test_one_warning_for_a_sequence():
-    cell = cell_with(solver=Picard(tol=1e-12, max_steps=2))
+    cell = cell_with(solver=Picard(rtol=1e-12, max_steps=2))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         cell(draw(0, 2, 7, 2))

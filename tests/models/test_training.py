@@ -44,7 +44,7 @@ def quick(model, *args, **options):
 def test_digits_reach_93_percent_with_the_norm_in_the_ball_throughout(constraint):
     train, test = data.load("digits", batch_size=64, seed=0)
     model = ImplicitModel(64, 10, 40, kappa=0.95, constraint=constraint,
-                          solver=Picard(tol=1e-5, max_steps=500),
+                          solver=Picard(rtol=1e-5, max_steps=500),
                           generator=torch.Generator().manual_seed(0))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     norms = []

@@ -19,7 +19,7 @@ def _methods() -> tuple[dict, Tensor]:
     b = normal(1, 12, generator=draws).abs()
     solvers = {"Picard": Picard(), "damped 0.5": Picard(damping=0.5), "Anderson": Anderson()}
     solutions = {name: solve_quietly(A, b, "relu", solver) for name, solver in solvers.items()}
-    return solutions, equilibrium(A, b, solver=Anderson(tol=1e-12)).value[0]
+    return solutions, equilibrium(A, b, solver=Anderson(rtol=1e-12)).value[0]
 
 
 def residuals() -> Figure:

@@ -45,7 +45,7 @@ def convergence_panel(n: int = 12, kappa: float = 0.9, kind: str = "positive",
         solvers = {"Picard": Picard(TOL, max_steps=MAX_STEPS),
                    f"damped {damping:.2g}": Picard(TOL, max_steps=MAX_STEPS, damping=damping),
                    "Anderson": Anderson(TOL, max_steps=MAX_STEPS)}
-        exact = solve_quietly(A, b, activation, Newton(tol=1e-12))
+        exact = solve_quietly(A, b, activation, Newton(rtol=1e-12))
         return {name: solve_quietly(A, b, activation, solver)
                 for name, solver in solvers.items()}, exact.value[0] if exact.status.ok else None
 

@@ -58,7 +58,7 @@ def gradient_problem(n: int, kappa: float, listens: str = "all", phi: str = "rel
     b = torch.randn(samples, n, generator=generator, dtype=A.dtype, device=A.device).abs()
     g = torch.full_like(b, -0.5)
     g[:, 0] = 1.0
-    return A, b, equilibrium(A, b, phi, solver=Anderson(tol=1e-13)).value - g
+    return A, b, equilibrium(A, b, phi, solver=Anderson(rtol=1e-13)).value - g
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def measure_gradient(A: Tensor, injection: Tensor, target: Tensor, phi: str = "r
     phi : str
     adjoint : Implicit, Unrolled or OneStep
     solver : Picard or Anderson
-        ``Picard(tol=0, max_steps=k)`` takes k steps, and `Implicit` k adjoint steps.
+        ``Picard(rtol=0, max_steps=k)`` takes k steps, and `Implicit` k adjoint steps.
 
     Returns
     -------
@@ -165,7 +165,7 @@ def exact_gradient(A: Tensor, injection: Tensor, target: Tensor, phi: str = "rel
     A, injection, target, phi
         As for `gradients_after`.
     """
-    return measure_gradient(A, injection, target, phi, solver=Anderson(tol=1e-13))
+    return measure_gradient(A, injection, target, phi, solver=Anderson(rtol=1e-13))
 
 
 def relative_error(value: Tensor, exact: Tensor) -> float:

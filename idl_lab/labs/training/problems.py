@@ -91,7 +91,7 @@ def tolerance_study(model: ImplicitModel, U: Tensor, labels: Tensor, tols: Seque
         solution = equilibrium(model.A, b, model.activation, solver=solver, keep_states=True)
         return model.output(solution.value, U), solution.stats.steps
 
-    exact, _ = predict(Anderson(tol=0.0))
+    exact, _ = predict(Anderson(rtol=0.0))
     scores, rows = [], []
     for tol in tols:
         Y, steps = predict(dataclasses.replace(model.solver, tol=tol))
