@@ -1,0 +1,6 @@
+"""The equilibrium of any torch module: z = f(z, u), with the gradients of `idl_lab.equilibrium`."""
+
+from idl_lab.layer.equilibrium_layer import EquilibriumLayer
+from idl_lab.layer.function_map import FunctionMap
+
+__all__ = ["EquilibriumLayer", "FunctionMap"]
