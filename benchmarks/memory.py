@@ -43,12 +43,12 @@ def _gradient(adjoint: Adjoint, steps: int) -> float:
     b = torch.rand(1024, 256, generator=generator)
     warnings.simplefilter("ignore")
     equilibrium(A.requires_grad_(), b[:2], adjoint=adjoint,
-                solver=Picard(0.0, 2)).value.sum().backward()
+                solver=Picard(0.0, max_steps=2)).value.sum().backward()
     ballast, before = [], peak_memory()
     while peak_memory() < before + 2**20:  # imports peaked higher than they left off
         ballast.append(torch.ones(2**18))
     before = peak_memory()
-    equilibrium(A, b, adjoint=adjoint, solver=Picard(0.0, steps)).value.sum().backward()
+    equilibrium(A, b, adjoint=adjoint, solver=Picard(0.0, max_steps=steps)).value.sum().backward()
     return (peak_memory() - before) / 2**20
 
 

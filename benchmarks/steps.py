@@ -177,7 +177,7 @@ def hard_instance(repeats: int) -> pd.DataFrame:
     rows = []
     for _ in range(repeats):
         row = {}
-        for name, solver in (("Picard", Picard(1e-6, 10_000)), ("Anderson", Anderson(1e-6))):
+        for name, solver in (("Picard", Picard(1e-6, max_steps=10_000)), ("Anderson", Anderson(1e-6))):
             start = time.perf_counter()
             solution = equilibrium(A, b, solver=solver)
             row[name] = 1e3 * (time.perf_counter() - start)

@@ -312,14 +312,19 @@ class _Solve:
     def derivative(self, f: StateMap, solver: Solver, name: str) -> Tensor:
         """The fixed point of a linear map that a derivative is; itself differentiable."""
         solution = _Solve(f, solver).at(None)
-        if not solution.status.ok:
-            stats = solution.stats
-            relative, left = float(stats.relative.max()), int((~stats.converged).sum())
-            sentence = (f"the {name} solve stopped early ({solution.status.value}): in {left} of "
-                        f"{stats.residual.numel()} samples the relative residual is up to "
-                        f"{relative:.2e} after {stats.steps} steps, so gradients are inexact. "
-                        f"Lower kappa, or give adjoint=Implicit(solver) more steps.")
-            warn(sentence)
+        if solution.status.ok:
+            return solution.value
+        stats = solution.stats
+        lost = ~stats.residual.isfinite()
+        left = int((~stats.converged & ~lost).sum())
+        if left:
+            worst = float(stats.relative[~lost].max())
+            warn(f"the {name} solve stopped early ({solution.status.value}): in {left} of "
+                 f"{len(lost)} samples the relative residual is up to {worst:.2e} after "
+                 f"{stats.steps} steps, so gradients are inexact. Lower kappa, or give "
+                 f"adjoint=Implicit(solver) more steps.")
+        if lost.any() and len(solution.value) == len(lost):  # handed on as they are, as torch does
+            return torch.where(lost[:, None], f(f.zero()), solution.value)
         return solution.value
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import sys
 import warnings
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -50,8 +51,12 @@ def warn(message: str) -> None:
     """
     if (collected := _collected.get()) is not None:
         collected.append(message)
-    else:
-        warnings.warn(message, ConvergenceWarning, stacklevel=3)
+        return
+    frame, level = sys._getframe(1), 2  # the line that is shown is the user's
+    ours = ("idl_lab.", "torch.", "contextlib")
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith(ours):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, ConvergenceWarning, stacklevel=level)
 
 
 @contextlib.contextmanager

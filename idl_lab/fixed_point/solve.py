@@ -126,8 +126,7 @@ def run(f: Map, x: Tensor, solver: Solver, keep_states: bool = False, lean: bool
         if not keep_states:
             states.clear()
     if not status.ok:
-        value = state.best
-        residual = _residual(value, f(value))
+        value, residual = state.best, state.best_residual
     elif slow and _is_drowned(value, log[:len(steps)]):
         status = Status.ILL_CONDITIONED
     return Solution(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -42,7 +42,7 @@ class SolverState:
     rate : float
         The factor by which ``worst`` changed a step since the measurement before; NaN at first.
     best, best_residual : Tensor or None, shapes (m, n) and (m,)
-        The image f(x) of smallest residual seen, to fall back on where a solve fails.
+        The point of smallest residual seen, to fall back on where a solve fails.
     memory : tuple of Tensor
         The solver's own.
     """
@@ -84,6 +84,7 @@ class Solver:
     """
 
     rtol: float = 1e-6
+    _: KW_ONLY
     atol: float = 0.0
     max_steps: int = 2000
     damping: float = 1.0
@@ -225,33 +226,33 @@ def measure(solver: Solver, x: Tensor, fx: Tensor, state: SolverState, *, image:
     """
     with torch.no_grad():
         residual = (fx - x).abs_().amax(dim=1)
-        allowed = solver.tolerance(x.abs().amax(dim=1))
+        # A start of zeros has no size to be relative to.
+        allowed = solver.tolerance((fx if state.best is None else x).abs().amax(dim=1))
         tiny = torch.finfo(x.dtype).tiny  # of a tolerance of 0, which a residual of 0 keeps
         worst = float((residual / allowed.clamp_(min=tiny)).amax())
     steps = state.steps + 1 + skipped
-    rate = (worst / state.worst) ** (1 / (1 + skipped)) if state.worst > 0 else math.nan
+    rate, first, best = math.nan, residual, (x, residual)
     if state.best is None:
-        rate = math.nan
-        # Of samples whose first image overflowed the start is kept, so that the value is finite.
-        best = (fx, residual) if math.isfinite(worst) else _better(
-            x, torch.full_like(residual, math.inf), fx, residual)
-    # Where steps were skipped nobody compares sample by sample, which is what a lean solve saves:
-    # if the batch's worst residual fell, the whole new point counts as the best.
-    elif skipped and worst < state.worst or worst <= 1:
-        best = fx, residual
+        if not math.isfinite(worst):  # the start is a sample's best until its image is finite
+            best = x, residual.nan_to_num(nan=math.inf, posinf=math.inf)
     else:
-        best = _better(state.best, state.best_residual, fx, residual)
-    first = residual if state.first is None else state.first
+        first = state.first
+        if state.worst > 0:
+            rate = (worst / state.worst) ** (1 / (1 + skipped))
+        # Where steps were skipped nobody compares sample by sample, which is what a lean solve
+        # saves: if the batch's worst residual fell, the whole new point counts as the best.
+        if not (worst <= 1 or skipped and worst < state.worst):
+            best = _better(state.best, state.best_residual, x, residual)
     return SolverState(steps, residual, first, x, image, worst, rate, *best, state.memory)
 
 
-def _better(best: Tensor, best_residual: Tensor, fx: Tensor, residual: Tensor
+def _better(best: Tensor, best_residual: Tensor, x: Tensor, residual: Tensor
             ) -> tuple[Tensor, Tensor]:
     """Of each sample the point of smaller residual, and that residual."""
     better = residual < best_residual
     if better.all():
-        return fx, residual
-    return (torch.where(better[:, None], fx, best), torch.where(better, residual, best_residual))
+        return x, residual
+    return torch.where(better[:, None], x, best), torch.where(better, residual, best_residual)
 
 
 class Guard(NamedTuple):
