@@ -7,6 +7,7 @@ well-posed as the first; then v is the gradient with respect to b, and v xᵀ wi
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -195,11 +196,13 @@ def equilibrium(A: Operator, injection: Tensor, phi: str | Activation | Callable
     ----------
     El Ghaoui et al. 2021, Implicit Deep Learning; Winston and Kolter 2020, arXiv 2006.08591.
     """
-    check_finite(A)
+    for T in leaves(A):
+        validation.tensor("A", T if T.layout == torch.strided else T.values(), finite=False)
     if not isinstance(A, LowRank):
         validation.check_shape("A", A, "n n")
     n = A.shape[0]
-    validation.tensor("injection", injection, "... n", like=leaves(A)[0], n=n)
+    validation.tensor("injection", injection, "... n", like=leaves(A)[0], n=n, finite=False)
+    check_finite({"A": A, "injection": injection})
     check_solver(solver)
     check_adjoint(adjoint)
     return solve(A, injection, activation(phi), X0, solver, adjoint, keep_states, throw)
@@ -349,7 +352,7 @@ class _Equilibrium(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
         if torch._C._functorch.is_legacy_batchedtensor(g):
-            raise RuntimeError("is_grads_batched=True and vectorize=True use a vmap of torch's that "
+            raise RuntimeError("is_grads_batched=True and vectorize=True use an older vmap, which "
                                "knows no rules of others: use torch.func.vjp with torch.vmap.")
         X, *tensors = ctx.saved_tensors
         task, wanted = ctx.task, ctx.needs_input_grad[2:]
@@ -361,7 +364,7 @@ class _Equilibrium(torch.autograd.Function):
             else:
                 to_solve = f.adjoint(X, g)
                 if isinstance(how, Implicit):
-                    solver = how.solver or replace(task.solver, rtol=100 * task.solver.rtol)
+                    solver = how.solver or _looser(task.solver)
                     V = task.derivative(to_solve, solver, "adjoint")
                 else:
                     V = to_solve(to_solve.zero())
@@ -404,6 +407,11 @@ class _Equilibrium(torch.autograd.Function):
 
 # `apply` asks for the signature at every call; finding it anew takes longer than a small step.
 _Equilibrium.forward.__signature__ = inspect.signature(_Equilibrium.forward)
+
+
+@functools.cache
+def _looser(solver: Solver) -> Solver:
+    return replace(solver, rtol=100 * solver.rtol)
 
 
 def _phantom(f: StateMap, X: Tensor, g: Tensor, how: Phantom, wanted: Sequence[bool]

@@ -78,3 +78,15 @@ def full_precision(like: torch.Tensor) -> contextlib.AbstractContextManager:
     if not torch.is_autocast_enabled(kind if kind != "meta" else "cpu"):
         return contextlib.nullcontext()
     return torch.autocast(kind, enabled=False)
+
+
+def unless_autocast(T: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """T as it is; under autocast, whose layers hand on 16 bits, in the dtype of ``like``.
+
+    Parameters
+    ----------
+    T, like : Tensor
+    """
+    if not isinstance(full_precision(like), contextlib.nullcontext) and isinstance(T, torch.Tensor):
+        return T.to(like.dtype) if T.is_floating_point() else T
+    return T

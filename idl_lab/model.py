@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from idl_lab import constraints, networks, validation
+from idl_lab import activations, constraints, networks, validation
 from idl_lab.activations import Activation
-from idl_lab.activations import activation as as_activation
 from idl_lab.equilibrium import Adjoint, Implicit, check_adjoint, solve
+from idl_lab.extras import full_precision, unless_autocast
 from idl_lab.fixed_point import PeacemanRachford, Picard, Solver, check_solver
 from idl_lab.fixed_point.solution import Solution
 from idl_lab.operators import LowRank, Operator, check_finite, linear, uniform_
@@ -98,7 +98,7 @@ class ImplicitModel(nn.Module):
         def empty(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(*shape, device=device, dtype=dtype))
 
-        self.activation = as_activation(activation)
+        self.activation = activations.activation(activation)
         self.constrain = constraints.constraint(constraint, kappa, rank)
         self.constraint, self.rank = constraint, rank
         if solver is None:
@@ -313,9 +313,15 @@ class ImplicitModel(nn.Module):
         TypeError, ValueError
             If U has another dtype, device or size, or is not finite.
         """
+        return self._injection(U, None)
+
+    def _injection(self, U: Tensor, A: Operator | None) -> Tensor:
         B = self.B
-        validation.tensor("U", U, "... p", like=self.C, p=B.shape[1])
-        return linear(U, B, self.state_bias)
+        validation.tensor("U", U, "... p", like=self.C, p=B.shape[1], finite=False)
+        b = linear(U, B, self.state_bias)
+        check_finite({"A": A, "U": U, "B": B, "state_bias": self.state_bias, "U Bᵀ": b},
+                     ("A", "U", "U Bᵀ"))
+        return b
 
     def equilibrium(self, U: Tensor, *, X0: Tensor | None = None, keep_states: bool = False,
                     throw: bool = False) -> Solution:
@@ -343,8 +349,10 @@ class ImplicitModel(nn.Module):
         ConvergenceError
             With ``throw``, if some sample did not converge.
         """
-        return solve(check_finite(self.operator()), self.injection(U), self.activation, X0,
-                     self.solver, self.adjoint, keep_states, throw)
+        with full_precision(self.C):
+            A = self.operator()
+            return solve(A, self._injection(unless_autocast(U, self.C), A), self.activation, X0,
+                         self.solver, self.adjoint, keep_states, throw)
 
     def output(self, X: Tensor, U: Tensor) -> Tensor:
         """The prediction equation X Cᵀ + U Dᵀ (+ bias): (..., n), (..., p) → (..., q).
@@ -384,7 +392,7 @@ class ImplicitModel(nn.Module):
         TypeError, ValueError
             As `equilibrium`.
         """
-        return self._output(self.equilibrium(U, X0=X0).value, U)
+        return self._output(self.equilibrium(U, X0=X0).value, unless_autocast(U, self.C))
 
     def certificate(self) -> Certificate:
         """Which sufficient condition for a unique equilibrium ``model.A`` meets, in words."""

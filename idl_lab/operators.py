@@ -7,8 +7,9 @@ functions.
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -107,23 +108,33 @@ def from_leaves(tensors: tuple[Tensor, ...]) -> Operator:
     return LowRank(*tensors) if len(tensors) == 2 else tensors[0]
 
 
-def check_finite(A: Operator) -> Operator:
-    """Check that the numbers of A are real and finite.
+def check_finite(made_of: Mapping[str, Operator | None], show: Sequence[str] = ()) -> None:
+    """Check that numbers are finite, at the price of one wait of the host.
+
+    A sum is finite only if every entry is. It may overflow where they are, so a slow look at one
+    after the other has the last word, and names the first that is not finite.
 
     Parameters
     ----------
-    A : Tensor, dense or sparse (CSR); or LowRank
+    made_of : mapping of name to Tensor, dense or sparse (CSR), LowRank, or None
+    show : sequence of str
+        Those whose sums are taken, if not all: what the others hold shows in them.
 
     Raises
     ------
-    TypeError
-        If A is not made of tensors of real numbers.
     ValueError
-        If one of them is not finite.
+        If a number is NaN or infinite.
     """
-    for T in leaves(A):
-        validation.tensor("A", T if T.layout == torch.strided else T.values())
-    return A
+    parts = {name: [T if T.layout == torch.strided else T.values() for T in leaves(A)]
+             for name, A in made_of.items() if A is not None}
+    with torch.no_grad():
+        total = sum(T.sum() for name in show or parts for T in parts.get(name, ()))
+        if not validation.readable(total) or math.isfinite(total):
+            return
+        for name, tensors in parts.items():
+            if bad := sum(int((~torch.isfinite(T)).sum()) for T in tensors):
+                raise ValueError(f"{name} must be finite, got {bad} NaN or infinite of "
+                                 f"{sum(T.numel() for T in tensors)} entries.")
 
 
 def detach(A: Operator) -> Operator:
@@ -363,7 +374,8 @@ class StateMap:
         self.b = b.mT.contiguous().mT if _by_rows(A) else b.contiguous()  # as `affine` reads it
         self.shared = len(leaves(A))
         self.tensors = (*leaves(A), b) if slopes is None else (*leaves(A), b, slopes)
-        self._affine, self._zero = affine(A), None
+        self._affine = affine(A)
+        self._zero: Tensor | None = None
         self._act = (lambda P: P.mul_(slopes)) if slopes is not None else phi.in_place or phi.fn
 
     def of(self, tensors: Sequence[Tensor]) -> StateMap:

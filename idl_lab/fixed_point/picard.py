@@ -36,7 +36,7 @@ class Picard(Solver):
             Steps taken before the one that is tested.
         """
         for _ in range(skip):
-            x = self.mix(x, f(x))
+            x = f(x) if self.damping == 1 else self.mix(x, f(x))
         fx = f(x)
         image = self.damping == 1 and state.steps + skip > 0
         return self.mix(x, fx), fx, measure(self, x, fx, state, image=image, skipped=skip)

@@ -94,55 +94,61 @@ def run(f: Map, x: Tensor, solver: Solver, keep_states: bool = False, lean: bool
         As for `fixed_point`.
     """
     state = solver.init(x)
-    states, steps = [x.detach()], []
-    # Residuals go into one block that doubles when full. Kept as a tensor a step, they would lie
-    # between the large temporaries and keep the allocator from using that memory again.
-    log = x.new_empty(16, len(x))
+    states, steps, log = [x.detach()], [], _Log(x)
     status = Status.CONVERGED if len(x) == 0 else None
-    value, residual, slow = x, log[0], False
-
-    def tested(residual: Tensor, after: int) -> None:
-        nonlocal log
-        if len(steps) == len(log):
-            log = torch.cat([log, torch.empty_like(log)])
-        log[len(steps)] = residual
-        steps.append(after)
-
+    value, residual, slow = x, x.new_empty(len(x)), False
     while status is None:
         skip = solver.untested(state) if lean and state.steps and not keep_states else 0
         x, fx, state = solver.step(f, x, state, skip) if skip else solver.step(f, x, state)
         value, residual, status = state.point, state.residual, solver.terminate(state)
         slow = slow or state.rate > SLOW
-        tested(residual, state.steps)
+        log.append(residual)
+        steps.append(state.steps)
         if status is not None and status.ok and not state.image:
             # An accelerated point may be far from f(x) where f expands, and is no value of φ.
-            states.append(fx.detach())
             value, again, state = fx, f(fx), replace(state, steps=state.steps + 1)
-            residual = _residual(value, again)
-            tested(residual, state.steps)
+            residual = (again.detach() - value.detach()).abs_().amax(dim=1)
+            log.append(residual)
+            steps.append(state.steps)
+            states.append(value.detach())
             if not solver.reached(value, residual, state.first).all():
                 status = Status.MAX_STEPS if state.steps >= solver.max_steps else None
         states.append(x.detach())
         if not keep_states:
             states.clear()
+    residuals = log.rows()
     if not status.ok:
         value, residual = state.best, state.best_residual
-    elif slow and _is_drowned(value, log[:len(steps)]):
+    elif slow and _is_drowned(value.detach(), residuals):
         status = Status.ILL_CONDITIONED
     return Solution(
         value, status, Stats(state.steps, residual, value.detach(), solver.rtol, solver.atol),
-        Trace(log[:len(steps)], tuple(steps) if lean else None,
+        Trace(residuals, tuple(steps) if lean else None,
               torch.stack(states) if keep_states else None))
 
 
-@torch.no_grad()
-def _residual(x: Tensor, fx: Tensor) -> Tensor:
-    return (fx - x).abs_().amax(dim=1)
+class _Log:
+    """Residuals, stacked at the end; of many steps in blocks.
+
+    Kept as a tensor a step, thousands of them would lie between the large temporaries and keep
+    the allocator from using that memory again.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self.blocks, self.new = [x.new_empty(0, len(x))], []
+
+    def append(self, residual: Tensor) -> None:
+        self.new.append(residual)
+        if len(self.new) == 32:
+            self.blocks, self.new = [self.rows()], []
+
+    def rows(self) -> Tensor:
+        return torch.cat([*self.blocks, torch.stack(self.new)]) if self.new else self.blocks[0]
 
 
 def _is_drowned(x: Tensor, residuals: Tensor) -> bool:
     """Whether rounding of what a solve went through may reach a thousandth of some solution."""
-    size = x.detach().abs().amax(dim=1)
+    size = x.abs().amax(dim=1)
     return bool(((rounding(x.dtype) * residuals.amax(dim=0) > 1e-3 * size) & (size > 0)).any())
 
 

@@ -114,15 +114,15 @@ class Solver:
         """
         return fx if self.damping == 1 else torch.lerp(x, fx, self.damping)
 
-    def tolerance(self, size: Tensor) -> Tensor:
-        """What a residual may be where ‖x‖∞ is ``size``: atol + rtol ‖x‖∞, of the same shape.
+    def tolerance(self, x: Tensor) -> Tensor:
+        """What ‖f(x) − x‖∞ may be, atol + rtol ‖x‖∞ of each sample, (m,).
 
         Parameters
         ----------
-        size : Tensor
+        x : Tensor, shape (m, n)
         """
-        allowed = size * self.rtol
-        return allowed if self.atol == 0 else allowed.add_(self.atol)
+        # Never 0, by which a residual of 0 could not be divided.
+        return x.abs().amax(dim=1).mul_(self.rtol).add_(self.atol + torch.finfo(x.dtype).tiny)
 
     def reached(self, x: Tensor, residual: Tensor, first: Tensor) -> Tensor:
         """Which samples' residuals are within the tolerance, or are rounding, (m,) of bool.
@@ -133,9 +133,9 @@ class Solver:
         residual, first : Tensor, shape (m,)
             ‖f(x) − x‖∞ there and at the start, whose size is that of the numbers f adds up.
         """
-        size = x.detach().abs().amax(dim=1)
-        return residual <= torch.maximum(self.tolerance(size),
-                                         rounding(x.dtype) * torch.maximum(size, first))
+        x = x.detach()
+        floor = rounding(x.dtype) * torch.maximum(x.abs().amax(dim=1), first)
+        return residual <= torch.maximum(self.tolerance(x), floor)
 
     def terminate(self, state: SolverState) -> Status | None:
         """How the solve ended at the point measured last, or None to go on.
@@ -224,12 +224,10 @@ def measure(solver: Solver, x: Tensor, fx: Tensor, state: SolverState, *, image:
         Whether x is itself an image of f.
     skipped : int
     """
-    with torch.no_grad():
-        residual = (fx - x).abs_().amax(dim=1)
-        # A start of zeros has no size to be relative to.
-        allowed = solver.tolerance((fx if state.best is None else x).abs().amax(dim=1))
-        tiny = torch.finfo(x.dtype).tiny  # of a tolerance of 0, which a residual of 0 keeps
-        worst = float((residual / allowed.clamp_(min=tiny)).amax())
+    at, image_of_it = (x.detach(), fx.detach()) if fx.requires_grad else (x, fx)
+    residual = (image_of_it - at).abs_().amax(dim=1)
+    # A start of zeros has no size to be relative to.
+    worst = float((residual / solver.tolerance(image_of_it if state.best is None else at)).amax())
     steps = state.steps + 1 + skipped
     rate, first, best = math.nan, residual, (x, residual)
     if state.best is None:

@@ -62,7 +62,7 @@ class FunctionMap:
         *theta, x, g = (T.detach() for T in self.tensors)
         with torch.enable_grad():
             x = self._whole(x).requires_grad_()
-            fx = self.f.inner(x, *theta)
+            fx = self.f.inner(x, *theta)  # type: ignore[attr-defined]
         if not fx.requires_grad:  # f does not depend on its state
             return lambda v: self._whole(g)
         return lambda v: torch.autograd.grad(fx, x, v, retain_graph=True)[0] + self._whole(g)
