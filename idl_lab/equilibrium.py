@@ -293,7 +293,7 @@ class _Solve:
     solver: Solver
     adjoint: Adjoint = Implicit()
     keep_states: bool = False
-    solution: Solution | None = None
+    solution: Solution = None  # type: ignore[assignment]
 
     def at(self, X0: Tensor | None) -> Solution:
         """The solution, its value with derivatives."""

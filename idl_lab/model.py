@@ -349,10 +349,11 @@ class ImplicitModel(nn.Module):
         ConvergenceError
             With ``throw``, if some sample did not converge.
         """
+        U = unless_autocast(U, self.C)
         with full_precision(self.C):
             A = self.operator()
-            return solve(A, self._injection(unless_autocast(U, self.C), A), self.activation, X0,
-                         self.solver, self.adjoint, keep_states, throw)
+            return solve(A, self._injection(U, A), self.activation, X0, self.solver, self.adjoint,
+                         keep_states, throw)
 
     def output(self, X: Tensor, U: Tensor) -> Tensor:
         """The prediction equation X Cᵀ + U Dᵀ (+ bias): (..., n), (..., p) → (..., q).

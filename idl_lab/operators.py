@@ -212,6 +212,8 @@ def once(T: Tensor, why: str, *causes: Tensor) -> Tensor:
 class _Once(torch.autograd.Function):
     """Its first argument; see `once`."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(T: Tensor, why: str, *causes: Tensor) -> Tensor:
         return T.clone()
