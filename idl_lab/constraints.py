@@ -6,14 +6,20 @@ gradients flow through the constraint to the free parameter. `Constraint.free` i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from idl_lab import validation
-from idl_lab.operators import LowRank, largest_row_sum, rounding_of_sums, row_sums
-from idl_lab.well_posedness import perron_root
+from idl_lab.extras import full_precision, wide
+from idl_lab.norms import largest_row_sum, row_sums
+from idl_lab.operators import LowRank, rounding_of_sums
+from idl_lab.perron import perron_root
+
+_TINY = torch.finfo(torch.float32).tiny  # a divisor that is not zero
+
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,11 @@ class Constraint:
         return (A,)
 
 
+def _floor(A: Tensor) -> float:
+    """What an entry near zero may be wrong by in A's dtype: of float16, 6e-8."""
+    return torch.finfo(A.dtype).tiny * torch.finfo(A.dtype).eps
+
+
 def radius(A: Tensor, kappa: float) -> float:
     """κ less what rounding adds to a row's sum, so that the bound itself holds.
 
@@ -60,13 +71,22 @@ def radius(A: Tensor, kappa: float) -> float:
     kappa : float
         Radius κ ≥ 0.
     """
-    return kappa * (1 - rounding_of_sums(A.shape[1], A.dtype))
+    terms = A.shape[1]
+    return max(kappa * (1 - rounding_of_sums(terms, A.dtype)) - terms * _floor(A), 0.0)
 
 
-def _factor(kappa: float, size: Tensor) -> Tensor:
-    """min(1, κ/size), without dividing by zero where it is not needed."""
-    over = size > kappa
-    return torch.where(over, kappa / torch.where(over, size, 1), 1)
+def _shrink(A: Tensor, kappa: float, size: Callable[[Tensor], Tensor]) -> Tensor:
+    """A · min(1, κ/size(A)), for a size in proportion to A that is at most ‖A‖∞."""
+    room = radius(A, kappa)
+    if room == 0:
+        return A * 0
+    unit = 0.5 ** (4 + A.shape[1].bit_length())  # else sums of the largest numbers overflow
+    M = wide(A) * unit
+    return (M * (size(M) / room).clamp_min(unit).reciprocal()).to(A.dtype)
+
+
+def _sums(A: Tensor) -> Tensor:
+    return A.abs().sum(dim=1, keepdim=True)
 
 
 def shrink_rows(A: Tensor, kappa: float) -> Tensor:
@@ -78,7 +98,7 @@ def shrink_rows(A: Tensor, kappa: float) -> Tensor:
     kappa : float
         Radius κ ≥ 0.
     """
-    return A * _factor(radius(A, kappa), A.abs().sum(dim=1, keepdim=True))
+    return _shrink(A, kappa, _sums)
 
 
 @dataclass(frozen=True)
@@ -92,9 +112,7 @@ class Scale(Constraint):
     """
 
     def __call__(self, A: Tensor) -> Tensor:
-        # The norm is its largest row's: autograd would go through all rows several times.
-        at = A.detach().abs().sum(dim=1).argmax()
-        return A * _factor(radius(A, self.kappa), A.index_select(0, at).abs().sum())
+        return _shrink(A, self.kappa, lambda M: _sums(M).max(dim=0).values)
 
 
 @dataclass(frozen=True)
@@ -139,8 +157,10 @@ def project_rows(A: Tensor, kappa: float) -> Tensor:
     """
     validation.tensor("A", A, "n p")
     validation.real("kappa", kappa, at_least=0.0)
-    if A.numel() == 0:
-        return A.clone()
+    return A.clone() if A.numel() == 0 else _project(wide(A), kappa).to(A.dtype)
+
+
+def _project(A: Tensor, kappa: float) -> Tensor:
     magnitude = A.abs()
     inside = magnitude.sum(dim=1, keepdim=True) <= kappa
     # Entries are told by how far they lie below the row's largest: as heights above 0, a κ of 1
@@ -166,9 +186,11 @@ class Project(Constraint):
     """
 
     def __call__(self, A: Tensor) -> Tensor:
-        A = project_rows(A, radius(A, self.kappa))
+        room = radius(A, self.kappa)
+        P = _project(wide(A), room)
         # A row far outside is rounded in proportion to what it was, and may end just above κ.
-        return A * _factor(radius(A, self.kappa), A.detach().abs().sum(dim=1, keepdim=True))
+        over = (_sums(P.detach()) / room).clamp_min(1) if room else 1
+        return (P / over).to(A.dtype)
 
 
 @dataclass(frozen=True)
@@ -182,7 +204,7 @@ class Perron(Constraint):
     """
 
     def __call__(self, A: Tensor) -> Tensor:
-        return A * _factor(radius(A, self.kappa), perron_root(A))
+        return _shrink(A, self.kappa, perron_root)
 
 
 @dataclass(frozen=True)
@@ -214,9 +236,14 @@ class Monotone(Constraint):
     """
 
     def __call__(self, M: Tensor) -> Tensor:
-        P, K = M.triu(), M.tril(-1)
-        A = K - K.mT - P.mT @ P
-        return A + self.kappa * torch.eye(len(M), dtype=M.dtype, device=M.device)
+        P, K = wide(M).triu(), wide(M).tril(-1)
+        with full_precision(P):
+            A = K - K.mT - P.mT @ P
+        kappa = torch.full((), self.kappa, dtype=A.dtype, device=A.device)
+        if A.dtype != M.dtype:  # rounded to 16 bits, (A + Aᵀ)/2 must not rise above κ
+            size = (A.detach().abs().sum(dim=0) + A.detach().abs().sum(dim=1)).amax() / 2 + kappa
+            kappa = kappa - rounding_of_sums(len(M), M.dtype) * size - len(M) * _floor(M)
+        return (A + torch.diag(kappa.expand(len(M)))).to(M.dtype)
 
     def free(self, A: Tensor) -> tuple[Tensor]:
         """The free matrix of A, or of the nearest matrix in the set, found in float64.
@@ -252,17 +279,26 @@ class Factors(Constraint):
 
     def __call__(self, L: Tensor, R: Tensor) -> LowRank:
         """The constrained matrix by its factors, each (n, r)."""
-        A = LowRank(L, R)
         if self.constraint is None:
-            return A
-        # Terms of L Rᵀ may cancel, so rounding is in proportion not to the product's row sums
-        # but to the larger Σ_k |L_ik| Σ_j |R_jk|.
-        with torch.no_grad():
-            eps = rounding_of_sums(len(L), L.dtype) + self.rank * torch.finfo(L.dtype).eps
-            slack = eps * (L.abs() @ R.abs().sum(dim=0))
-        if self.constraint == "scale":
-            return LowRank(L * _factor(self.kappa, largest_row_sum(A) + slack.amax()), R)
-        return LowRank(L * _factor(self.kappa, row_sums(A) + slack)[:, None], R)
+            return LowRank(L, R)
+        scale = self.constraint == "scale"
+        with torch.no_grad():  # units in which no product over- or underflows
+            tall = wide(L).abs().amax(dim=(0, 1) if scale else 1, keepdim=True).clamp_min(_TINY)
+            long = wide(R).abs().amax().clamp_min(_TINY)
+        A = LowRank(wide(L) / tall, wide(R) / long)
+        with full_precision(L):
+            size = largest_row_sum(A) if scale else row_sums(A)[:, None]
+        with torch.no_grad(), full_precision(L):
+            # Terms of L Rᵀ may cancel, so rounding is in proportion not to the product's row sums
+            # but to the larger Σ_k |L_ik| Σ_j |R_jk|.
+            reach = A.R.abs().sum(dim=0)
+            slack = A.L.abs() @ reach[:, None] * (rounding_of_sums(len(L), L.dtype)
+                                                  + self.rank * torch.finfo(A.L.dtype).eps)
+            room = (self.kappa / long - _floor(L) * reach.sum()).clamp_min(0)
+        size = size + (slack.amax() if scale else slack)
+        over = size * tall > room
+        kept = torch.where(over, A.L * (room / torch.where(over, size, 1)), wide(L))
+        return LowRank(kept.to(L.dtype), R)
 
     def free(self, A: Tensor) -> tuple[Tensor, Tensor]:
         """Factors of the nearest matrix of rank r (Eckart and Young 1936).
@@ -271,7 +307,7 @@ class Factors(Constraint):
         ----------
         A : Tensor, shape (n, n)
         """
-        U, s, Vt = torch.linalg.svd(A.detach(), full_matrices=False)
+        U, s, Vt = torch.linalg.svd(wide(A.detach()), full_matrices=False)
         root = s[:self.rank].sqrt()
         return U[:, :self.rank] * root, Vt[:self.rank].mT * root
 

@@ -18,7 +18,7 @@ from torch.autograd import forward_ad
 
 from idl_lab import validation
 from idl_lab.activations import Activation, activation
-from idl_lab.extras import full_precision, never_compiled, transforms, under_vmap
+from idl_lab.extras import full_precision, never_compiled, one_tangent, under_vmap
 from idl_lab.fixed_point import Picard, Solver, check_solver, reshape, run, told
 from idl_lab.fixed_point.solution import Solution, warn
 from idl_lab.operators import (
@@ -378,10 +378,7 @@ class _Equilibrium(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx, _, __, *change: Tensor | None) -> Tensor:
-        # torch switches forward mode off in here: a second tangent would be lost, silently.
-        if transforms().count("Jvp") > 1:
-            raise RuntimeError("forward mode over forward mode has no place here: use "
-                               "torch.func.jacfwd(torch.func.jacrev(f)), as torch.func.hessian.")
+        one_tangent()
         X, *tensors = ctx.saved_tensors
         with full_precision(X):
             to_solve, direct = ctx.task.f.of(tensors).tangent(X, change)

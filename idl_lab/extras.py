@@ -66,6 +66,22 @@ def under_vmap() -> bool:
     return torch._C._are_functorch_transforms_active() and "Vmap" in transforms()
 
 
+def one_tangent() -> None:
+    """Refuse forward mode over forward mode.
+
+    torch switches forward mode off inside the jvp of a Function, where this is to be called: a
+    second tangent would be lost, silently.
+
+    Raises
+    ------
+    RuntimeError
+        If two of the transforms around this call are forward mode.
+    """
+    if transforms().count("Jvp") > 1:
+        raise RuntimeError("forward mode over forward mode has no place here: use "
+                           "torch.func.jacfwd(torch.func.jacrev(f)), as torch.func.hessian.")
+
+
 def full_precision(like: torch.Tensor) -> contextlib.AbstractContextManager:
     """A context without autocast, which would compute a solve's products in 16 bits.
 
@@ -90,3 +106,13 @@ def unless_autocast(T: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     if not isinstance(full_precision(like), contextlib.nullcontext) and isinstance(T, torch.Tensor):
         return T.to(like.dtype) if T.is_floating_point() else T
     return T
+
+
+def wide(T: torch.Tensor) -> torch.Tensor:
+    """A tensor in float32 if it has 16 bits, in which sums and eigenvalues are not computed.
+
+    Parameters
+    ----------
+    T : Tensor
+    """
+    return T.to(torch.promote_types(T.dtype, torch.float32))

@@ -56,9 +56,12 @@ def rounding_of_sums(terms: int, dtype: torch.dtype) -> float:
     ----------
     terms : int
     dtype : torch.dtype
-        In which is added.
+        In which is added; of 16 bits, in float32, and the numbers are rounded before.
     """
-    return (8 + terms.bit_length()) * torch.finfo(dtype).eps
+    eps = torch.finfo(dtype).eps
+    if dtype.itemsize < 4:
+        return rounding_of_sums(terms, torch.float32) + eps / 2
+    return (8 + terms.bit_length()) * eps
 
 
 @torch.no_grad()
@@ -159,38 +162,6 @@ def transpose(A: Operator) -> Operator:
     return A.mT if A.layout == torch.strided else A.mT.to_sparse_csr()
 
 
-_ROWS = 256  # of L Rᵀ formed at a time: n · 256 numbers instead of n², in products still large
-
-
-def largest_row_sum(A: LowRank, chunk: int = 64) -> Tensor:
-    """‖L Rᵀ‖∞ without forming the product; differentiable.
-
-    A row's sum is at most √n ‖R l‖₂, which is cheap for all rows at once (a QR of R makes it
-    an r-vector's norm). So rows are summed in the order of that bound, until it falls below the
-    largest sum found: a few in a hundred, for factors that are not contrived.
-
-    Parameters
-    ----------
-    A : LowRank
-    chunk : int
-        Rows summed at a time; more would often sum some that need not be.
-    """
-    L, R = A.L.detach(), A.R.detach()
-    T = torch.linalg.qr(R.to(torch.promote_types(R.dtype, torch.float32)), mode="r").R.to(R.dtype)
-    rounding = 8 * torch.finfo(R.dtype).eps * torch.linalg.vector_norm(T)
-    bound = len(R) ** 0.5 * (torch.linalg.vector_norm(L @ T.mT, dim=1)
-                             + rounding * torch.linalg.vector_norm(L, dim=1))
-    order = bound.argsort(descending=True)
-    best, at = bound.new_full((), -1.0), order[0]
-    for rows in order.split(chunk):
-        if bound[rows[0]] <= best:
-            break
-        sums = (L[rows] @ R.mT).abs().sum(dim=1)
-        at = torch.where(sums.amax() > best, rows[sums.argmax()], at)
-        best = torch.maximum(best, sums.amax())
-    return (A.R @ A.L[at]).abs().sum()
-
-
 def once(T: Tensor, why: str, *causes: Tensor) -> Tensor:
     """A gradient that depends on other tensors in ways that are not followed.
 
@@ -225,38 +196,6 @@ class _Once(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> None:
         raise RuntimeError(ctx.why)
-
-
-class _RowSums(torch.autograd.Function):
-    """Σ_j |L Rᵀ|_ij for every row i, (n,), a block of rows at a time."""
-
-    @staticmethod
-    def forward(L: Tensor, R: Tensor) -> Tensor:
-        return torch.cat([(part @ R.mT).abs().sum(dim=1) for part in L.split(_ROWS)])
-
-    @staticmethod
-    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
-        L, R = ctx.saved_tensors
-        dL, dR = [], torch.zeros_like(R)
-        for part, g in zip(L.split(_ROWS), grad.split(_ROWS), strict=True):
-            S = (part @ R.mT).sign() * g[:, None]
-            dL.append(S @ R)
-            dR = dR + S.mT @ part
-        return torch.cat(dL), dR
-
-
-def row_sums(A: LowRank) -> Tensor:
-    """Absolute row sums of L Rᵀ, shape (n,), without forming it; differentiable.
-
-    Parameters
-    ----------
-    A : LowRank
-    """
-    return _RowSums.apply(A.L, A.R)
 
 
 def _by_rows(A: Operator) -> bool:

@@ -184,7 +184,7 @@ def test_the_solver_does_not_change_the_gradient(solver):
 @pytest.mark.parametrize("options", [
     *({"constraint": c} for c in CONSTRAIN), {"constraint": "monotone"},
     *({"constraint": c, "rank": 2} for c in ("scale", "row", None))], ids=str)
-def test_second_derivatives_are_right_or_refused(options):
+def test_second_derivatives_are_right(options):
     """A product with the Hessian against central differences of the gradient."""
     solver = PeacemanRachford(1e-14) if options["constraint"] == "monotone" else Picard(1e-14)
     model = model_with(**options, n=5, solver=solver, adjoint=Unrolled(),
@@ -202,11 +202,6 @@ def test_second_derivatives_are_right_or_refused(options):
     start = [scale * p.detach() for p in free]
     along = sum((g * v).sum() for g, v in zip(gradient(0.0, create_graph=True), direction,
                                               strict=True))
-    if options["constraint"] == "perron":
-        rejects(lambda: torch.autograd.grad(along, free, retain_graph=True), RuntimeError,
-                "no second", "'scale'")
-        rejects(along.backward, RuntimeError, "no second", "'scale'")
-        return
     found = torch.autograd.grad(along, free)
     high, low = gradient(1e-5), gradient(-1e-5)
     for one, up, down in zip(found, high, low, strict=True):

@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).resolve().parents[2] / "idl_lab"
 # stand on a lower step; the rooms of one step do not know each other. The ground is for all.
 HOUSE = {
     "ground": ["validation extras", "bar"],
-    "core": ["activations", "operators", "well_posedness", "constraints fixed_point",
-             "equilibrium"],
+    "core": ["activations", "operators", "norms perron", "well_posedness",
+             "constraints fixed_point", "equilibrium"],
     "science": ["networks", "model layer", "rnn compose", "torchidl", "training data",
                 "sim"],
     "labs": ["labs.kit", "labs"],

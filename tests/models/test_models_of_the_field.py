@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.func import functional_call
 
-from idl_lab import ImplicitModel, operators
+from idl_lab import ImplicitModel, norms, operators
 from idl_lab.constraints import Factors, Monotone
 from idl_lab.equilibrium import Implicit, OneStep, Unrolled, equilibrium
 from idl_lab.fixed_point import Anderson, Broyden, Newton, PeacemanRachford, Picard
@@ -114,9 +114,9 @@ def test_the_bound_of_a_low_rank_is_that_of_the_product(dtype, seed, n, rank, po
     rank = min(rank, n)
     L, R = draw(seed, n, rank, scale=10.0**power).to(dtype), draw(seed + 1, n, rank).to(dtype)
     norm = (L.double() @ R.double().mT).abs().sum(1)
-    largest = float(operators.largest_row_sum(LowRank(L, R)))
+    largest = float(norms.largest_row_sum(LowRank(L, R)))
     assert largest == pytest.approx(float(norm.max()), rel=1e-4)
-    assert torch.allclose(operators.row_sums(LowRank(L, R)).double(), norm, rtol=1e-4)
+    assert torch.allclose(norms.row_sums(LowRank(L, R)).double(), norm, rtol=1e-4)
     for constraint in ("scale", "row"):
         A = Factors(0.9, rank, constraint)(L, R)
         sums = (A.L.double() @ A.R.double().mT).abs().sum(1)
@@ -134,7 +134,7 @@ def test_the_norm_is_found_among_rows_that_the_bound_ranks_wrongly():
     R[6:, 5] = 1.0
     L = mat(np.zeros((60, 6)))
     L[:, 0], L[7] = 8.0, mat([0, 0, 0, 0, 0, 1.0])
-    assert float(operators.largest_row_sum(LowRank(L, R), chunk=4)) == 55.0
+    assert float(norms.largest_row_sum(LowRank(L, R), chunk=4)) == 55.0
 
 
 def test_low_rank_is_never_formed():
