@@ -18,7 +18,7 @@ from torch.autograd import forward_ad
 
 from idl_lab import validation
 from idl_lab.activations import Activation, activation
-from idl_lab.extras import full_precision, never_compiled, one_tangent, under_vmap
+from idl_lab.extras import full_precision, never_compiled, one_tangent, refuse_traced, under_vmap
 from idl_lab.fixed_point import Picard, Solver, check_solver, reshape, run, told
 from idl_lab.fixed_point.solution import Solution, warn
 from idl_lab.operators import (
@@ -263,10 +263,7 @@ def solve_map(f: StateMap, X0: Tensor | None, solver: Solver, adjoint: Adjoint,
     ConvergenceError
         As `equilibrium`.
     """
-    if torch.jit.is_tracing() or torch.compiler.is_compiling():
-        raise RuntimeError("an equilibrium takes as many steps as its input needs, so it cannot "
-                           "be traced, exported or compiled into one graph; torch.compile without "
-                           "fullgraph leaves it as it is, and so can the rest be exported.")
+    refuse_traced()
     with full_precision(f.tensors[0]):
         if isinstance(adjoint, Unrolled) and _followed(f.tensors):
             if under_vmap():

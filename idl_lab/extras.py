@@ -116,3 +116,17 @@ def wide(T: torch.Tensor) -> torch.Tensor:
     T : Tensor
     """
     return T.to(torch.promote_types(T.dtype, torch.float32))
+
+
+def refuse_traced() -> None:
+    """Refuse to be recorded as a program: one solve's steps would not do for other inputs.
+
+    Raises
+    ------
+    RuntimeError
+        Where torch traces or exports.
+    """
+    if torch.jit.is_tracing() or torch.compiler.is_compiling():
+        raise RuntimeError("an equilibrium takes as many steps as its input needs, so it cannot "
+                           "be traced, exported or compiled into one graph; torch.compile without "
+                           "fullgraph leaves it as it is.")

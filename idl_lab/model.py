@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from idl_lab import activations, constraints, networks, validation
 from idl_lab.activations import Activation
 from idl_lab.equilibrium import Adjoint, Implicit, check_adjoint, solve
-from idl_lab.extras import full_precision, unless_autocast
+from idl_lab.extras import full_precision, refuse_traced, unless_autocast
 from idl_lab.fixed_point import PeacemanRachford, Picard, Solver, check_solver
 from idl_lab.fixed_point.solution import Solution
 from idl_lab.operators import LowRank, Operator, check_finite, linear, uniform_
@@ -349,6 +349,7 @@ class ImplicitModel(nn.Module):
         ConvergenceError
             With ``throw``, if some sample did not converge.
         """
+        refuse_traced()
         U = unless_autocast(U, self.C)
         with full_precision(self.C):
             A = self.operator()

@@ -61,7 +61,7 @@ def rounding_of_sums(terms: int, dtype: torch.dtype) -> float:
     eps = torch.finfo(dtype).eps
     if dtype.itemsize < 4:
         return rounding_of_sums(terms, torch.float32) + eps / 2
-    return (8 + terms.bit_length()) * eps
+    return (8 + int(terms).bit_length()) * eps
 
 
 @torch.no_grad()

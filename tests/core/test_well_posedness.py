@@ -251,7 +251,8 @@ def test_minus_two_is_certified_by_monotonicity_alone():
 
 @settings(max_examples=80)
 @given(square_matrices(values=st.floats(0, 1)), st.sampled_from(sorted(PHI)),
-       st.sampled_from([Picard(rtol=1e-11, max_steps=5000), Picard(1e-11, max_steps=10_000, damping=0.6),
+       st.sampled_from([Picard(1e-11, max_steps=5000),
+                        Picard(1e-11, max_steps=10_000, damping=0.6),
                         Anderson(rtol=1e-11), Anderson(rtol=1e-11, window=2, damping=0.5)]),
        st.floats(0.05, 0.9), st.booleans(), st.integers(0, 2**32 - 1))
 def test_unique_equilibrium_from_any_start_whenever_a_certificate_holds(
