@@ -8,14 +8,13 @@ functions.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from idl_lab import validation
+from idl_lab import sparse, validation
 from idl_lab.activations import Activation
 
 
@@ -159,7 +158,7 @@ def transpose(A: Operator) -> Operator:
     """
     if isinstance(A, LowRank):
         return LowRank(A.R, A.L)
-    return A.mT if A.layout == torch.strided else A.mT.to_sparse_csr()
+    return A.mT if A.layout == torch.strided else sparse.transposed(A)
 
 
 def once(T: Tensor, why: str, *causes: Tensor) -> Tensor:
@@ -212,26 +211,12 @@ def affine(A: Operator) -> Callable[[Tensor, Tensor], Tensor]:
     if isinstance(A, LowRank):
         R, Lt = A.R, A.L.mT.contiguous()
         return lambda b, X: torch.addmm(b, X @ R, Lt)
+    if A.layout != torch.strided and A.requires_grad:  # torch's gradient would be a dense matrix
+        return lambda b, X: sparse.product(X, A) + b
     # (A Xᵀ + bᵀ)ᵀ or X Aᵀ + b: whichever reads A in the order in which it lies in memory.
     if _by_rows(A):
         return lambda b, X: torch.addmm(b.mT, A, X.mT).mT
     return lambda b, X: torch.addmm(b, X, A.mT)
-
-
-def csr(crow: Tensor, col: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
-    """A sparse matrix in CSR layout; gradients flow to its values.
-
-    Parameters
-    ----------
-    crow, col : Tensor of int64, shapes (n + 1,) and (entries,)
-    values : Tensor, shape (entries,)
-    shape : tuple of int
-        (n, p).
-    """
-    with warnings.catch_warnings():  # torch announces once a process that the layout is young
-        warnings.simplefilter("ignore", UserWarning)
-        return torch.sparse_csr_tensor(crow, col, values, shape, device=values.device,
-                                       check_invariants=False)
 
 
 def gradients(A: Operator, V: Tensor, X: Tensor) -> tuple[Tensor, ...]:
@@ -246,31 +231,7 @@ def gradients(A: Operator, V: Tensor, X: Tensor) -> tuple[Tensor, ...]:
         return V.mT @ (X @ A.R), X.mT @ (V @ A.L)
     if A.layout == torch.strided:
         return (V.mT @ X,)
-    crow, col = A.crow_indices(), A.col_indices()
-    row = torch.repeat_interleave(torch.arange(len(A), device=A.device), crow.diff())
-    values = X.new_zeros(len(col))
-    for v, x in zip(V, X, strict=True):  # nnz numbers at a time, not m · nnz
-        values.addcmul_(v[row], x[col])
-    return (csr(crow, col, values, A.shape),)
-
-
-class _Linear(torch.autograd.Function):
-    """X Mᵀ for a sparse M, with the gradient on M's pattern only."""
-
-    @staticmethod
-    def forward(X: Tensor, M: Tensor) -> Tensor:
-        return (M @ X.mT).mT
-
-    @staticmethod
-    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        X, M = ctx.saved_tensors
-        wants_X, wants_M = ctx.needs_input_grad
-        return ((M.mT @ grad.mT).mT if wants_X else None,
-                gradients(M, grad, X)[0] if wants_M else None)
+    return (sparse.on_entries(V, X, A),)
 
 
 def linear(U: Tensor, M: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -284,7 +245,7 @@ def linear(U: Tensor, M: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if M.layout == torch.strided:
         return nn.functional.linear(U, M, bias)
-    Y = _Linear.apply(U.reshape(-1, U.shape[-1]), M).reshape(*U.shape[:-1], len(M))
+    Y = sparse.product(U.reshape(-1, U.shape[-1]), M).reshape(*U.shape[:-1], len(M))
     return Y if bias is None else Y + bias
 
 

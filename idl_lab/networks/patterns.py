@@ -7,7 +7,7 @@ import scipy
 import torch
 from torch import Tensor, nn
 
-from idl_lab.operators import csr
+from idl_lab.sparse import csr
 
 
 def from_scipy(M: scipy.sparse.csr_array, dtype: torch.dtype, device: torch.device | str = "cpu"
