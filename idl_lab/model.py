@@ -231,8 +231,8 @@ class ImplicitModel(nn.Module):
         Parameters
         ----------
         net : torch.nn.Module
-            Of Linear, Conv2d, BatchNorm, average pooling, Flatten, Dropout, additions and
-            elementwise activations; left as it is.
+            Of affine operations and elementwise activations, as `networks.READABLE` lists them;
+            left as it is.
         input_shape : sequence of int, optional
             Without the batch dimension, such as ``(1, 28, 28)``; a net that starts with Linear
             needs none.
@@ -247,7 +247,7 @@ class ImplicitModel(nn.Module):
         ------
         ValueError
             For an operation that has no place in the two equations, named with its place in the
-            net; for ``rescale`` where an activation is not homogeneous.
+            net; if the net, called on random inputs, does not give what its matrices give; for ``rescale`` where an activation is not homogeneous.
         """
         network = networks.as_matrices(net, input_shape)
         if rescale:

@@ -66,8 +66,8 @@ class Layout:
         n, p = self.shape
         if self.col.device.type == "cpu":  # scipy counts where torch sorts, at a third of the time
             number = torch.arange(len(self.col), device="cpu").numpy()
-            crow, col = self.crow.numpy(), self.col.numpy()
-            T = scipy.sparse.csr_array((number, col, crow), (n, p)).tocsc()
+            T = scipy.sparse.csr_array((number, self.col.numpy(), self.crow.numpy()),
+                                       (n, p)).tocsc()
             order, crow, col = map(torch.from_numpy, (T.data, T.indptr, T.indices))
         else:
             order = self.col.argsort(stable=True)
