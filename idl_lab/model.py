@@ -247,7 +247,8 @@ class ImplicitModel(nn.Module):
         ------
         ValueError
             For an operation that has no place in the two equations, named with its place in the
-            net; if the net, called on random inputs, does not give what its matrices give; for ``rescale`` where an activation is not homogeneous.
+            net; if the net, called on random inputs, does not give what its matrices give; for
+            ``rescale`` where an activation is not homogeneous.
         """
         network = networks.as_matrices(net, input_shape)
         if rescale:

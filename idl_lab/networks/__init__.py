@@ -57,8 +57,10 @@ def as_matrices(net: nn.Module, input_shape: Sequence[int] | None = None) -> Net
     TypeError
         If ``net`` is no module.
     ValueError
-        If it holds an operation that is neither linear nor a known activation, named with its
-        place; if it has no activation at all, or numbers that are not finite.
+        If it holds an operation that is neither affine nor a known activation, named with its
+        place; if it draws random numbers, changes its own state, or gives other numbers than
+        the operations that torch.fx records; if it has no activation at all, or numbers that are
+        not finite.
 
     References
     ----------
