@@ -22,7 +22,6 @@ from idl_lab.extras import full_precision, never_compiled, one_tangent, refuse_t
 from idl_lab.fixed_point import Picard, Solver, check_solver, reshape, run, told
 from idl_lab.fixed_point.solution import Solution, warn
 from idl_lab.operators import (
-    LowRank,
     Operator,
     StateMap,
     check_finite,
@@ -30,6 +29,7 @@ from idl_lab.operators import (
     leaves,
     once,
 )
+from idl_lab.sparse import Sparse
 
 
 @dataclass(frozen=True)
@@ -198,10 +198,12 @@ def equilibrium(A: Operator, injection: Tensor, phi: str | Activation | Callable
     """
     for T in leaves(A):
         validation.tensor("A", T if T.layout == torch.strided else T.values(), finite=False)
-    if not isinstance(A, LowRank):
+    if isinstance(A, Tensor):
         validation.check_shape("A", A, "n n")
     n = A.shape[0]
     validation.tensor("injection", injection, "... n", like=leaves(A)[0], n=n, finite=False)
+    if isinstance(A, Tensor) and A.layout != torch.strided:
+        A = Sparse.of(A)
     check_finite({"A": A, "injection": injection})
     check_solver(solver)
     check_adjoint(adjoint)
@@ -236,7 +238,7 @@ def solve(A: Operator, injection: Tensor, phi: Activation, X0: Tensor | None, so
         X0 = X0.detach().reshape(-1, n)
     b = injection if injection.dim() == 2 else injection.reshape(-1, n)
     if given.itemsize < 4:
-        A, b = from_leaves(tuple(T.float() for T in leaves(A))), b.float()
+        A, b = from_leaves([T.float() for T in leaves(A)], A), b.float()
         X0 = None if X0 is None else X0.float()
     solution = solve_map(StateMap(A, b, phi), X0, solver, adjoint, keep_states, throw)
     if solution.value.dtype != given:

@@ -15,6 +15,7 @@ from idl_lab.extras import full_precision, refuse_traced, unless_autocast
 from idl_lab.fixed_point import PeacemanRachford, Picard, Solver, check_solver
 from idl_lab.fixed_point.solution import Solution
 from idl_lab.operators import LowRank, Operator, check_finite, linear, uniform_
+from idl_lab.sparse import Sparse
 from idl_lab.well_posedness import Certificate, certificate
 
 
@@ -144,6 +145,8 @@ class ImplicitModel(nn.Module):
     def A(self) -> Tensor:
         """The matrix in use, (n, n), with the constraint applied; see the class."""
         A = self.operator()
+        if isinstance(A, Sparse):
+            return A.to_tensor()
         return A.to_dense() if isinstance(A, LowRank) else A
 
     @A.setter
@@ -159,7 +162,7 @@ class ImplicitModel(nn.Module):
         """The matrix of the inputs, (n, p): a parameter, or sparse and made of ``free_B``."""
         if self.pattern_B is None:
             return self.__getattr__("B")  # torch's: the parameter, or an AttributeError
-        return self.pattern_B(self.free_B)
+        return self.pattern_B(self.free_B).to_tensor()
 
     @B.setter
     @torch.no_grad()
@@ -317,7 +320,7 @@ class ImplicitModel(nn.Module):
         return self._injection(U, None)
 
     def _injection(self, U: Tensor, A: Operator | None) -> Tensor:
-        B = self.B
+        B = self.B if self.pattern_B is None else self.pattern_B(self.free_B)
         validation.tensor("U", U, "... p", like=self.C, p=B.shape[1], finite=False)
         b = linear(U, B, self.state_bias)
         check_finite({"A": A, "U": U, "B": B, "state_bias": self.state_bias, "U Bᵀ": b},

@@ -1,7 +1,7 @@
 """The matrix A of the state equation in three forms, and the map X ↦ φ(X Aᵀ + b) made of it.
 
-A is a dense tensor, a sparse tensor in CSR layout (a network read off), or a `LowRank` product
-L Rᵀ that is never formed. Whatever solves the equation, forward or adjoint, sees only these
+A is a dense tensor, a `Sparse` matrix (a network read off), or a `LowRank` product L Rᵀ that is
+never formed. Whatever solves the equation, forward or adjoint, sees only these
 functions.
 """
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from idl_lab import sparse, validation
 from idl_lab.activations import Activation
+from idl_lab.sparse import Sparse
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class LowRank:
         return self.L @ self.R.mT
 
 
-Operator = Tensor | LowRank
+Operator = Tensor | Sparse | LowRank
 
 
 def rounding_of_sums(terms: int, dtype: torch.dtype) -> float:
@@ -85,9 +86,9 @@ def dense(A: Operator) -> Tensor:
 
     Parameters
     ----------
-    A : Tensor, shape (n, n), dense or sparse; or LowRank
+    A : Tensor, Sparse or LowRank, shape (n, n)
     """
-    return A if isinstance(A, Tensor) and A.layout == torch.strided else A.to_dense()
+    return A if isinstance(A, Tensor) else A.to_dense()
 
 
 def leaves(A: Operator) -> tuple[Tensor, ...]:
@@ -95,19 +96,25 @@ def leaves(A: Operator) -> tuple[Tensor, ...]:
 
     Parameters
     ----------
-    A : Tensor or LowRank
+    A : Tensor, Sparse or LowRank
     """
+    if isinstance(A, Sparse):
+        return (A.values,)
     return (A.L, A.R) if isinstance(A, LowRank) else (A,)
 
 
-def from_leaves(tensors: tuple[Tensor, ...]) -> Operator:
+def from_leaves(tensors: Sequence[Tensor], like: Operator) -> Operator:
     """The operator of these `leaves`.
 
     Parameters
     ----------
-    tensors : tuple of one Tensor, or of L and R
+    tensors : sequence of one Tensor, or of L and R
+    like : Tensor, Sparse or LowRank
+        Of the kind that is made.
     """
-    return LowRank(*tensors) if len(tensors) == 2 else tensors[0]
+    if isinstance(like, Sparse):
+        return Sparse(*tensors, like.layout)
+    return LowRank(*tensors) if isinstance(like, LowRank) else tensors[0]
 
 
 def check_finite(made_of: Mapping[str, Operator | None], show: Sequence[str] = ()) -> None:
@@ -144,9 +151,9 @@ def detach(A: Operator) -> Operator:
 
     Parameters
     ----------
-    A : Tensor or LowRank
+    A : Tensor, Sparse or LowRank
     """
-    return from_leaves(tuple(T.detach() for T in leaves(A)))
+    return from_leaves([T.detach() for T in leaves(A)], A)
 
 
 def transpose(A: Operator) -> Operator:
@@ -154,11 +161,11 @@ def transpose(A: Operator) -> Operator:
 
     Parameters
     ----------
-    A : Tensor, shape (n, n), dense or sparse; or LowRank
+    A : Tensor, Sparse or LowRank, shape (n, n)
     """
     if isinstance(A, LowRank):
         return LowRank(A.R, A.L)
-    return A.mT if A.layout == torch.strided else sparse.transposed(A)
+    return A.mT
 
 
 def once(T: Tensor, why: str, *causes: Tensor) -> Tensor:
@@ -198,7 +205,7 @@ class _Once(torch.autograd.Function):
 
 
 def _by_rows(A: Operator) -> bool:
-    return isinstance(A, Tensor) and (A.layout != torch.strided or A.is_contiguous())
+    return isinstance(A, Sparse) or isinstance(A, Tensor) and A.is_contiguous()
 
 
 def affine(A: Operator) -> Callable[[Tensor, Tensor], Tensor]:
@@ -206,13 +213,13 @@ def affine(A: Operator) -> Callable[[Tensor, Tensor], Tensor]:
 
     Parameters
     ----------
-    A : Tensor, shape (n, n), dense or sparse (CSR); or LowRank
+    A : Tensor, Sparse or LowRank, shape (n, n)
     """
     if isinstance(A, LowRank):
         R, Lt = A.R, A.L.mT.contiguous()
         return lambda b, X: torch.addmm(b, X @ R, Lt)
-    if A.layout != torch.strided and A.requires_grad:  # torch's gradient would be a dense matrix
-        return lambda b, X: sparse.product(X, A) + b
+    if isinstance(A, Sparse):
+        return A.step()
     # (A Xᵀ + bᵀ)ᵀ or X Aᵀ + b: whichever reads A in the order in which it lies in memory.
     if _by_rows(A):
         return lambda b, X: torch.addmm(b.mT, A, X.mT).mT
@@ -224,14 +231,14 @@ def gradients(A: Operator, V: Tensor, X: Tensor) -> tuple[Tensor, ...]:
 
     Parameters
     ----------
-    A : Tensor, shape (n, n), or LowRank
+    A : Tensor, Sparse or LowRank, shape (n, n)
     V, X : Tensor, shape (m, n)
     """
     if isinstance(A, LowRank):
         return V.mT @ (X @ A.R), X.mT @ (V @ A.L)
-    if A.layout == torch.strided:
-        return (V.mT @ X,)
-    return (sparse.on_entries(V, X, A),)
+    if isinstance(A, Sparse):
+        return (sparse.on_entries(V, X, A.layout),)
+    return (V.mT @ X,)
 
 
 def linear(U: Tensor, M: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -240,12 +247,12 @@ def linear(U: Tensor, M: Tensor, bias: Tensor | None = None) -> Tensor:
     Parameters
     ----------
     U : Tensor, shape (..., p)
-    M : Tensor, shape (n, p), dense or sparse (CSR)
+    M : Tensor or Sparse, shape (n, p)
     bias : Tensor, shape (n,), optional
     """
-    if M.layout == torch.strided:
+    if not isinstance(M, Sparse):
         return nn.functional.linear(U, M, bias)
-    Y = sparse.product(U.reshape(-1, U.shape[-1]), M).reshape(*U.shape[:-1], len(M))
+    Y = sparse.product(U.reshape(-1, U.shape[-1]), M).reshape(*U.shape[:-1], M.shape[0])
     return Y if bias is None else Y + bias
 
 
@@ -257,7 +264,7 @@ class StateMap:
 
     Parameters
     ----------
-    A : Tensor, shape (n, n), or LowRank
+    A : Tensor, Sparse or LowRank, shape (n, n)
     b : Tensor, shape (m, n)
     phi : Activation
     slopes : Tensor, shape (m, n), optional
@@ -289,7 +296,8 @@ class StateMap:
             In the order of ``tensors``.
         """
         k = self.shared
-        return StateMap(from_leaves(tuple(tensors[:k])), tensors[k], self.phi, *tensors[k + 1:])
+        A = from_leaves(tensors[:k], self.A)
+        return StateMap(A, tensors[k], self.phi, *tensors[k + 1:])
 
     def zero(self) -> Tensor:
         """The start X = 0; its image φ(b) then costs no product."""
@@ -376,7 +384,7 @@ class StateMap:
             c = c if L is None else c + X @ self.A.R @ L.mT
             c = c if R is None else c + X @ R @ self.A.L.mT
         elif of_A[0] is not None:
-            c = c + X @ of_A[0].mT
+            c = c + linear(X, from_leaves(of_A, self.A))
         direct = None
         if of_slopes and of_slopes[0] is not None:
             direct = of_slopes[0] * self.pre(X)

@@ -17,6 +17,14 @@ import torch
 from torch import Tensor
 
 
+@functools.cache  # torch announces once a process that the layout is young
+def _announced() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        nothing = torch.zeros(0, dtype=torch.int64, device="cpu")
+        torch.sparse_csr_tensor(nothing.new_zeros(1), nothing, nothing, (0, 0))
+
+
 @dataclass(frozen=True, eq=False)
 class Layout:
     """Where the entries of a sparse matrix stand, row by row (CSR).
@@ -42,17 +50,16 @@ class Layout:
         """
         return cls(M.crow_indices(), M.col_indices(), tuple(M.shape))
 
-    def matrix(self, values: Tensor) -> Tensor:
+    def tensor(self, values: Tensor) -> Tensor:
         """The sparse tensor with these values; not followed by autograd.
 
         Parameters
         ----------
         values : Tensor, shape (entries,)
         """
-        with warnings.catch_warnings():  # torch announces once a process that the layout is young
-            warnings.simplefilter("ignore", UserWarning)
-            return torch.sparse_csr_tensor(self.crow, self.col, values.detach(), self.shape,
-                                           device=values.device, check_invariants=False)
+        _announced()
+        return torch.sparse_csr_tensor(self.crow, self.col, values.detach(), self.shape,
+                                       device=values.device, check_invariants=False)
 
     @functools.cached_property
     def row(self) -> Tensor:
@@ -76,62 +83,94 @@ class Layout:
         return order, Layout(crow.to(self.crow.dtype), col.to(self.col.dtype), (p, n))
 
 
-def csr(crow: Tensor, col: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
-    """A sparse matrix in CSR layout; gradients flow to its values, as often as wanted.
+@dataclass(frozen=True, eq=False)
+class Sparse:
+    """A sparse matrix (n, p) by its values.
 
-    Parameters
+    Attributes
     ----------
-    crow, col : Tensor of int64, shapes (n + 1,) and (entries,)
     values : Tensor, shape (entries,)
-    shape : tuple of int
-        (n, p).
+    layout : Layout
     """
-    return _Matrix.apply(values, Layout(crow, col, shape))
+
+    values: Tensor
+    layout: Layout
+
+    @classmethod
+    def of(cls, M: Tensor) -> Sparse:
+        """A sparse tensor's; gradients flow to it.
+
+        Parameters
+        ----------
+        M : Tensor, shape (n, p), sparse (CSR)
+        """
+        return cls(_Values.apply(M), Layout.of(M))
+
+    @property
+    def shape(self) -> torch.Size:
+        """(n, p)."""
+        return torch.Size(self.layout.shape)
+
+    @property
+    def mT(self) -> Sparse:
+        """The transpose, (p, n)."""
+        order, layout = self.layout.transposed
+        return Sparse(self.values[order], layout)
+
+    def to_dense(self) -> Tensor:
+        """As an ordinary matrix."""
+        M = self.values.new_zeros(self.layout.shape)
+        return M.index_put((self.layout.row, self.layout.col), self.values)
+
+    def to_tensor(self) -> Tensor:
+        """As torch's sparse tensor in CSR layout; gradients flow from it to the values."""
+        return _Tensor.apply(self.values, self.layout)
+
+    def step(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """The function (b, X) ↦ X Mᵀ + b on (m, n), set up once for many calls."""
+        plain = None
+
+        def step(b: Tensor, X: Tensor) -> Tensor:
+            nonlocal plain
+            if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+                return product(X, self) + b
+            plain = self.layout.tensor(self.values) if plain is None else plain
+            return torch.addmm(b.mT, plain, X.mT).mT
+
+        return step
 
 
-def transposed(M: Tensor) -> Tensor:
-    """Mᵀ in CSR layout, (p, n); differentiable.
-
-    Parameters
-    ----------
-    M : Tensor, shape (n, p), sparse (CSR)
-    """
-    order, layout = Layout.of(M).transposed
-    return _Matrix.apply(_Values.apply(M)[order], layout)
-
-
-def product(X: Tensor, M: Tensor) -> Tensor:
+def product(X: Tensor, M: Sparse) -> Tensor:
     """X Mᵀ, (m, n); differentiable as often as wanted.
 
     Parameters
     ----------
     X : Tensor, shape (m, p)
-    M : Tensor, shape (n, p), sparse (CSR)
+    M : Sparse, shape (n, p)
     """
-    return _Product.apply(X, _Values.apply(M), Layout.of(M))
+    return _Product.apply(X, M.values, M.layout)
 
 
-def on_entries(V: Tensor, X: Tensor, M: Tensor) -> Tensor:
-    """Vᵀ X at the entries of M alone, (n, p) in CSR layout: the gradient of Σ V ∘ (X Mᵀ).
+def on_entries(V: Tensor, X: Tensor, layout: Layout) -> Tensor:
+    """The values of Vᵀ X at the entries of a layout: the gradient of Σ V ∘ (X Mᵀ).
 
     Differentiable as often as wanted.
 
     Parameters
     ----------
     V, X : Tensor, shapes (m, n) and (m, p)
-    M : Tensor, shape (n, p), sparse (CSR)
-        Its values play no part.
+    layout : Layout
+        Of M (n, p).
     """
-    layout = Layout.of(M)
-    return _Matrix.apply(_OnEntries.apply(V, X, layout), layout)
+    return _OnEntries.apply(V, X, layout)
 
 
-class _Matrix(torch.autograd.Function):
+class _Tensor(torch.autograd.Function):
     """The sparse tensor of values on a layout; torch's own has no second derivative."""
 
     @staticmethod
     def forward(values: Tensor, layout: Layout) -> Tensor:
-        return layout.matrix(values)
+        return layout.tensor(values)
 
     @staticmethod
     def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
@@ -157,7 +196,7 @@ class _Values(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, g: Tensor) -> Tensor:
-        return _Matrix.apply(g, ctx.layout)
+        return _Tensor.apply(g, ctx.layout)
 
 
 def _check(*tensors: Tensor) -> None:
@@ -180,7 +219,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(X: Tensor, values: Tensor, layout: Layout) -> Tensor:
         _check(X, values)
-        return (layout.matrix(values) @ X.mT).mT
+        return (layout.tensor(values) @ X.mT).mT
 
     @staticmethod
     def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
@@ -220,7 +259,7 @@ class _OnEntries(torch.autograd.Function):
         _check(V, X)
         # Both by columns in memory, so that an entry's dot product reads neighbours.
         V, X = V.mT.contiguous(), X.mT.contiguous()
-        zero = layout.matrix(V.new_zeros(len(layout.col)))
+        zero = layout.tensor(V.new_zeros(len(layout.col)))
         return torch.sparse.sampled_addmm(zero, V, X.mT, beta=0.0).values()
 
     @staticmethod

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
 from idl_lab import sparse
-from idl_lab.sparse import Layout, _OnEntries, _Product
+from idl_lab.sparse import Layout, Sparse, _OnEntries, _Product
 
 # torch's own, at its first forward-mode derivative.
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
@@ -39,13 +39,15 @@ def dense_on_entries(V, X, layout):
        share=st.sampled_from([0.0, 0.3, 9.0]))
 def test_products_transposes_and_gradients_are_the_dense_ones(n, p, m, seed, share):
     X, V, values, layout, M = case(n, p, m, seed, share)
-    S = sparse.csr(layout.crow, layout.col, values, layout.shape)
-    assert torch.equal(S.to_dense(), M)
-    assert torch.equal(sparse.transposed(S).to_dense(), M.mT)
+    S = Sparse(values, layout)
+    T = S.to_tensor()
+    assert torch.equal(S.to_dense(), M) and torch.equal(T.to_dense(), M)
+    assert torch.equal(S.mT.to_dense(), M.mT) and torch.equal(Sparse.of(T).to_dense(), M)
     assert torch.allclose(sparse.product(X, S), X @ M.mT, atol=1e-12)
-    G = sparse.on_entries(V, X, S)
-    assert torch.allclose(G.values(), dense_on_entries(V, X, layout), atol=1e-12)
-    assert torch.equal(G.crow_indices(), layout.crow) and torch.equal(G.col_indices(), layout.col)
+    with torch.no_grad():
+        assert torch.allclose(S.step()(V, X), X @ M.mT + V, atol=1e-12)
+    assert torch.allclose(sparse.on_entries(V, X, layout), dense_on_entries(V, X, layout),
+                          atol=1e-12)
 
 
 def test_the_transpose_of_a_device_without_scipy_is_the_same(monkeypatch):
@@ -99,8 +101,8 @@ def test_second_derivatives_through_a_sparse_tensor_and_a_dense_copy_of_it():
     X, values = X.requires_grad_(), values.clone().requires_grad_()
 
     def sparse_loss(X, values):
-        M = sparse.csr(layout.crow, layout.col, values, layout.shape)
-        return sparse.product(X, M).sin().sum() + M.to_dense().square().sum()
+        M = Sparse(values, layout).to_tensor()
+        return sparse.product(X, Sparse.of(M)).sin().sum() + M.to_dense().square().sum()
 
     def dense_loss(X, values):
         return dense(X, values, layout).sin().sum() + values.square().sum()
