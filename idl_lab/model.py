@@ -12,7 +12,7 @@ from idl_lab import activations, constraints, networks, validation
 from idl_lab.activations import Activation
 from idl_lab.equilibrium import Adjoint, Implicit, check_adjoint, solve
 from idl_lab.extras import full_precision, refuse_traced, unless_autocast
-from idl_lab.fixed_point import PeacemanRachford, Picard, Solver, check_solver
+from idl_lab.fixed_point import GaussSeidel, PeacemanRachford, Picard, Solver, check_solver
 from idl_lab.fixed_point.solution import Solution
 from idl_lab.operators import LowRank, Operator, check_finite, linear, uniform_
 from idl_lab.sparse import Sparse
@@ -243,7 +243,8 @@ class ImplicitModel(nn.Module):
             Change the units of the states so that ‖A‖∞ ≤ κ, with the same predictions; for
             positively homogeneous activations such as ReLU.
         kappa, solver, adjoint
-            As for `ImplicitModel`; the constraint is None. With ``rescale`` the default solver's
+            As for `ImplicitModel`; the constraint is None. Where A is sparse the default solver is
+            GaussSeidel, which goes through the layers once. With ``rescale`` the default solver's
             tolerance is divided by the largest unit, so that it means what it did before.
 
         Raises
@@ -253,13 +254,17 @@ class ImplicitModel(nn.Module):
             net; if the net, called on random inputs, does not give what its matrices give; for
             ``rescale`` where an activation is not homogeneous.
         """
-        network = networks.as_matrices(net, input_shape)
+        network, v = networks.as_matrices(net, input_shape), torch.ones(1, device="cpu")
         if rescale:
             network, v = network.rescaled(kappa)
-            solver = solver or Picard().in_units(v)
         device = next(net.parameters(), torch.empty(0, device="cpu")).device
-        model = cls.from_matrices(**network.tensors(device), activation=network.activation,
-                                  kappa=kappa, solver=solver, adjoint=adjoint)
+        matrices = network.tensors(device)
+        if solver is None:
+            layers = tuple(block.size for block in network.blocks)
+            thin = matrices["A"].layout != torch.strided
+            solver = (GaussSeidel(blocks=layers) if thin else Picard()).in_units(v)
+        model = cls.from_matrices(**matrices, activation=network.activation, kappa=kappa,
+                                  solver=solver, adjoint=adjoint)
         model.blocks = network.blocks
         return model
 

@@ -113,7 +113,7 @@ def from_leaves(tensors: Sequence[Tensor], like: Operator) -> Operator:
         Of the kind that is made.
     """
     if isinstance(like, Sparse):
-        return Sparse(*tensors, like.layout)
+        return Sparse(tensors[0], like.layout)
     return LowRank(*tensors) if isinstance(like, LowRank) else tensors[0]
 
 
@@ -166,6 +166,32 @@ def transpose(A: Operator) -> Operator:
     if isinstance(A, LowRank):
         return LowRank(A.R, A.L)
     return A.mT
+
+
+def rows(A: Operator, part: slice) -> Operator:
+    """Some rows of A, (k, n), in its form.
+
+    Parameters
+    ----------
+    A : Tensor, Sparse or LowRank, shape (n, n)
+    part : slice
+    """
+    if isinstance(A, LowRank):
+        return LowRank(A.L[part], A.R)
+    return A.rows(part) if isinstance(A, Sparse) else A[part]
+
+
+def leans_up(A: Operator) -> bool:
+    """Whether A has more above its diagonal than below.
+
+    Parameters
+    ----------
+    A : Tensor, Sparse or LowRank, shape (n, n)
+    """
+    if isinstance(A, Sparse):
+        return A.layout.leans_up
+    M = dense(A).detach().abs()
+    return bool(M.triu(1).sum() >= M.tril(-1).sum())
 
 
 def once(T: Tensor, why: str, *causes: Tensor) -> Tensor:

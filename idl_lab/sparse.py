@@ -68,6 +68,30 @@ class Layout:
                                        self.crow.diff())
 
     @functools.cached_property
+    def leans_up(self) -> bool:
+        """Whether more entries stand above the diagonal than below."""
+        return bool((self.col - self.row).sign().sum() >= 0)
+
+    def rows(self, part: slice) -> tuple[slice, Layout]:
+        """Which values stand in some rows, and their layout there.
+
+        Parameters
+        ----------
+        part : slice
+        """
+        key = part.start, part.stop
+        if key not in self._parts:
+            first, stop = (int(self.crow[i]) for i in key)
+            self._parts[key] = slice(first, stop), Layout(
+                self.crow[part.start:part.stop + 1] - first, self.col[first:stop],
+                (part.stop - part.start, self.shape[1]))
+        return self._parts[key]
+
+    @functools.cached_property
+    def _parts(self) -> dict[tuple[int, int], tuple[slice, Layout]]:
+        return {}
+
+    @functools.cached_property
     def transposed(self) -> tuple[Tensor, Layout]:
         """The order in which Mᵀ lists the values of M, (entries,), and the layout of Mᵀ."""
         n, p = self.shape
@@ -116,6 +140,16 @@ class Sparse:
         """The transpose, (p, n)."""
         order, layout = self.layout.transposed
         return Sparse(self.values[order], layout)
+
+    def rows(self, part: slice) -> Sparse:
+        """Some of its rows, (k, p).
+
+        Parameters
+        ----------
+        part : slice
+        """
+        entries, layout = self.layout.rows(part)
+        return Sparse(self.values[entries], layout)
 
     def to_dense(self) -> Tensor:
         """As an ordinary matrix."""
