@@ -181,19 +181,6 @@ def rows(A: Operator, part: slice) -> Operator:
     return A.rows(part) if isinstance(A, Sparse) else A[part]
 
 
-def leans_up(A: Operator) -> bool:
-    """Whether A has more above its diagonal than below.
-
-    Parameters
-    ----------
-    A : Tensor, Sparse or LowRank, shape (n, n)
-    """
-    if isinstance(A, Sparse):
-        return A.layout.leans_up
-    M = dense(A).detach().abs()
-    return bool(M.triu(1).sum() >= M.tril(-1).sum())
-
-
 def once(T: Tensor, why: str, *causes: Tensor) -> Tensor:
     """A gradient that depends on other tensors in ways that are not followed.
 

@@ -67,10 +67,23 @@ class Layout:
         return torch.repeat_interleave(torch.arange(self.shape[0], device=self.crow.device),
                                        self.crow.diff())
 
+    def triangle(self, blocks: tuple[int, ...]) -> int:
+        """1 for strictly upper block-triangular, −1 for strictly lower, 0 for neither.
+
+        Parameters
+        ----------
+        blocks : tuple of int
+            Sizes of the blocks, of rows and of columns.
+        """
+        if blocks not in self._triangles:
+            stops = torch.tensor(blocks, device=self.col.device).cumsum(0)
+            row, col = (torch.searchsorted(stops, i, right=True) for i in (self.row, self.col))
+            self._triangles[blocks] = 1 if (col > row).all() else -1 if (col < row).all() else 0
+        return self._triangles[blocks]
+
     @functools.cached_property
-    def leans_up(self) -> bool:
-        """Whether more entries stand above the diagonal than below."""
-        return bool((self.col - self.row).sign().sum() >= 0)
+    def _triangles(self) -> dict[tuple[int, ...], int]:
+        return {}
 
     def rows(self, part: slice) -> tuple[slice, Layout]:
         """Which values stand in some rows, and their layout there.

@@ -9,17 +9,19 @@ from torch import Tensor
 
 from idl_lab import validation
 from idl_lab.fixed_point.solver import Map, Solver, SolverState, measure
-from idl_lab.operators import StateMap, affine, leans_up, rows
+from idl_lab.operators import StateMap, affine, rows
+from idl_lab.sparse import Sparse
 
 
 @dataclass(frozen=True)
 class GaussSeidel(Solver):
     """Sweeps x_k ← φ(A_k x + b_k) over blocks of states, each from the newest of the others.
 
-    A sweep costs one product, and a test another. On a strictly block-triangular A, such as that
-    of a network read off, the first sweep ends at the solution, which is what the network itself
-    computes layer by layer; there Picard takes a whole product for each layer. Blocks are visited
-    from the side that A, or the transpose that a gradient needs, does not look to.
+    A sweep costs one product, and a test another. On a sparse A that is strictly block-triangular,
+    such as that of a network read off, one sweep is the solution and its test in one, as the
+    network itself goes through its layers: every row is evaluated at states that stay as they
+    are. Picard takes a whole product for each layer there. Blocks are visited from the last to
+    the first, or the other way for the transpose that a gradient needs.
 
     Parameters
     ----------
@@ -68,13 +70,16 @@ class GaussSeidel(Solver):
             raise ValueError(f"GaussSeidel's blocks must add up to the {x.shape[1]} states, got "
                              f"{self.blocks}.")
         parts = [slice(a, b) for a, b in zip([0, *stops], stops, strict=False)]
+        side = f.A.layout.triangle(self.blocks) if isinstance(f.A, Sparse) else 0
         new, P = x, f.b
-        for part in reversed(parts) if leans_up(f.A) else parts:
+        for part in parts if side < 0 else reversed(parts):
             P = _put(P, part, affine(rows(f.A, part))(f.b[:, part], new))
             new = _put(new, part, f.act(P)[:, part])
-        x = self.mix(x, new)
+        x, whole = self.mix(x, new), self.damping == 1
+        if side and whole:
+            return x, x, measure(self, x, x, state, image=True)
         fx = f(x)
-        return x, fx, measure(self, x, fx, state, image=self.damping == 1, skipped=1)
+        return x, fx, measure(self, x, fx, state, image=whole, skipped=1)
 
 
 def _put(X: Tensor, part: slice, columns: Tensor) -> Tensor:
