@@ -75,7 +75,7 @@ def reading() -> Figure:
     rows = torch.nn.Unflatten(1, (8, 8))
     fit(torch.nn.Sequential(rows, reader), train, epochs=8, lr=1e-2, progress=False)
     U, labels = next(iter(test))
-    steps, states, hidden = _steps(reader.recurrent, rows(U)[0])
+    steps, states, hidden = _steps(reader.recurrent.cells[0], rows(U)[0])
     return draw_reading(rows(U)[0], states, reader.linear(hidden), steps,
                               label=int(labels[0]))
 
