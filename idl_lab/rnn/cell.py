@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from idl_lab import validation
-from idl_lab.equilibrium import Unrolled, solve
 from idl_lab.fixed_point.solution import Solution, one_warning
 from idl_lab.model import ImplicitModel
 from idl_lab.rnn import sequences
+from idl_lab.rnn.recurrence import Steps, over_time
 from idl_lab.well_posedness import Certificate
 
 
@@ -152,42 +152,27 @@ class ImplicitRNNCell(nn.Module):
         ``sizes[t]`` sequences, the first ones of ``h``, still run at time t; ``u`` holds their
         inputs, time after time, and so do the outputs.
         """
-        layer, n = self.layer, self.layer.B.shape[0]
+        layer, p = self.layer, self.input_dim
         for name, M in layer.named_parameters():
             validation.tensor(name, M)
         turn = sequences.turned(sizes, u.device) if backwards else None
         # B v and D v in one product, and the part of u for all times at once.
-        feedthrough, bias = layer.D is not None, layer.state_bias
-        W = torch.cat([layer.B, layer.D]) if feedthrough else layer.B
-        if feedthrough and bias is not None:
-            bias = torch.cat([bias, layer.output_bias])
-        fed = nn.functional.linear(u if turn is None else u[turn], W[:, :self.input_dim], bias)
-        back, forth, A = W[:, self.input_dim:].mT, layer.C.mT, layer.operator()
-        # Started at a solution, an unrolled gradient would see one step and be a one-step gradient.
-        warm = not isinstance(layer.adjoint, Unrolled)
-        x, outputs, ended = None, [], []
-        for now in fed.split(sizes):
-            if len(now) < len(h):
-                ended.append(h[len(now):])
-                h, x = h[:len(now)], x[:len(now)]
-            now = torch.addmm(now, h, back)
-            injection, through = now.split([n, now.shape[1] - n], dim=1)
-            x = solve(A, injection, layer.activation, x if warm else None, layer.solver,
-                      layer.adjoint).value
-            h = (torch.addmm(through, x, forth) if feedthrough
-                 else nn.functional.linear(x, layer.C, layer.output_bias))
-            outputs.append(h)
-        hidden = torch.cat(outputs)
-        self._check(hidden, outputs, backwards)
-        return (hidden if turn is None else hidden[turn]), torch.cat([h, *reversed(ended)])
+        D = layer.B.new_zeros(self.hidden_dim, layer.B.shape[1]) if layer.D is None else layer.D
+        W = torch.cat([layer.B, D])
+        bias = None if layer.state_bias is None else torch.cat([layer.state_bias, layer.output_bias])
+        fed = nn.functional.linear(u if turn is None else u[turn], W[:, :p], bias)
+        steps = Steps(sizes, layer.activation, layer.solver, layer.adjoint)
+        hidden, last = over_time(steps, fed, h, W[:, p:], layer.C, layer.operator())
+        self._check(hidden, sizes, backwards)
+        return (hidden if turn is None else hidden[turn]), last
 
     @staticmethod
-    def _check(hidden: Tensor, outputs: list[Tensor], backwards: bool) -> None:
+    def _check(hidden: Tensor, sizes: list[int], backwards: bool) -> None:
         """One look at all time steps; which of them overflowed is asked only where one did."""
         total = hidden.detach().sum()  # it may overflow where no h does
-        if not sequences.readable(total) or math.isfinite(total):
+        if not validation.readable(total) or math.isfinite(total):
             return
-        for t, h in enumerate(outputs):
+        for t, h in enumerate(hidden.split(sizes)):
             if not h.isfinite().all():
                 raise FloatingPointError(
                     f"the hidden state overflowed at time step {t}"

@@ -127,13 +127,3 @@ def _lengths(lengths: Tensor | Sequence[int], m: int, time: int) -> Tensor:
         raise ValueError(f"lengths must be between 1 and the time steps given, {time}, got "
                          f"{wrong[0]}.")
     return values
-
-
-def readable(T: Tensor) -> bool:
-    """Whether T has numbers that Python may look at: not under vmap or jvp, not on "meta".
-
-    Parameters
-    ----------
-    T : Tensor
-    """
-    return not (T.is_meta or torch._C._functorch.is_functorch_wrapped_tensor(T))

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from idl_lab.equilibrium import Implicit, OneStep, Unrolled
 from idl_lab.fixed_point import Anderson, Picard
 from idl_lab.fixed_point.solution import ConvergenceWarning
-from idl_lab.rnn import cell as rnn
+from idl_lab.rnn import recurrence as rnn
 
 # ---- what it computes -----------------------------------------------------------------------
 
