@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from idl_lab import validation
+from idl_lab.extras import full_precision, never_compiled
 from idl_lab.fixed_point.solution import Solution, one_warning
 from idl_lab.model import ImplicitModel
+from idl_lab.operators import from_leaves, leaves
 from idl_lab.rnn import sequences
 from idl_lab.rnn.recurrence import Steps, over_time
 from idl_lab.well_posedness import Certificate
@@ -58,6 +60,7 @@ class ImplicitRNNCell(nn.Module):
         n = validation.integer("implicit_hidden_dim", implicit_hidden_dim)
         self.layer = ImplicitModel(self.input_dim + self.hidden_dim, self.hidden_dim, n, **options)
 
+    @never_compiled
     def forward(self, u: Tensor | PackedSequence, h: Tensor | None = None, *,
                 lengths: Tensor | Sequence[int] | None = None
                 ) -> Tensor | tuple[Tensor | PackedSequence, Tensor]:
@@ -127,6 +130,7 @@ class ImplicitRNNCell(nn.Module):
         TypeError, ValueError
             If u, h or X0 does not fit.
         """
+        u = sequences.cast(u, self.layer.B)
         validation.tensor("u", u, "... p", like=self.layer.B, p=self.input_dim)
         v = torch.cat([u, self._start(h, u.shape[:-1])], dim=-1)
         solution = self.layer.equilibrium(v, X0=X0, keep_states=keep_states)
@@ -139,6 +143,7 @@ class ImplicitRNNCell(nn.Module):
     def _start(self, h: Tensor | None, lead: tuple[int, ...]) -> Tensor:
         if h is None:
             return self.layer.B.new_zeros(*lead, self.hidden_dim)
+        h = sequences.cast(h, self.layer.B)
         validation.tensor("h", h, like=self.layer.B)
         if h.shape != (*lead, self.hidden_dim):
             raise ValueError(f"h must have shape {(*lead, self.hidden_dim)}, "
@@ -152,19 +157,22 @@ class ImplicitRNNCell(nn.Module):
         ``sizes[t]`` sequences, the first ones of ``h``, still run at time t; ``u`` holds their
         inputs, time after time, and so do the outputs.
         """
-        layer, p = self.layer, self.input_dim
+        layer, dtype = self.layer, u.dtype
         for name, M in layer.named_parameters():
             validation.tensor(name, M)
-        turn = sequences.turned(sizes, u.device) if backwards else None
-        # B v and D v in one product, and the part of u for all times at once.
-        D = layer.B.new_zeros(self.hidden_dim, layer.B.shape[1]) if layer.D is None else layer.D
-        W = torch.cat([layer.B, D])
-        bias = None if layer.state_bias is None else torch.cat([layer.state_bias, layer.output_bias])
-        fed = nn.functional.linear(u if turn is None else u[turn], W[:, :p], bias)
-        steps = Steps(sizes, layer.activation, layer.solver, layer.adjoint)
-        hidden, last = over_time(steps, fed, h, W[:, p:], layer.C, layer.operator())
+        with full_precision(u):
+            A, B, C, D, b, c, u, h = (
+                from_leaves([M.float() for M in leaves(T)])
+                if T is not None and dtype.itemsize < 4 else T
+                for T in (layer.operator(), layer.B, layer.C, layer.D, layer.state_bias,
+                          layer.output_bias, u, h))
+            turn = sequences.turned(sizes, u.device) if backwards else None
+            W = torch.cat([B, B.new_zeros(len(C), B.shape[1]) if D is None else D])
+            hidden, last = over_time(Steps(sizes, layer.activation, layer.solver, layer.adjoint),
+                                     u if turn is None else u[turn], h, W,
+                                     None if b is None else torch.cat([b, c]), C, A)
         self._check(hidden, sizes, backwards)
-        return (hidden if turn is None else hidden[turn]), last
+        return (hidden if turn is None else hidden[turn]).to(dtype), last.to(dtype)
 
     @staticmethod
     def _check(hidden: Tensor, sizes: list[int], backwards: bool) -> None:

@@ -1,27 +1,81 @@
 """The loop over time as one differentiable function of its matrices and of what the inputs add.
 
-    [b_t; r_t] = fed_t + W h_{t−1},    x_t = φ(A x_t + b_t),    h_t = C x_t + r_t
+    [b_t; r_t] = W [u_t; h_{t−1}] + bias,    x_t = φ(A x_t + b_t),    h_t = C x_t + r_t
 
-with fed_t the part of [B; D] v_t that is of u, and W the columns of [B; D] that are of h. Backwards,
-with g_t the gradient of h_t and S = diag φ′ at x_t, v_t = S (Aᵀ v_t + Cᵀ g_t) is the gradient of
-b_t and Wᵀ [v_t; g_t] what h_{t−1} gets; those of the matrices are one product each, over all times.
+with W = [B; D]. Backwards, with g_t the gradient of h_t and S = diag φ′ at x_t, the gradient of b_t
+is v_t = S (Aᵀ v_t + Cᵀ g_t), and h_{t−1} gets its part of Wᵀ [v_t; g_t]; those of the matrices are
+one product each, over all times.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from idl_lab.activations import Activation
 from idl_lab.equilibrium import Adjoint, Implicit, Unrolled, solve
-from idl_lab.extras import never_compiled
-from idl_lab.fixed_point import Solver, run
-from idl_lab.fixed_point.solution import Status, warn
+from idl_lab.extras import full_precision
+from idl_lab.fixed_point import Picard, Solver, run, told
+from idl_lab.fixed_point.solution import Solution, Status, one_warning
 from idl_lab.operators import Operator, StateMap, from_leaves, gradients, leaves, transpose
+
+# A solve that needs more is slow, so that its tests cost little and tell of trouble.
+_FEW_STEPS, _FEW_TESTS = 32, 3
+
+
+class Alike:
+    """Solves of equations that are like one another, each tested after the steps of the last.
+
+    A test for convergence costs as much as several steps of a small solve, and the equations of
+    neighbouring times take about as many. One that is not solved so, or whose solver is not an
+    undamped Picard, is solved as any other.
+
+    Parameters
+    ----------
+    solver : Solver
+    report : callable
+        Is given the `Solution` of each solve that ended in another way than converged.
+    """
+
+    def __init__(self, solver: Solver, report: Callable[[Solution], object]) -> None:
+        self.solver, self.report = solver, report
+        self._steps, self._rate = 0, 0.0  # that the last solve took, and its factor a step
+
+    def __call__(self, f: StateMap, x: Tensor | None = None) -> Tensor:
+        """The fixed point of f (m, n).
+
+        Parameters
+        ----------
+        f : StateMap
+        x : Tensor, shape (m, n), optional
+            The start, zero by default.
+        """
+        start = f.zero() if x is None else x
+        if self._steps and len(start):
+            x, state, skip = start, self.solver.init(start), self._steps - 1
+            for _ in range(_FEW_TESTS):
+                x, _, state = self.solver.step(f, x, state, skip)
+                if state.worst <= 1:
+                    spare = math.log(max(state.worst, 1e-9)) / math.log(self._rate)
+                    self._steps = max(state.steps - int(spare), 2)
+                    return state.point
+                skip = self.solver.untested(state)
+        solution = run(f, start, self.solver, lean=True)
+        steps = solution.stats.steps
+        plain = isinstance(self.solver, Picard) and self.solver.damping == 1
+        self._steps = 0
+        if solution.status is not Status.CONVERGED:
+            self.report(solution)
+        elif plain and 0 < steps <= _FEW_STEPS:
+            self._steps, worst = max(steps, 2), solution.trace.worst[[0, -1]].tolist()
+            fell = worst[1] / worst[0] if worst[0] > 0 else 0.0
+            self._rate = min(max(fell ** (1 / max(steps - 1, 1)), 0.05), 0.95)
+        return solution.value
 
 
 @dataclass(frozen=True)
@@ -42,111 +96,140 @@ class Steps:
     solver: Solver
     adjoint: Adjoint
 
-    def loop(self, fed: Tensor, h: Tensor, W: Tensor, C: Tensor, A: Operator
-             ) -> tuple[Tensor, Tensor, Tensor]:
+    def loop(self, u: Tensor, h: Tensor, W: Tensor, bias: Tensor | None, C: Tensor,
+             find: Callable[[Tensor, Tensor | None], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """h_t at every time, the last one of every sequence, and x_t at every time.
 
         Parameters
         ----------
-        fed : Tensor, shape (steps, n + hidden)
+        u : Tensor, shape (steps, p)
             Time after time.
         h : Tensor, shape (batch, hidden)
             Before the first step.
-        W, C : Tensor, shapes (n + hidden, hidden) and (hidden, n)
-        A : Tensor, shape (n, n), or LowRank
+        W, bias : Tensor, shapes (n + hidden, p + hidden) and (n + hidden,)
+        C : Tensor, shape (hidden, n)
+        find : callable
+            Gives x_t for b_t, from a start: the state of the step before.
         """
-        n, back, forth = C.shape[1], W.mT, C.mT
-        # Started at a solution, an unrolled gradient would see one step and be a one-step gradient.
-        warm = not isinstance(self.adjoint, Unrolled)
+        n, p = C.shape[1], u.shape[1]
+        # What is of u for all times at once; the rest is left to the loop.
+        fed, back, forth = nn.functional.linear(u, W[:, :p], bias), W[:, p:].mT, C.mT
         x, states, hidden, ended = None, [], [], []
         for now in fed.split(self.sizes):
             if len(now) < len(h):
                 ended.append(h[len(now):])
                 h, x = h[:len(now)], x[:len(now)]
             now = torch.addmm(now, h, back)
-            x = solve(A, now[:, :n], self.phi, x if warm else None, self.solver,
-                      self.adjoint).value
+            x = find(now[:, :n], x)
             h = torch.addmm(now[:, n:], x, forth)
             states.append(x)
             hidden.append(h)
         return torch.cat(hidden), torch.cat([h, *reversed(ended)]), torch.cat(states)
 
+    def recorded(self, u: Tensor, h: Tensor, W: Tensor, bias: Tensor | None, C: Tensor,
+                 A: Operator) -> tuple[Tensor, Tensor]:
+        """The first two of `loop`, by operations that torch can differentiate and transform.
 
-@never_compiled
-def over_time(steps: Steps, fed: Tensor, h: Tensor, W: Tensor, C: Tensor, A: Operator
-              ) -> tuple[Tensor, Tensor]:
-    """`Steps.loop`, differentiable in whichever way is asked for: the first two of its results.
+        Parameters
+        ----------
+        u, h, W, bias, C
+            As for `loop`.
+        A : Tensor, shape (n, n), or LowRank
+        """
+        # Started at a solution, an unrolled gradient would see one step and be a one-step gradient.
+        warm = not isinstance(self.adjoint, Unrolled)
+        return self.loop(u, h, W, bias, C, lambda b, x: solve(
+            A, b, self.phi, x if warm else None, self.solver, self.adjoint).value)[:2]
+
+    def unrecorded(self, u: Tensor, h: Tensor, W: Tensor, bias: Tensor | None, C: Tensor,
+                   A: Operator) -> tuple[Tensor, Tensor, Tensor]:
+        """`loop` without derivatives.
+
+        Parameters
+        ----------
+        u, h, W, bias, C, A
+            As for `recorded`.
+        """
+        alike = Alike(self.solver, told)
+        return self.loop(u, h, W, bias, C, lambda b, x: alike(StateMap(A, b, self.phi), x))
+
+
+def over_time(steps: Steps, u: Tensor, h: Tensor, W: Tensor, bias: Tensor | None, C: Tensor,
+              A: Operator) -> tuple[Tensor, Tensor]:
+    """The first two of `Steps.loop`, differentiable in whichever way is asked for.
 
     Parameters
     ----------
     steps : Steps
-    fed, h, W, C, A
-        As for `Steps.loop`.
+    u, h, W, bias, C, A
+        As for `Steps.recorded`.
     """
-    own = (isinstance(steps.adjoint, Implicit) and torch.is_grad_enabled()
-           and not torch._C._are_functorch_transforms_active() and forward_ad._current_level < 0
-           and not torch.jit.is_tracing())
-    if own:
-        return _OverTime.apply(steps, fed, h, W, C, *leaves(A))
-    return steps.loop(fed, h, W, C, A)[:2]
+    if (torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+            or torch.jit.is_tracing()):
+        return steps.recorded(u, h, W, bias, C, A)
+    if not torch.is_grad_enabled():
+        return steps.unrecorded(u, h, W, bias, C, A)[:2]
+    if not isinstance(steps.adjoint, Implicit):
+        return steps.recorded(u, h, W, bias, C, A)
+    return _OverTime.apply(steps, u, h, W, bias, C, *leaves(A))
 
 
 class _OverTime(torch.autograd.Function):
     """`Steps.loop` without a record of its operations: the backward pass is a loop of its own."""
 
     @staticmethod
-    def forward(ctx, steps: Steps, fed: Tensor, h: Tensor, W: Tensor, C: Tensor, *A: Tensor
-                ) -> tuple[Tensor, Tensor]:
-        hidden, last, X = steps.loop(fed, h, W, C, from_leaves(A))
+    def forward(ctx, steps: Steps, u: Tensor, h: Tensor, W: Tensor, bias: Tensor | None, C: Tensor,
+                *A: Tensor) -> tuple[Tensor, Tensor]:
+        hidden, last, X = steps.unrecorded(u, h, W, bias, C, from_leaves(A))
         ctx.steps = steps
-        ctx.save_for_backward(hidden, X, fed, h, W, C, *A)
+        ctx.save_for_backward(hidden, X, u, h, W, bias, C, *A)
         return hidden, last
 
     @staticmethod
     def backward(ctx, g: Tensor, g_last: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, X, fed, h, W, C, *A = ctx.saved_tensors
-        if torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(g):
-            return None, *_recorded(ctx.steps, (fed, h, W, C, *A), (g, g_last))
-        steps, n, A = ctx.steps, C.shape[1], from_leaves(tuple(A))
-        sizes, At = steps.sizes, transpose(A)
-        solver = steps.adjoint.solver or replace(steps.solver, rtol=100 * steps.solver.rtol)
-        carry, early, parts = g_last[:0], [], []
-        before = [h, *(part[:k] for part, k in zip(hidden.split(sizes), sizes[1:]))]
-        injection = None
-        if steps.phi.slope_of_value is None:
-            injection = (fed + torch.cat(before) @ W.mT)[:, :n]
-        S = StateMap(A, X if injection is None else injection, steps.phi).slope(X, X)
-        for s, now in zip(reversed(S.split(sizes)), reversed(g.split(sizes)), strict=True):
-            if len(carry) < len(now):
-                carry = torch.cat([carry, g_last[len(carry):len(now)]])
-            now = now + carry
-            adjoint = StateMap(At, now @ C, steps.phi, s)
-            solution = run(adjoint, adjoint.zero(), solver, lean=True)
-            if not solution.status.ok:
-                early.append(solution.status)
-            both = torch.cat([solution.value, now], dim=1)
-            carry = both @ W
-            parts.append(both)
-        if early:
-            _warn(early, len(sizes))
-        both = torch.cat(parts[::-1])
-        V = both[:, :n]
-        return (None, both, carry, both.mT @ torch.cat(before), both[:, n:].mT @ X,
-                *gradients(A, V, X))
+        hidden, X, *inputs = ctx.saved_tensors
+        with full_precision(X):
+            found = None
+            if not (torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(g)):
+                found = _gradients(ctx.steps, hidden, X, inputs, g, g_last)
+            return None, *(found or _recorded(ctx.steps, inputs, (g, g_last)))
 
 
-def _recorded(steps: Steps, inputs: Sequence[Tensor], grads: Sequence[Tensor]
+def _gradients(steps: Steps, hidden: Tensor, X: Tensor, inputs: Sequence[Tensor | None], g: Tensor,
+               g_last: Tensor) -> Sequence[Tensor | None] | None:
+    """The gradients of the inputs; None where some adjoint solve failed."""
+    u, h, W, bias, C, *tensors = inputs
+    A, sizes, p, n = from_leaves(tuple(tensors)), steps.sizes, u.shape[1], C.shape[1]
+    before = [h, *(part[:k] for part, k in zip(hidden.split(sizes), sizes[1:], strict=False))]
+    v = torch.cat([u, torch.cat(before)], dim=1)
+    # The slopes follow from X alone, or else from b too.
+    b = X if steps.phi.slope_of_value else nn.functional.linear(v, W, bias)[:, :n]
+    slopes, At, back = StateMap(A, b, steps.phi).slope(X, X).split(sizes), transpose(A), W[:, p:]
+    failed: list[Solution] = []
+    alike = Alike(steps.adjoint.solver or replace(steps.solver, rtol=100 * steps.solver.rtol),
+                  failed.append)
+    carry, parts = g_last[:0], []
+    for S, now in zip(reversed(slopes), reversed(g.split(sizes)), strict=True):
+        if len(carry) < len(now):  # sequences whose last step this is
+            carry = torch.cat([carry, g_last[len(carry):len(now)]])
+        now = now + carry
+        both = torch.cat([alike(StateMap(At, now @ C, steps.phi, S)), now], dim=1)
+        carry = both @ back
+        parts.append(both)
+    if any(not solution.status.ok for solution in failed):
+        return None
+    both = torch.cat(parts[::-1])
+    return (both @ W[:, :p], carry, both.mT @ v, None if bias is None else both.sum(dim=0),
+            both[:, n:].mT @ X, *gradients(A, both[:, :n], X))
+
+
+def _recorded(steps: Steps, inputs: Sequence[Tensor | None], grads: Sequence[Tensor]
               ) -> Sequence[Tensor | None]:
-    """The gradient by a record of all operations, which has derivatives of its own."""
-    wanted = [T for T in inputs if T.requires_grad]
-    with torch.enable_grad():
-        outputs = steps.loop(*inputs[:4], from_leaves(tuple(inputs[4:])))[:2]
-    found = iter(torch.autograd.grad(outputs, wanted, grads, create_graph=torch.is_grad_enabled(),
-                                     allow_unused=True))
-    return [next(found) if T.requires_grad else None for T in inputs]
-
-
-def _warn(early: Sequence[Status], time: int) -> None:
-    warn(f"the adjoint solves of {len(early)} of {time} time steps stopped early (the last: "
-         f"{early[-1].value}), so gradients are inexact. Lower kappa, or give "
-         f"adjoint=Implicit(solver) more steps.")
+    """Gradients by a record of all operations: they have derivatives, or say how solves failed."""
+    again = torch.is_grad_enabled()
+    wanted = [T for T in inputs if T is not None and T.requires_grad]
+    with torch.enable_grad(), one_warning("a backward pass over time"):
+        outputs = steps.recorded(*inputs[:5], from_leaves(tuple(inputs[5:])))
+        found = iter(torch.autograd.grad(outputs, wanted, grads, allow_unused=True,
+                                         create_graph=again))
+    return [next(found) if T is not None and T.requires_grad else None for T in inputs]

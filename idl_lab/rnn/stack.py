@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from idl_lab import validation
+from idl_lab.extras import never_compiled
 from idl_lab.fixed_point.solution import one_warning
 from idl_lab.networks import redraw
 from idl_lab.rnn import sequences
@@ -82,6 +83,7 @@ class ImplicitRNNStack(nn.Module):
         """How many directions a layer reads in, 1 or 2."""
         return 2 if self.bidirectional else 1
 
+    @never_compiled
     def forward(self, x: Tensor | PackedSequence, h0: Tensor | None = None, *,
                 lengths: Tensor | Sequence[int] | None = None
                 ) -> tuple[Tensor | PackedSequence, Tensor]:
@@ -128,14 +130,14 @@ class ImplicitRNNStack(nn.Module):
                 raise ValueError("lengths belongs to padded sequences, got x of one, shape "
                                  f"{tuple(x.shape)}.")
             axis = 0 if self.batch_first else 1
-            self._check_h0(h0, ())
+            h0 = self._check_h0(h0, ())
             outputs, h_n = self(x.unsqueeze(axis), None if h0 is None else h0.unsqueeze(1))
             return outputs.squeeze(axis), h_n.squeeze(1)
         like = self.cells[0].layer.C
         packed = sequences.pack("x", x, lengths, like=like, p=self.input_dim,
                                 batch_first=self.batch_first)
         sizes = packed.batch_sizes.tolist()
-        self._check_h0(h0, sizes[:1])
+        h0 = self._check_h0(h0, sizes[:1])
         if h0 is None:
             h0 = like.new_zeros(len(self.cells), sizes[0], self.hidden_dim)
         starts = sequences.ordered(h0, packed.sorted_indices, dim=1).unbind()
@@ -151,14 +153,16 @@ class ImplicitRNNStack(nn.Module):
         h_n = sequences.ordered(torch.stack(ends), packed.unsorted_indices, dim=1)
         return sequences.unpack(data, packed, x, self.batch_first), h_n
 
-    def _check_h0(self, h0: Tensor | None, batch: Sequence[int]) -> None:
+    def _check_h0(self, h0: Tensor | None, batch: Sequence[int]) -> Tensor | None:
         if h0 is None:
-            return
+            return None
+        h0 = sequences.cast(h0, self.cells[0].layer.C)
         validation.tensor("h0", h0, like=self.cells[0].layer.C)
         wanted = (len(self.cells), *batch, self.hidden_dim)
         if h0.shape != wanted:
             raise ValueError(f"h0 must have shape {wanted}, (num_layers · directions"
                              f"{', batch' * len(batch)}, hidden), got {tuple(h0.shape)}.")
+        return h0
 
     def certificate(self) -> Certificate:
         """Of the cell with the least margin, which condition for a unique x it meets, in words."""

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from idl_lab.equilibrium import Unrolled
 from idl_lab.fixed_point import Picard
 from idl_lab.fixed_point.solution import ConvergenceWarning
-from idl_lab.rnn import ImplicitRNNStack, stack
+from idl_lab.rnn import ImplicitRNNStack
 from idl_lab.well_posedness import Condition
 
 
@@ -262,7 +262,7 @@ def test_one_warning_for_all_layers():
         warnings.simplefilter("always")
         built(draw(0, 2, 7, 2))
     (warning,) = caught
-    assert issubclass(warning.category, ConvergenceWarning) and warning.filename == stack.__file__
+    assert issubclass(warning.category, ConvergenceWarning) and warning.filename == __file__
     assert "28 solves of the time steps of a sequence stopped early" in str(warning.message)
 
 
