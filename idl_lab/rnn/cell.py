@@ -158,8 +158,10 @@ class ImplicitRNNCell(nn.Module):
         inputs, time after time, and so do the outputs.
         """
         layer, dtype = self.layer, u.dtype
-        for name, M in layer.named_parameters():
-            validation.tensor(name, M)
+        total = sum(M.detach().sum() for M in layer.parameters())
+        if validation.readable(total) and not math.isfinite(total):
+            for name, M in layer.named_parameters():  # one may be at fault, or the sum overflowed
+                validation.tensor(name, M)
         with full_precision(u):
             A, B, C, D, b, c, u, h = (
                 from_leaves([M.float() for M in leaves(T)])

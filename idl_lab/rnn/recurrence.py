@@ -24,27 +24,28 @@ from idl_lab.fixed_point import Picard, Solver, run, told
 from idl_lab.fixed_point.solution import Solution, Status, one_warning
 from idl_lab.operators import Operator, StateMap, from_leaves, gradients, leaves, transpose
 
-# A solve that needs more is slow, so that its tests cost little and tell of trouble.
+# A solve that needs more steps is slow: its tests then cost little, and tell of trouble.
 _FEW_STEPS, _FEW_TESTS = 32, 3
 
 
-class Alike:
+class SimilarSolves:
     """Solves of equations that are like one another, each tested after the steps of the last.
 
     A test for convergence costs as much as several steps of a small solve, and the equations of
-    neighbouring times take about as many. One that is not solved so, or whose solver is not an
-    undamped Picard, is solved as any other.
+    neighbouring times take about as many. A solve that does not end so is taken up by the
+    ordinary loop, and so is every one whose solver is not an undamped Picard.
 
     Parameters
     ----------
     solver : Solver
     report : callable
-        Is given the `Solution` of each solve that ended in another way than converged.
+        Is given each `Solution` that ended in another way than converged.
     """
 
     def __init__(self, solver: Solver, report: Callable[[Solution], object]) -> None:
         self.solver, self.report = solver, report
-        self._steps, self._rate = 0, 0.0  # that the last solve took, and its factor a step
+        self._foreseeable = isinstance(solver, Picard) and solver.damping == 1
+        self._steps, self._rate = 0, 0.0  # that the last solve took; its residual's factor a step
 
     def __call__(self, f: StateMap, x: Tensor | None = None) -> Tensor:
         """The fixed point of f (m, n).
@@ -65,15 +66,15 @@ class Alike:
                     self._steps = max(state.steps - int(spare), 2)
                     return state.point
                 skip = self.solver.untested(state)
+            start = x if math.isfinite(state.worst) else start
         solution = run(f, start, self.solver, lean=True)
-        steps = solution.stats.steps
-        plain = isinstance(self.solver, Picard) and self.solver.damping == 1
-        self._steps = 0
+        steps, self._steps = solution.stats.steps, 0
         if solution.status is not Status.CONVERGED:
             self.report(solution)
-        elif plain and 0 < steps <= _FEW_STEPS:
-            self._steps, worst = max(steps, 2), solution.trace.worst[[0, -1]].tolist()
-            fell = worst[1] / worst[0] if worst[0] > 0 else 0.0
+        elif self._foreseeable and 0 < steps <= _FEW_STEPS:
+            first, last = solution.trace.worst[[0, -1]].tolist()
+            fell = last / first if first > 0 else 0.0
+            self._steps = max(steps, 2)
             self._rate = min(max(fell ** (1 / max(steps - 1, 1)), 0.05), 0.95)
         return solution.value
 
@@ -150,8 +151,8 @@ class Steps:
         u, h, W, bias, C, A
             As for `recorded`.
         """
-        alike = Alike(self.solver, told)
-        return self.loop(u, h, W, bias, C, lambda b, x: alike(StateMap(A, b, self.phi), x))
+        solved = SimilarSolves(self.solver, told)
+        return self.loop(u, h, W, bias, C, lambda b, x: solved(StateMap(A, b, self.phi), x))
 
 
 def over_time(steps: Steps, u: Tensor, h: Tensor, W: Tensor, bias: Tensor | None, C: Tensor,
@@ -205,22 +206,23 @@ def _gradients(steps: Steps, hidden: Tensor, X: Tensor, inputs: Sequence[Tensor 
     # The slopes follow from X alone, or else from b too.
     b = X if steps.phi.slope_of_value else nn.functional.linear(v, W, bias)[:, :n]
     slopes, At, back = StateMap(A, b, steps.phi).slope(X, X).split(sizes), transpose(A), W[:, p:]
-    failed: list[Solution] = []
-    alike = Alike(steps.adjoint.solver or replace(steps.solver, rtol=100 * steps.solver.rtol),
-                  failed.append)
+    others: list[Solution] = []
+    solved = SimilarSolves(steps.adjoint.solver or replace(
+        steps.solver, rtol=100 * steps.solver.rtol), others.append)
     carry, parts = g_last[:0], []
     for S, now in zip(reversed(slopes), reversed(g.split(sizes)), strict=True):
         if len(carry) < len(now):  # sequences whose last step this is
             carry = torch.cat([carry, g_last[len(carry):len(now)]])
         now = now + carry
-        both = torch.cat([alike(StateMap(At, now @ C, steps.phi, S)), now], dim=1)
+        both = torch.cat([solved(StateMap(At, now @ C, steps.phi, S)), now], dim=1)
         carry = both @ back
         parts.append(both)
-    if any(not solution.status.ok for solution in failed):
+    if any(not solution.status.ok for solution in others):
         return None
     both = torch.cat(parts[::-1])
-    return (both @ W[:, :p], carry, both.mT @ v, None if bias is None else both.sum(dim=0),
-            both[:, n:].mT @ X, *gradients(A, both[:, :n], X))
+    return (both @ W[:, :p] if u.requires_grad else None, carry, both.mT @ v,
+            None if bias is None else both.sum(dim=0), both[:, n:].mT @ X,
+            *gradients(A, both[:, :n], X))
 
 
 def _recorded(steps: Steps, inputs: Sequence[Tensor | None], grads: Sequence[Tensor]

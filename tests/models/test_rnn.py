@@ -109,7 +109,7 @@ def test_a_low_rank_step_is_the_dense_one(constraint):
 
 def spied(monkeypatch, cold=False):
     """Of every solve without a record: its sequences, and how often f is evaluated."""
-    solves, find, evaluate = [], rnn.Alike.__call__, rnn.StateMap.__call__
+    solves, find, evaluate = [], rnn.SimilarSolves.__call__, rnn.StateMap.__call__
 
     def spy(self, f, x=None):
         solves.append([len(f.b), 0])
@@ -119,7 +119,7 @@ def spied(monkeypatch, cold=False):
         solves[-1][1] += 1
         return evaluate(f, X)
 
-    monkeypatch.setattr(rnn.Alike, "__call__", spy)
+    monkeypatch.setattr(rnn.SimilarSolves, "__call__", spy)
     monkeypatch.setattr(rnn.StateMap, "__call__", counted)
     return solves
 
