@@ -363,7 +363,7 @@ class _Equilibrium(torch.autograd.Function):
             else:
                 to_solve = f.adjoint(X, g)
                 if isinstance(how, Implicit):
-                    solver = how.solver or _looser(task.solver)
+                    solver = how.solver or looser(task.solver)
                     V = task.derivative(to_solve, solver, "adjoint")
                 else:
                     V = to_solve(to_solve.zero())
@@ -406,7 +406,13 @@ _Equilibrium.forward.__signature__ = inspect.signature(_Equilibrium.forward)
 
 
 @functools.cache
-def _looser(solver: Solver) -> Solver:
+def looser(solver: Solver) -> Solver:
+    """The forward equation's solver with the tolerance that is enough for its adjoint.
+
+    Parameters
+    ----------
+    solver : Solver
+    """
     return replace(solver, rtol=100 * solver.rtol)
 
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from idl_lab import validation
-from idl_lab.extras import full_precision, never_compiled
+from idl_lab.extras import full_precision, never_compiled, unless_autocast
 from idl_lab.fixed_point.solution import Solution, one_warning
 from idl_lab.model import ImplicitModel
-from idl_lab.operators import from_leaves, leaves
+from idl_lab.operators import check_finite, from_leaves, leaves
 from idl_lab.rnn import sequences
 from idl_lab.rnn.recurrence import Steps, over_time
 from idl_lab.well_posedness import Certificate
@@ -130,7 +130,7 @@ class ImplicitRNNCell(nn.Module):
         TypeError, ValueError
             If u, h or X0 does not fit.
         """
-        u = sequences.cast(u, self.layer.B)
+        u = unless_autocast(u, self.layer.B)
         validation.tensor("u", u, "... p", like=self.layer.B, p=self.input_dim)
         v = torch.cat([u, self._start(h, u.shape[:-1])], dim=-1)
         solution = self.layer.equilibrium(v, X0=X0, keep_states=keep_states)
@@ -143,7 +143,7 @@ class ImplicitRNNCell(nn.Module):
     def _start(self, h: Tensor | None, lead: tuple[int, ...]) -> Tensor:
         if h is None:
             return self.layer.B.new_zeros(*lead, self.hidden_dim)
-        h = sequences.cast(h, self.layer.B)
+        h = unless_autocast(h, self.layer.B)
         validation.tensor("h", h, like=self.layer.B)
         if h.shape != (*lead, self.hidden_dim):
             raise ValueError(f"h must have shape {(*lead, self.hidden_dim)}, "
@@ -158,10 +158,7 @@ class ImplicitRNNCell(nn.Module):
         inputs, time after time, and so do the outputs.
         """
         layer, dtype = self.layer, u.dtype
-        total = sum(M.detach().sum() for M in layer.parameters())
-        if validation.readable(total) and not math.isfinite(total):
-            for name, M in layer.named_parameters():  # one may be at fault, or the sum overflowed
-                validation.tensor(name, M)
+        check_finite(dict(layer.named_parameters()))
         with full_precision(u):
             A, B, C, D, b, c, u, h = (
                 from_leaves([M.float() for M in leaves(T)])

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from idl_lab.activations import Activation
-from idl_lab.equilibrium import Adjoint, Implicit, Unrolled, solve
+from idl_lab.equilibrium import Adjoint, Implicit, Unrolled, looser, solve
 from idl_lab.extras import full_precision
 from idl_lab.fixed_point import Picard, Solver, run, told
 from idl_lab.fixed_point.solution import Solution, Status, one_warning
@@ -44,7 +45,7 @@ class SimilarSolves:
 
     def __init__(self, solver: Solver, report: Callable[[Solution], object]) -> None:
         self.solver, self.report = solver, report
-        self._foreseeable = isinstance(solver, Picard) and solver.damping == 1
+        self._picard = solver if isinstance(solver, Picard) and solver.damping == 1 else None
         self._steps, self._rate = 0, 0.0  # that the last solve took; its residual's factor a step
 
     def __call__(self, f: StateMap, x: Tensor | None = None) -> Tensor:
@@ -57,21 +58,21 @@ class SimilarSolves:
             The start, zero by default.
         """
         start = f.zero() if x is None else x
-        if self._steps and len(start):
-            x, state, skip = start, self.solver.init(start), self._steps - 1
+        if self._picard and self._steps and len(start):
+            x, state, skip = start, self._picard.init(start), self._steps - 1
             for _ in range(_FEW_TESTS):
-                x, _, state = self.solver.step(f, x, state, skip)
-                if state.worst <= 1:
+                x, _, state = self._picard.step(f, x, state, skip)
+                if state.point is not None and state.worst <= 1:
                     spare = math.log(max(state.worst, 1e-9)) / math.log(self._rate)
                     self._steps = max(state.steps - int(spare), 2)
                     return state.point
-                skip = self.solver.untested(state)
+                skip = self._picard.untested(state)
             start = x if math.isfinite(state.worst) else start
         solution = run(f, start, self.solver, lean=True)
         steps, self._steps = solution.stats.steps, 0
         if solution.status is not Status.CONVERGED:
             self.report(solution)
-        elif self._foreseeable and 0 < steps <= _FEW_STEPS:
+        elif 0 < steps <= _FEW_STEPS:
             first, last = solution.trace.worst[[0, -1]].tolist()
             fell = last / first if first > 0 else 0.0
             self._steps = max(steps, 2)
@@ -188,16 +189,16 @@ class _OverTime(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, g: Tensor, g_last: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, X, *inputs = ctx.saved_tensors
+        steps, (hidden, X, *inputs) = ctx.steps, ctx.saved_tensors
         with full_precision(X):
             found = None
             if not (torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(g)):
-                found = _gradients(ctx.steps, hidden, X, inputs, g, g_last)
-            return None, *(found or _recorded(ctx.steps, inputs, (g, g_last)))
+                found = _gradients(steps, steps.adjoint.solver, hidden, X, inputs, g, g_last)
+            return None, *(found or _recorded(steps, inputs, (g, g_last)))
 
 
-def _gradients(steps: Steps, hidden: Tensor, X: Tensor, inputs: Sequence[Tensor | None], g: Tensor,
-               g_last: Tensor) -> Sequence[Tensor | None] | None:
+def _gradients(steps: Steps, backward: Solver | None, hidden: Tensor, X: Tensor,
+               inputs: Sequence[Any], g: Tensor, g_last: Tensor) -> Sequence[Tensor | None] | None:
     """The gradients of the inputs; None where some adjoint solve failed."""
     u, h, W, bias, C, *tensors = inputs
     A, sizes, p, n = from_leaves(tuple(tensors)), steps.sizes, u.shape[1], C.shape[1]
@@ -207,8 +208,7 @@ def _gradients(steps: Steps, hidden: Tensor, X: Tensor, inputs: Sequence[Tensor 
     b = X if steps.phi.slope_of_value else nn.functional.linear(v, W, bias)[:, :n]
     slopes, At, back = StateMap(A, b, steps.phi).slope(X, X).split(sizes), transpose(A), W[:, p:]
     others: list[Solution] = []
-    solved = SimilarSolves(steps.adjoint.solver or replace(
-        steps.solver, rtol=100 * steps.solver.rtol), others.append)
+    solved = SimilarSolves(backward or looser(steps.solver), others.append)
     carry, parts = g_last[:0], []
     for S, now in zip(reversed(slopes), reversed(g.split(sizes)), strict=True):
         if len(carry) < len(now):  # sequences whose last step this is
@@ -225,13 +225,14 @@ def _gradients(steps: Steps, hidden: Tensor, X: Tensor, inputs: Sequence[Tensor 
             *gradients(A, both[:, :n], X))
 
 
-def _recorded(steps: Steps, inputs: Sequence[Tensor | None], grads: Sequence[Tensor]
+def _recorded(steps: Steps, inputs: Sequence[Any], grads: Sequence[Tensor]
               ) -> Sequence[Tensor | None]:
     """Gradients by a record of all operations: they have derivatives, or say how solves failed."""
     again = torch.is_grad_enabled()
     wanted = [T for T in inputs if T is not None and T.requires_grad]
     with torch.enable_grad(), one_warning("a backward pass over time"):
-        outputs = steps.recorded(*inputs[:5], from_leaves(tuple(inputs[5:])))
+        u, h, W, bias, C, *A = inputs
+        outputs = steps.recorded(u, h, W, bias, C, from_leaves(tuple(A)))
         found = iter(torch.autograd.grad(outputs, wanted, grads, allow_unused=True,
                                          create_graph=again))
     return [next(found) if T is not None and T.requires_grad else None for T in inputs]

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from idl_lab import validation
+from idl_lab.extras import unless_autocast
 
 
 def pack(name: str, u: Tensor | PackedSequence, lengths: Tensor | Sequence[int] | None, *,
@@ -39,11 +40,11 @@ def pack(name: str, u: Tensor | PackedSequence, lengths: Tensor | Sequence[int] 
         if lengths is not None:
             raise ValueError(f"lengths belongs to padded sequences, got {name} packed, which has "
                              f"its own.")
-        u = u._replace(data=cast(u.data, like))
+        u = u._replace(data=unless_autocast(u.data, like))
         validation.tensor(f"{name}.data", u.data, "steps p", like=like, p=p)
         return u
     axes = "batch time p" if batch_first else "time batch p"
-    u = cast(u, like)
+    u = unless_autocast(u, like)
     validation.tensor(name, u, axes, like=like, p=p)
     by_time = u.transpose(0, 1) if batch_first else u
     time, m = by_time.shape[:2]
@@ -55,19 +56,6 @@ def pack(name: str, u: Tensor | PackedSequence, lengths: Tensor | Sequence[int] 
     if lengths is None or m == 0:
         return PackedSequence(by_time.reshape(time * m, p), torch.full((time,), m, device="cpu"))
     return pack_padded_sequence(by_time, lengths, enforce_sorted=False)
-
-
-def cast(T: Tensor, like: Tensor) -> Tensor:
-    """Under autocast, which leaves 16 bits, T in the dtype of the parameters; else T.
-
-    Parameters
-    ----------
-    T : Tensor
-    like : Tensor
-        A parameter.
-    """
-    autocast = like.device.type != "meta" and torch.is_autocast_enabled(like.device.type)
-    return T.to(like.dtype) if autocast and isinstance(T, Tensor) else T
 
 
 def unpack(outputs: Tensor, packed: PackedSequence, u: Tensor | PackedSequence,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from idl_lab import validation
-from idl_lab.extras import never_compiled
+from idl_lab.extras import never_compiled, unless_autocast
 from idl_lab.fixed_point.solution import one_warning
 from idl_lab.networks import redraw
 from idl_lab.rnn import sequences
@@ -156,7 +156,7 @@ class ImplicitRNNStack(nn.Module):
     def _check_h0(self, h0: Tensor | None, batch: Sequence[int]) -> Tensor | None:
         if h0 is None:
             return None
-        h0 = sequences.cast(h0, self.cells[0].layer.C)
+        h0 = unless_autocast(h0, self.cells[0].layer.C)
         validation.tensor("h0", h0, like=self.cells[0].layer.C)
         wanted = (len(self.cells), *batch, self.hidden_dim)
         if h0.shape != wanted:
