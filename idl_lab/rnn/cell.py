@@ -133,8 +133,9 @@ class ImplicitRNNCell(nn.Module):
         u = unless_autocast(u, self.layer.B)
         validation.tensor("u", u, "... p", like=self.layer.B, p=self.input_dim)
         v = torch.cat([u, self._start(h, u.shape[:-1])], dim=-1)
-        solution = self.layer.equilibrium(v, X0=X0, keep_states=keep_states)
-        return self.layer.output(solution.value, v), solution
+        with full_precision(u):
+            solution = self.layer.equilibrium(v, X0=X0, keep_states=keep_states)
+            return self.layer.output(solution.value, v), solution
 
     def certificate(self) -> Certificate:
         """Which sufficient condition for a unique x at every time step A meets, in words."""

@@ -73,7 +73,8 @@ class SimilarSolves:
         if solution.status is not Status.CONVERGED:
             self.report(solution)
         elif 0 < steps <= _FEW_STEPS:
-            first, last = solution.trace.worst[[0, -1]].tolist()
+            worst = solution.trace.worst
+            first, last = torch.stack([worst[0], worst[-1]]).tolist()
             fell = last / first if first > 0 else 0.0
             self._steps = max(steps, 2)
             self._rate = min(max(fell ** (1 / max(steps - 1, 1)), 0.05), 0.95)

@@ -136,6 +136,14 @@ def test_autocast_computes_the_recurrence_in_full(dtype, inside):
     assert close(found, plain, 0.05 if inside else 1e-6)
 
 
+def test_a_step_at_a_time_under_autocast():
+    cell, u, h = cell_with(solver=Picard(1e-6)).float(), draw(0, 3, 4, 2).float(), None
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for now in u.bfloat16().unbind(dim=1):
+            h = cell(now, h)
+        assert h.dtype == torch.float32 and close([h], [cell(u.bfloat16())[1]], 1e-6)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_sixteen_bits_are_rounded_at_the_end_alone(dtype):
     recurrent = stack_with(num_layers=2, solver=Picard(1e-5)).to(dtype)
