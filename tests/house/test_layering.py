@@ -16,7 +16,7 @@ HOUSE = {
     "ground": ["validation extras", "bar"],
     "core": ["activations sparse", "operators", "norms perron", "well_posedness",
              "constraints fixed_point", "equilibrium"],
-    "science": ["networks", "model layer", "rnn compose", "torchidl", "training data",
+    "science": ["networks", "model layer", "rnn compose", "torchidl", "batches", "training data",
                 "sim"],
     "labs": ["labs.kit", "labs"],
     "runs": ["runs", "__main__"],
