@@ -57,7 +57,7 @@ def test_adam_with_lr_is_the_default():
         model, batches = small_problem()
         options = {"lr": 0.03} if optimizer is None else {"optimizer": optimizer(model)}
         tables.append(fit(model, batches, epochs=3, progress=False, **options)["train_loss"])
-    assert tables[0].equals(tables[1])
+    assert np.allclose(*tables, rtol=1e-12)  # rounding: the default updates in one pass
 
 
 # ---- the table and the numbers in it --------------------------------------------------------

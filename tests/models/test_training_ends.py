@@ -104,7 +104,8 @@ def test_ones_own_optimizer_goes_on_after_a_nan():
     with pytest.raises(FloatingPointError):
         quick(model, [*batches, (U * float("nan"), batches[0][1])], epochs=2, optimizer=adam)
     quick(model, batches, epochs=2, optimizer=adam)
-    assert same(model, after(2, optimizer=None, lr=0.03)[0])
+    for p, q in zip(model.parameters(), after(2, optimizer=None, lr=0.03)[0], strict=True):
+        assert torch.allclose(p, q, rtol=1e-12)  # the default updates in one pass
     quick(twin, batches, epochs=2, optimizer=other)
     for group in other.param_groups:
         group["lr"] = 0.01
