@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from idl_lab import batches, extras, validation
 from idl_lab.bar import progress_bar
 from idl_lab.batches import Batches, Loss
+from idl_lab.capture import Captured, hindrance
 from idl_lab.fixed_point.solution import one_warning
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ def fit(model: nn.Module, train_loader: Batches, val_loader: Batches | None = No
         epochs: int = 10, lr: float = 5e-3, *, loss: Loss = nn.functional.cross_entropy,
         metric: Loss = accuracy, patience: int | None = None,
         optimizer: torch.optim.Optimizer | None = None,
-        penalty: Callable[[], Tensor] | None = None, progress: bool = True) -> pd.DataFrame:
+        penalty: Callable[[], Tensor] | None = None, capture: str | None = None,
+        progress: bool = True) -> pd.DataFrame:
     """Train a model with Adam, in place.
 
     An interrupt (Ctrl-C, a notebook's stop button) ends the training, not the program: the table
@@ -107,6 +109,10 @@ def fit(model: nn.Module, train_loader: Batches, val_loader: Batches | None = No
         Without arguments, called after the model's forward pass of each training batch; the number
         that it gives is added to the loss. So a layer can be regularised by what its last solve
         left, such as ``lambda: 0.1 * layer.jacobian_penalty()``.
+    capture : {"auto"}, optional
+        Take the steps from a CUDA graph where the model is on such a device and its step can be
+        captured: no Python runs in a step then, not even a hook's, so a model with hooks is left
+        out. ``.attrs["captured"]`` says how many steps were.
     progress : bool
         Show a bar, in a notebook or on a terminal; a log file gets none.
 
@@ -138,8 +144,11 @@ def fit(model: nn.Module, train_loader: Batches, val_loader: Batches | None = No
         validation.integer("patience", patience)
         if val_loader is None:
             raise ValueError("patience needs a val_loader to watch, got None.")
+    capture is None or validation.choice("capture", capture, ["auto"])
     frame = extras.need("pandas", "train").DataFrame  # missing, it is missed at once
-    step = _Step(model, _optimizer(model, optimizer, lr), loss, penalty)
+    step = _Step(model, _optimizer(model, optimizer, lr, capture is not None), loss, penalty)
+    take = Captured(step, step.optimizer, step.check) if (
+        capture and hindrance(model, step.optimizer) is None) else step
     columns = ["epoch", "train_loss", *["penalty"] * (penalty is not None),
                *["val_metric"] * (val_loader is not None), "seconds"]
     rows: list[dict[str, float]] = []
@@ -148,14 +157,14 @@ def fit(model: nn.Module, train_loader: Batches, val_loader: Batches | None = No
 
     def table() -> pd.DataFrame:
         found = frame(rows, columns=columns).set_index("epoch")
-        found.attrs["status"] = status
+        found.attrs |= {"status": status, "captured": getattr(take, "replayed", 0)}
         return found
 
     try:
         with progress_bar(total=epochs, desc="training", unit="epoch", progress=progress) as bar:
             for epoch in range(1, epochs + 1):
                 start = time.perf_counter()
-                row = {"epoch": epoch, **_epoch(step, train_loader, device)}
+                row = {"epoch": epoch, **_epoch(step, take, train_loader, device)}
                 if val_loader is not None:
                     row["val_metric"] = _evaluate(model, device, "val_loader", val_loader, metric)
                 row["seconds"] = time.perf_counter() - start
@@ -204,12 +213,13 @@ class _Step:
         self.stepped = [p for group in optimizer.param_groups for p in group["params"]]
         self.first_epoch = True
 
-    def __call__(self, U: Tensor, target: Tensor) -> list[Tensor]:
+    def __call__(self, U: Tensor, target: Tensor, count: bool | None = None) -> list[Tensor]:
         """The loss, and the penalty if there is one, left on the device."""
         torch.clear_autocast_cache()  # it would hold the weights of before the last step
-        predictions = self.model(U)
+        self.predictions = predictions = self.model(U)
         # Labels are counted in the first epoch alone: it makes the host wait for the device.
-        batches.comparable(self.loss, predictions, target, count=self.first_epoch)
+        batches.comparable(self.loss, predictions, target,
+                           count=self.first_epoch if count is None else count)
         parts = [_differentiable("loss", self.loss(predictions, target))]
         if self.penalty is not None:
             parts.append(_differentiable("penalty", self.penalty()))
@@ -221,8 +231,14 @@ class _Step:
         self.optimizer.step()
         return [part.detach() for part in parts]
 
+    def check(self, target: Tensor) -> None:
+        """Look at the labels of a batch whose step is about to be replayed."""
+        if self.first_epoch:
+            batches.comparable(self.loss, self.predictions, target)
 
-def _epoch(step: _Step, loader: Batches, device: torch.device) -> dict[str, float]:
+
+def _epoch(step: _Step, take: _Step | Captured, loader: Batches, device: torch.device
+           ) -> dict[str, float]:
     """Means of the loss and of the penalty over one pass."""
     step.model.train()
     names = ["train_loss", "penalty"][:1 + (step.penalty is not None)]
@@ -244,11 +260,13 @@ def _epoch(step: _Step, loader: Batches, device: torch.device) -> dict[str, floa
 
     with one_warning("an epoch"):  # a log is not to have a line a batch
         for U, target in batches.batches("train_loader", loader, device):
-            unread.append((len(target), step(U, target)))
+            unread.append((len(target), take(U, target)))
             if device.type == "cpu" or len(unread) == EVERY:
                 read()
     if unread:
         read()
+    if isinstance(take, Captured):
+        take.report()
     step.first_epoch = False
     return {name: total / count for name, total in totals.items()}
 
@@ -288,8 +306,8 @@ def _device(model: nn.Module) -> torch.device:
     return torch.device("cpu")
 
 
-def _optimizer(model: nn.Module, optimizer: torch.optim.Optimizer | None, lr: float
-               ) -> torch.optim.Optimizer:
+def _optimizer(model: nn.Module, optimizer: torch.optim.Optimizer | None, lr: float,
+               capture: bool) -> torch.optim.Optimizer:
     """Adam by default; refuse an optimizer that would leave the model as it is."""
     own = {id(p) for p in model.parameters() if p.requires_grad}
     if not own:
@@ -300,7 +318,8 @@ def _optimizer(model: nn.Module, optimizer: torch.optim.Optimizer | None, lr: fl
         # four of 100 × 100 and less.
         fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda")
                     for p in model.parameters())
-        return torch.optim.Adam(model.parameters(), lr=lr, fused=fused)
+        return torch.optim.Adam(model.parameters(), lr=lr, fused=fused,
+                                capturable=capture and all(p.is_cuda for p in model.parameters()))
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(f"optimizer must be a torch.optim.Optimizer made from the model's "
                         f"parameters, got {batches.kind(optimizer)}.")

@@ -16,7 +16,8 @@ HOUSE = {
     "ground": ["validation extras", "bar"],
     "core": ["activations sparse", "operators", "norms perron", "well_posedness",
              "constraints fixed_point", "equilibrium"],
-    "science": ["networks", "model layer", "rnn compose", "torchidl", "batches", "training data",
+    "science": ["networks", "model layer", "rnn compose", "torchidl", "batches capture",
+                "training data",
                 "sim"],
     "labs": ["labs.kit", "labs"],
     "runs": ["runs", "__main__"],
@@ -137,7 +138,7 @@ def test_a_file_that_grows_past_400_lines_is_two_files():
 
 
 def test_the_core_is_read_in_an_evening():
-    further = ("newton", "splitting", "sparse")  # methods for another evening
+    further = ("newton", "splitting", "sparse", "unwatched")  # methods for another evening
     total = sum(lines_of_code(p) for p in MODULES
                 if room_of(p) in EVENING and p.stem not in further)
     assert total <= 1400, f"the core has {total} lines of code"
