@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from idl_lab.fixed_point.solution import ConvergenceWarning
-from idl_lab.fixed_point.unwatched import Unwatched
+from idl_lab.unwatched import Unwatched
 
 LAG = 2  # batches after which a residual is read
 MOST = 500  # steps of a solve in a graph: one that needs more is left to a solver that tests
@@ -183,7 +183,7 @@ class Captured:
         self.short, self._worst = 0, 0.0
 
     def _body(self) -> tuple[list[Tensor], Tensor | None]:
-        with self.unwatched:
+        with self.unwatched.pass_through():
             numbers = self.step(*self._given, count=False)
         worst = self.unwatched.worst
         return numbers, torch.stack([w.float() for w in worst]) if worst else None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from torch import Tensor
 
@@ -11,16 +12,12 @@ _local = threading.local()
 
 
 def current() -> Unwatched | None:
-    """The `Unwatched` around this call in this thread, if any.
-
-    torch runs the backward pass of a GPU in a thread of its own: a solve keeps what it found here
-    for the solves of its derivatives.
-    """
+    """The `Unwatched` around this call in this thread, if any."""
     return getattr(_local, "current", None)
 
 
 class Unwatched:
-    """Within it, the k-th solve that begins takes ``steps[k]`` steps and tests nothing.
+    """Within ``pass_through()`` the k-th solve that begins takes ``steps[k]`` steps untested.
 
     So the host waits for no device, and a whole training step can be a CUDA graph. Whether the
     steps were enough is read later, and they grow where they were not.
@@ -35,23 +32,30 @@ class Unwatched:
     steps : list of int
         Of each solve, in the order in which they begin.
     worst : list of Tensor, each of shape ()
-        What the last pass through it left of each solve: the largest of the samples' residuals,
-        each divided by its tolerance. Above 1 the solve was short.
+        What the last pass left of each solve: the largest of the samples' residuals, each divided
+        by its tolerance. Above 1 the solve was short.
     """
 
     def __init__(self, start: int = 8) -> None:
         self.start = start
         self.steps: list[int] = []
         self.worst: list[Tensor] = []
-        self._outer: Unwatched | None = None
 
-    def __enter__(self) -> Unwatched:
+    @contextlib.contextmanager
+    def pass_through(self) -> Iterator[None]:
+        """A context in which solves are unwatched, and counted from the first."""
         self.worst = []
-        self._outer, _local.current = current(), self
-        return self
+        with self.here():
+            yield
 
-    def __exit__(self, *_: object) -> None:
-        _local.current = self._outer
+    @contextlib.contextmanager
+    def here(self) -> Iterator[None]:
+        """The same pass in another thread, as that of a GPU's backward pass is."""
+        outer, _local.current = current(), self
+        try:
+            yield
+        finally:
+            _local.current = outer
 
     def begin(self) -> int:
         """How many steps the solve that begins here takes; `end` is told what it left."""
