@@ -81,7 +81,9 @@ def batches(name: str, given: Batches, device: torch.device) -> Iterator[tuple[T
                              f"{tuple(target.shape)}: DataLoader(dataset, batch_size=64) makes "
                              f"batches.")
         empty = False
-        yield U.to(device), target.to(device)
+        # A copy to CUDA that blocks would wait for all that the device still has to do.
+        later = device.type == "cuda"
+        yield U.to(device, non_blocking=later), target.to(device, non_blocking=later)
     if empty:
         raise ValueError(f"{name} gave no batch: it is empty, or a generator that one pass used "
                          f"up; give {WANTED}.")
