@@ -199,6 +199,8 @@ class _Kept:
         self.moments = copy.deepcopy(step.optimizer.state_dict()["state"])
 
     def restore(self, step: _Step) -> str:
+        if any(map(nn.parameter.is_lazy, self.state.values())):
+            return "it was left, since before its first batch it had no shapes"
         step.model.load_state_dict(self.state)
         step.optimizer.load_state_dict(step.optimizer.state_dict() | {"state": self.moments})
         return f"at the end of epoch {self.epoch}" if self.epoch else "it was given"
@@ -216,10 +218,11 @@ class _Step:
     def __call__(self, U: Tensor, target: Tensor, count: bool | None = None) -> list[Tensor]:
         """The loss, and the penalty if there is one, left on the device."""
         torch.clear_autocast_cache()  # it would hold the weights of before the last step
-        self.predictions = predictions = self.model(U)
+        predictions = self.model(U)
         # Labels are counted in the first epoch alone: it makes the host wait for the device.
         batches.comparable(self.loss, predictions, target,
                            count=self.first_epoch if count is None else count)
+        self.predictions = predictions.detach() if isinstance(predictions, Tensor) else None
         parts = [_differentiable("loss", self.loss(predictions, target))]
         if self.penalty is not None:
             parts.append(_differentiable("penalty", self.penalty()))

@@ -113,6 +113,14 @@ def test_ones_own_optimizer_goes_on_after_a_nan():
     assert other.param_groups[0]["lr"] == 0.01
 
 
+def test_a_lazy_model_has_nothing_to_go_back_to_in_its_first_epoch():
+    _, batches = small_problem()
+    for k, words in ((1, "no shapes"), (3, "no shapes"), (4, "end of epoch 1")):
+        model = nn.LazyLinear(3, device="cpu", dtype=torch.float64)
+        table = quick(model, ending(batches, KeyboardInterrupt, k), epochs=2)
+        assert words in table.attrs["status"] and len(table) == k // 4
+
+
 # ---- refusals ------------------------------------------------------------------------------------
 
 
