@@ -243,7 +243,7 @@ def number(name: str, value: Tensor | float) -> Tensor | float:
         got = (f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor)
                else kind(value))
         raise TypeError(f"{name} must give one real number for a batch, got {got}.")
-    return value.reshape(())
+    return value.reshape(()) if value.dim() else value
 
 
 def kind(value: Any) -> str:
