@@ -61,7 +61,7 @@ class ImplicitModel(model.ImplicitModel):
     mitr, grad_mitr : int
         Steps at most, forward and backward.
     tol, grad_tol : float
-        Tolerances; that of the gradient is relative here.
+        Tolerances: of the state absolute, of the gradient relative to its size.
     kappa : float
     is_low_rank : bool
     rank : int, optional

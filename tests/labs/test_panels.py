@@ -51,7 +51,7 @@ PANELS = {  # how each is made, and a move that brings its longest words
     "03": (network_panel, {"kind": "residual", "layers": 6, "kappa": 0.05}),
     "04": (gradient_panel, {"listens": "hub", "steps": 40}),
     "05": (lambda: tolerance_panel(model(64, 10), draw(0, 5, 64).float().sigmoid(), LABELS),
-           {"digits": 2.0}),
+           {"digits": 0.0}),
     "06": (lambda: reading_panel(ImplicitRNN(8, 10, 5, 6, activation="tanh", **CPU),
                                  draw(0, 5, 8, 8).float().sigmoid(), LABELS), {"time": 0}),
     "07": (states_panel, {"kappa": "0.5"}),

@@ -97,17 +97,17 @@ def test_unrolling_keeps_every_state_and_the_others_one():
 def test_measuring_holds_nothing_afterwards():
     A, b, target = problem(n=20, samples=16)
     # A node that holds its own output in a hook would hold its whole graph for ever.
-    measure_gradient(A, b, target, adjoint=Unrolled(), solver=Picard(0, 5))
+    measure_gradient(A, b, target, adjoint=Unrolled(), solver=Picard(0, max_steps=5))
     before = sum(type(o) is torch.Tensor for o in gc.get_objects())
     for _ in range(5):
-        measure_gradient(A, b, target, adjoint=Unrolled(), solver=Picard(0, 5))
+        measure_gradient(A, b, target, adjoint=Unrolled(), solver=Picard(0, max_steps=5))
     assert sum(type(o) is torch.Tensor for o in gc.get_objects()) <= before
 
 
 def test_measuring_leaves_the_given_tensors_alone():
     A, b, target = problem()
     for adjoint in (Implicit(), Unrolled()):
-        measure_gradient(A, b, target, adjoint=adjoint, solver=Picard(0, 2))
+        measure_gradient(A, b, target, adjoint=adjoint, solver=Picard(0, max_steps=2))
     assert not A.requires_grad and A.grad is None and b.grad is None
 
 

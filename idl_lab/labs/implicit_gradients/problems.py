@@ -149,7 +149,8 @@ def gradients_after(steps: Sequence[int], A: Tensor, injection: Tensor, target: 
         Measurements of each.
     """
     validation.integer("repeat", repeat)
-    rounds = [{name: [measure_gradient(A, injection, target, phi, adjoint, Picard(0, k))
+    rounds = [{name: [measure_gradient(A, injection, target, phi, adjoint,
+                                       Picard(rtol=0.0, max_steps=k))
                       for k in steps] for name, adjoint in ADJOINTS.items()}
               for _ in range(repeat)]
     return {name: [min(seen, key=lambda gradient: gradient.seconds)
