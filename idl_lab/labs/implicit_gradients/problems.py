@@ -166,7 +166,8 @@ def exact_gradient(A: Tensor, injection: Tensor, target: Tensor, phi: str = "rel
     A, injection, target, phi
         As for `gradients_after`.
     """
-    return measure_gradient(A, injection, target, phi, solver=Anderson(rtol=1e-13))
+    tight = Anderson(rtol=1e-13)
+    return measure_gradient(A, injection, target, phi, Implicit(tight), tight)
 
 
 def relative_error(value: Tensor, exact: Tensor) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from idl_lab import validation
 from idl_lab.equilibrium import equilibrium
-from idl_lab.fixed_point import Anderson, Solver
+from idl_lab.fixed_point import Anderson, Picard, Solver
 from idl_lab.fixed_point.solution import Solution
 from idl_lab.model import ImplicitModel
 from idl_lab.training import accuracy
@@ -54,6 +55,35 @@ def paired_difference(one: Tensor, other: Tensor) -> tuple[float, float]:
     if runs > 1:
         square = square + d.mean(dim=1).var() / runs
     return float(d.mean()), float(square.sqrt())
+
+
+@dataclasses.dataclass(frozen=True)
+class CountedPicard(Picard):
+    """`Picard` that writes down how often it evaluates its map.
+
+    Copies made by `dataclasses.replace` write to the same list: so does the adjoint's solver that
+    `Implicit()` makes of the forward one.
+
+    Parameters
+    ----------
+    rtol, atol, max_steps, damping
+        As for `Picard`.
+    evaluations : list of int
+        Of each step between two tests, in the order taken.
+    """
+
+    evaluations: list[int] = dataclasses.field(default_factory=list, repr=False, compare=False)
+
+    def step(self, f: Any, x: Tensor, state: Any, skip: int = 0) -> tuple:
+        """As `Picard.step`, counted.
+
+        Parameters
+        ----------
+        f, x, state, skip
+            As for `Picard.step`.
+        """
+        self.evaluations.append(1 + skip)
+        return super().step(f, x, state, skip)
 
 
 @torch.no_grad()
