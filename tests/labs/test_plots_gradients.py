@@ -223,7 +223,7 @@ VECTOR = torch.ones(3, dtype=torch.float64, device="cpu")
     (lambda: problem(kappa=1.0), "kappa must be >= 0 and < 1, got 1"),
     (lambda: problem("hubs"), "Did you mean 'hub'"),
     (lambda: gradients_after([1], *problem(), repeat=0), "repeat must be at least 1, got 0"),
-    (lambda: gradients_after([0], *problem()), "max_steps must be at least 1, got 0"),
+    (lambda: gradients_after([0], *problem()), "steps must be at least 1, got 0"),
 ])
 def test_refusals(call, message):
     with pytest.raises((ValueError, TypeError), match=message):

@@ -9,11 +9,12 @@ import scipy.stats
 import torch
 from helpers import draw, rejects
 
+from idl_lab.equilibrium import Implicit, equilibrium
 from idl_lab.fixed_point import Picard
 from idl_lab.labs.kit import canvas
 from idl_lab.labs.training.panel import tolerance_panel
 from idl_lab.labs.training.plots import draw_sweep, draw_tolerance
-from idl_lab.labs.training.problems import paired_difference, tolerance_study
+from idl_lab.labs.training.problems import CountedPicard, paired_difference, tolerance_study
 from idl_lab.model import ImplicitModel
 
 RTOLS = [1e-6, 1e-3, 1e-1, 10.0]
@@ -143,6 +144,23 @@ def test_a_tolerance_that_the_table_lacks_is_refused():
     table, scores, exact = tolerance_study(model, U, labels, RTOLS)
     rejects(lambda: draw_tolerance(table, exact[:, 0], 0.5, scores[0, 0], exact[0]),
             ValueError, "rtol", "0.5", "0.001")
+
+
+@pytest.mark.parametrize("adjoint", [Implicit(), Implicit(CountedPicard(1e-9))])
+def test_evaluations_are_counted_forward_and_with_implicit_itself_backward(adjoint):
+    solver = CountedPicard(1e-6)
+    model, U, _ = model_and_images()
+    b = model.injection(U).detach()
+    A = model.A.detach().requires_grad_()
+    solution = equilibrium(A, b, "relu", solver=solver, adjoint=adjoint)
+    forward = sum(solver.evaluations)
+    assert forward == solution.stats.steps and solution.status.ok
+    solution.value.sum().backward()
+    own = sum(adjoint.solver.evaluations) if adjoint.solver else 0
+    assert (sum(solver.evaluations) > forward) == (own == 0)
+    reference = A.detach().clone().requires_grad_()
+    equilibrium(reference, b, "relu", solver=Picard(1e-6), adjoint=adjoint).value.sum().backward()
+    assert torch.equal(A.grad, reference.grad), "counting changes nothing"
 
 
 # ---- pairs ----------------------------------------------------------------------------------

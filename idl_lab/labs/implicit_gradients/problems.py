@@ -99,7 +99,8 @@ def measure_gradient(A: Tensor, injection: Tensor, target: Tensor, phi: str = "r
     phi : str
     adjoint : Implicit, Unrolled or OneStep
     solver : Picard or Anderson
-        ``Picard(rtol=0, max_steps=k)`` takes k steps, and `Implicit` k adjoint steps.
+        ``Picard(rtol=0, max_steps=k + 1)`` gives the point after k steps (it is tested too), and
+        `Implicit` the adjoint's after k.
 
     Returns
     -------
@@ -149,8 +150,10 @@ def gradients_after(steps: Sequence[int], A: Tensor, injection: Tensor, target: 
         Measurements of each.
     """
     validation.integer("repeat", repeat)
+    for k in steps:
+        validation.integer("steps", k)
     rounds = [{name: [measure_gradient(A, injection, target, phi, adjoint,
-                                       Picard(rtol=0.0, max_steps=k))
+                                       Picard(rtol=0.0, max_steps=k + 1))
                       for k in steps] for name, adjoint in ADJOINTS.items()}
               for _ in range(repeat)]
     return {name: [min(seen, key=lambda gradient: gradient.seconds)
