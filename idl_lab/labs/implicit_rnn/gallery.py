@@ -34,7 +34,7 @@ def steps() -> Figure:
     begin = int(spiky.int().diff().argmax()) + 1
     smooth = torch.sin(torch.linspace(0, 1, 80, dtype=series.dtype, device="cpu"))
     signal = torch.cat([smooth, series[begin - 40:begin + 80]])
-    cell = ImplicitRNNCell(1, 4, 12, activation="tanh", kappa=0.9, solver=Picard(1e-7),
+    cell = ImplicitRNNCell(1, 4, 12, activation="tanh", kappa=0.9, solver=Picard(1e-6),
                            generator=generator(), device="cpu", dtype=signal.dtype)
     return draw_steps(signal, _steps(cell, signal[:, None])[0])
 
