@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import warnings
 from pathlib import Path
 
 import pandas as pd
 import torch
 
-from benchmarks import sim, steps
+from benchmarks import report, sim
 
 FOLDER = Path(__file__).parents[1] / "figures"
 
@@ -21,13 +20,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description="Compare with the peers.")
     parser.add_argument("part", nargs="?", choices=("steps", "sim"),
                         help="training steps alone, or SIM's solvers alone; both without")
-    parser.add_argument("--steps", type=int, default=40, help="training steps, at least 30")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--seconds", type=float, default=8,
+                        help="timing of each size of a training step, at least 1")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(),
+                        help="of SIM's solvers; training steps are timed on one")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the picture")
     options = parser.parse_args()
-    if options.steps < 30:
-        parser.error(f"--steps must be at least 30, got {options.steps}.")
+    if not options.seconds >= 1:
+        parser.error(f"--seconds must be at least 1, got {options.seconds:g}.")
     try:
+        import silva_networks  # noqa: F401
         import torchdeq  # noqa: F401
         import torchidl  # noqa: F401
     except ImportError as error:
@@ -36,10 +38,9 @@ def main() -> None:
     warnings.simplefilter("ignore")
     pd.set_option("display.width", 120)
     options.out.mkdir(parents=True, exist_ok=True)
-    print(f"{os.cpu_count()} cores, {options.threads} threads, torch {torch.__version__}, "
-          f"Python {platform.python_version()}\n")
+    print(f"{os.cpu_count()} cores, torch {torch.__version__}\n")
     if options.part != "sim":
-        steps.run(options.steps, options.out)
+        report.run(options.seconds, options.out)
     if options.part != "steps":
         sim.run()
 
