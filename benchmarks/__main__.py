@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from benchmarks import report, sim
+from benchmarks import contestants, report, sim
 
 FOLDER = Path(__file__).parents[1] / "figures"
 
@@ -24,6 +24,7 @@ def main() -> None:
                         help="timing of each size of a training step, at least 1")
     parser.add_argument("--threads", type=int, default=os.cpu_count(),
                         help="of SIM's solvers; training steps are timed on one")
+    parser.add_argument("--before", type=Path, help="another checkout of this project to time too")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the picture")
     options = parser.parse_args()
     if not options.seconds >= 1:
@@ -40,7 +41,8 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     print(f"{os.cpu_count()} cores, torch {torch.__version__}\n")
     if options.part != "sim":
-        report.run(options.seconds, options.out)
+        report.run(options.seconds, options.out,
+                   more=contestants.before(options.before) if options.before else {})
     if options.part != "steps":
         sim.run()
 

@@ -7,18 +7,23 @@ the package's own: `make bench` finds for each of them those that give the gradi
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.byhand import State
 from idl_lab.equilibrium import Implicit
-from idl_lab.fixed_point import Anderson, Picard, Solver
+from idl_lab.fixed_point import Anderson, Picard
 from idl_lab.model import ImplicitModel
 
+OURS = "idl_lab"
 KAPPA = 0.99
-_LONGEST = 60  # steps of a peer: enough, and torchdeq's time grows with it
+_LONGEST = 300
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,21 +64,72 @@ def parameter(model: nn.Module, name: str) -> nn.Parameter:
 # ---- this project ---------------------------------------------------------------------------
 
 
-def _ours(solver: Callable[[float], Solver] | None) -> Callable[[State, float, float], nn.Module]:
-    """ImplicitModel on a solver at both tolerances; without one as it comes."""
+class Package(NamedTuple):
+    """What is used of this project, of this checkout or of another."""
 
+    ImplicitModel: type
+    Implicit: type
+    Picard: type
+    Anderson: type
+
+
+THIS = Package(ImplicitModel, Implicit, Picard, Anderson)
+
+
+def checkout(folder: Path) -> Package:
+    """Another checkout of this project, beside the one that runs.
+
+    Parameters
+    ----------
+    folder : path
+        Its root.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If there is no idl_lab in it.
+    """
+    ours = {name: sys.modules.pop(name) for name in list(sys.modules)
+            if name.partition(".")[0] == OURS}
+    sys.path.insert(0, str(folder.resolve(strict=True)))
+    try:
+        model, equilibrium, solvers = (importlib.import_module(f"{OURS}.{name}") for name in (
+            "model", "equilibrium", "fixed_point"))
+        if not Path(model.__file__).is_relative_to(folder.resolve()):
+            raise ModuleNotFoundError(f"there is no {OURS} in {folder}.", name=OURS)
+        return Package(model.ImplicitModel, equilibrium.Implicit, solvers.Picard,
+                       solvers.Anderson)
+    finally:
+        sys.path.pop(0)
+        for name in [name for name in sys.modules if name.partition(".")[0] == OURS]:
+            del sys.modules[name]
+        sys.modules.update(ours)
+
+
+def ours(package: Package = THIS, solver: str = "", **options: int) -> Contestant:
+    """ImplicitModel on a solver, forward and backward; without one as it comes.
+
+    Parameters
+    ----------
+    package : Package
+    solver : str
+        "Picard" or "Anderson".
+    **options
+        Of the solver.
+    """
     def build(state: State, ahead: float, back: float) -> nn.Module:
         (n, p), q = state["B"].shape, len(state["C"])
         rank = state["L"].shape[1] if "L" in state else None
-        options = {} if solver is None else {
-            "solver": solver(ahead), "adjoint": Implicit(solver(back))}
-        model = ImplicitModel(p, q, n, rank=rank, kappa=KAPPA, **options)
+        at = {} if not solver else {
+            "solver": getattr(package, solver)(ahead, **options),
+            "adjoint": package.Implicit(getattr(package, solver)(back, **options))}
+        model = package.ImplicitModel(p, q, n, rank=rank, kappa=KAPPA, **at)
         with torch.no_grad():
             for name, M in state.items():
                 parameter(model, name).copy_(M)
         return model
 
-    return build
+    return Contestant(build, tuned=bool(solver), low_rank=True)
 
 
 # ---- peers ----------------------------------------------------------------------------------
@@ -116,8 +172,10 @@ class _TorchDEQ(_Peer):
         super().__init__(state, ahead, back, kind)
         from torchdeq import get_deq
 
+        # Its time grows with the limit, whether so many steps are taken or not.
+        longest = 60 if kind == "fixed_point_iter" else _LONGEST
         self.deq = get_deq(f_solver=kind, b_solver=kind, f_tol=ahead, b_tol=back, ift=True,
-                           f_max_iter=_LONGEST, b_max_iter=_LONGEST)
+                           f_max_iter=longest, b_max_iter=longest)
 
     def solve(self, A: Tensor, b: Tensor) -> Tensor:
         return self.deq(lambda x: torch.relu(x @ A.mT + b), torch.zeros_like(b))[0][-1]
@@ -211,12 +269,11 @@ def _of(kind: type[_Peer], name: str) -> Contestant:
     return Contestant(lambda state, ahead, back: kind(state, ahead, back, name))
 
 
-OURS = "idl_lab"
 CONTESTANTS: dict[str, Contestant] = {
     "torchidl": Contestant(_torchidl, low_rank=True, straight=True),
-    OURS: Contestant(_ours(lambda tol: Picard(tol)), low_rank=True),
-    f"{OURS}, Anderson": Contestant(_ours(lambda tol: Anderson(tol, window=2)), low_rank=True),
-    f"{OURS}, as it comes": Contestant(_ours(None), tuned=False, low_rank=True),
+    OURS: ours(solver="Picard"),
+    f"{OURS}, Anderson": ours(solver="Anderson", window=2),
+    f"{OURS}, as it comes": ours(),
     "torchdeq": _of(_TorchDEQ, "fixed_point_iter"),
     "torchdeq, Anderson": _of(_TorchDEQ, "anderson"),
     "silva-networks": _of(_SILVA, "picard"),
@@ -225,3 +282,14 @@ CONTESTANTS: dict[str, Contestant] = {
     "monDEQ, Peaceman-Rachford": _of(_MonDEQ, "peaceman-rachford"),
     "explicit network": Contestant(_Explicit, tuned=False),
 }
+
+
+def before(folder: Path) -> dict[str, Contestant]:
+    """Contestants of another checkout of this project, such as the one before a change.
+
+    Parameters
+    ----------
+    folder : path
+    """
+    package = checkout(folder)
+    return {f"{OURS} before": ours(package, "Picard"), f"{OURS} before, as it comes": ours(package)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pandas as pd
 import torch
 
 from benchmarks import asides, steps
+from benchmarks.contestants import Contestant
 from benchmarks.plots import draw_bench
 
 RESULTS = Path(__file__).with_name("results.json")
@@ -19,7 +21,8 @@ SHOWN = [work.name for work in steps.WORKS[:3]]  # in the picture
 
 
 def run(seconds: float, folder: Path, results: Path = RESULTS,
-        works: tuple[steps.Work, ...] = steps.WORKS) -> None:
+        works: tuple[steps.Work, ...] = steps.WORKS,
+        more: Mapping[str, Contestant] = {}) -> None:
     """Measure everything; tables go to the screen, figures into JSON, the picture into a folder.
 
     Parameters
@@ -29,6 +32,8 @@ def run(seconds: float, folder: Path, results: Path = RESULTS,
     folder, results : path
         Where ``draw_bench.png`` and the figures go.
     works : tuple of Work
+    more : mapping of str to Contestant
+        Of another checkout.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -38,7 +43,7 @@ def run(seconds: float, folder: Path, results: Path = RESULTS,
         "wanted": steps.WANTED, "works": {}}
     try:
         for work in works:
-            table = steps.compare(work, seconds)
+            table = steps.compare(work, seconds, more)
             found["works"][work.name] = {"goal": work.goal, "rows": _rows(table)}
             print(markdown(work.name, found["works"][work.name]) + "\n", flush=True)
         found["asides"] = _rows(asides.all_of_them(seconds / 8))

@@ -13,7 +13,7 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import pandas as pd
 import torch
@@ -292,7 +292,7 @@ def summary(times: pd.DataFrame) -> pd.DataFrame:
     }).loc[names]
 
 
-def compare(work: Work, seconds: float) -> pd.DataFrame:
+def compare(work: Work, seconds: float, more: Mapping[str, Contestant] = {}) -> pd.DataFrame:
     """All contestants of one work at equal accuracy: a row each.
 
     Parameters
@@ -300,13 +300,16 @@ def compare(work: Work, seconds: float) -> pd.DataFrame:
     work : Work
     seconds : float
         Of timing; tuning takes about as long.
+    more : mapping of str to Contestant
+        Besides the work's own.
     """
     given, state = batches(work), trained(work)
     exact = {name: M.double() for name, M in state.items()}
     judge = [gradients(exact, U.double(), labels, KAPPA) for U, labels in given]
     tuned, turns, memory = {}, {}, {}
-    chosen = {name: CONTESTANTS[name] for name in work.contestants
-              if work.rank is None or CONTESTANTS[name].low_rank}
+    chosen = {name: contestant for name, contestant in (
+        *((name, CONTESTANTS[name]) for name in work.contestants), *more.items())
+        if work.rank is None or contestant.low_rank}
     for name, contestant in chosen.items():
         def look(tolerances: tuple[float, float], contestant: Contestant = contestant) -> Tuned:
             return examine(contestant, state, given, judge, tolerances)

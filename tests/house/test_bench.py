@@ -78,6 +78,7 @@ def test_the_floor_does_the_work_of_a_step():
 # ---- the contestants ------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore")  # torchidl's use of autograd is deprecated, and the like
 @pytest.mark.parametrize("name", [name for name in CONTESTANTS if CONTESTANTS[name].tuned])
 @pytest.mark.parametrize("work", [SMALL, THIN], ids=lambda work: work.name)
 def test_every_contestant_solves_the_same_model(name, work):
@@ -187,6 +188,7 @@ def test_peak_memory_is_what_was_held_at_once():
     assert peak(two_at_once) == pytest.approx(2, rel=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore::idl_lab.fixed_point.solution.ConvergenceWarning")  # at 0
 def test_unrolling_keeps_the_states_of_all_steps_and_the_implicit_gradient_does_not():
     """A state is 1 MB: n = 256, 1024 samples, float32."""
     assert 1 < asides.megabytes("Implicit", 100) < 20
