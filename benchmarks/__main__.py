@@ -35,14 +35,17 @@ def main() -> None:
         import torchidl  # noqa: F401
     except ImportError as error:
         parser.error(f"{error}: `make bench` installs the packages to compare with.")
+    try:
+        more = contestants.before(options.before) if options.before else {}
+    except (FileNotFoundError, ModuleNotFoundError) as error:
+        parser.error(f"--before: {error}")
     torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore")
     pd.set_option("display.width", 120)
     options.out.mkdir(parents=True, exist_ok=True)
     print(f"{os.cpu_count()} cores, torch {torch.__version__}\n")
     if options.part != "sim":
-        report.run(options.seconds, options.out,
-                   more=contestants.before(options.before) if options.before else {})
+        report.run(options.seconds, options.out, more=more)
     if options.part != "steps":
         sim.run()
 

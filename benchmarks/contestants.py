@@ -86,16 +86,17 @@ def checkout(folder: Path) -> Package:
 
     Raises
     ------
-    ModuleNotFoundError
-        If there is no idl_lab in it.
+    FileNotFoundError, ModuleNotFoundError
+        If there is no such folder, or no idl_lab in it.
     """
+    folder = folder.resolve(strict=True)
     ours = {name: sys.modules.pop(name) for name in list(sys.modules)
             if name.partition(".")[0] == OURS}
-    sys.path.insert(0, str(folder.resolve(strict=True)))
+    sys.path.insert(0, str(folder))
     try:
         model, equilibrium, solvers = (importlib.import_module(f"{OURS}.{name}") for name in (
             "model", "equilibrium", "fixed_point"))
-        if not Path(model.__file__).is_relative_to(folder.resolve()):
+        if not Path(model.__file__).is_relative_to(folder):
             raise ModuleNotFoundError(f"there is no {OURS} in {folder}.", name=OURS)
         return Package(model.ImplicitModel, equilibrium.Implicit, solvers.Picard,
                        solvers.Anderson)

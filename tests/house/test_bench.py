@@ -31,6 +31,7 @@ MEMORY = pd.DataFrame({"Implicit": [10.0, 10, 11], "Unrolled": [20.0, 100, 1000]
                       index=pd.Index([10, 100, 1000], name="fixed-point steps"))
 SMALL = steps.Work("n = 12", 12, batch=16, digits=False)
 THIN = steps.Work("n = 30, rank 10", 30, rank=10, batch=16, digits=False)
+ROOT = Path(__file__).resolve().parents[2]
 MODULES = {"torchidl": "torchidl", "torchdeq": "torchdeq", "silva": "silva_networks"}
 
 
@@ -79,14 +80,14 @@ def test_the_floor_does_the_work_of_a_step():
 
 
 @pytest.mark.filterwarnings("ignore")  # torchidl's use of autograd is deprecated, and the like
-@pytest.mark.parametrize("name", [name for name in CONTESTANTS if CONTESTANTS[name].tuned])
-@pytest.mark.parametrize("work", [SMALL, THIN], ids=lambda work: work.name)
+@pytest.mark.parametrize(("name", "work"), [
+    (name, work) for name, of in CONTESTANTS.items() for work in (SMALL, THIN)
+    if of.tuned and (of.low_rank or not work.rank)],
+    ids=lambda value: getattr(value, "name", value))
 def test_every_contestant_solves_the_same_model(name, work):
     for word, module in MODULES.items():
         if name.startswith(word):
             pytest.importorskip(module, reason="`make bench` installs the peers")
-    if work.rank and not CONTESTANTS[name].low_rank:
-        pytest.skip("it has no model of low rank")
     given, state = steps.batches(work, 2), steps.trained(work)
     judge = [byhand.gradients({k: M.double() for k, M in state.items()}, U.double(), y, KAPPA)
              for U, y in given]
@@ -251,19 +252,22 @@ def test_the_page_shows_the_kept_figures():
     for rows in (work["rows"] for work in found["works"].values()):
         tuned = {name for name in rows if CONTESTANTS[name].tuned}
         assert all(rows[name]["gradient error"] <= found["wanted"] for name in tuned)
-    page = (Path(__file__).parents[2] / "docs" / "speed.md").read_text(encoding="utf-8")
-    for table in report.document(found):
-        assert table in page
+    page = report.PAGE.read_text(encoding="utf-8")
+    assert report.written(page, found) == page
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert report.sentence(found) in " ".join(readme.split())
 
 
 @pytest.mark.parametrize(("arguments", "missing", "fragment"), [
     (["--seconds", "0"], False, "at least 1, got 0"),
     ([], True, "`make bench` installs"),
+    (["--before", "no/such/folder"], False, "No such file"),
+    (["--before", str(ROOT / "docs")], False, "there is no idl_lab in"),
 ])
 def test_refusals(arguments, missing, fragment, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["bench", *arguments])
-    if missing:
-        monkeypatch.setitem(sys.modules, "silva_networks", None)
+    for module in MODULES.values():
+        monkeypatch.setitem(sys.modules, module, None if missing else sys)
     with pytest.raises(SystemExit) as ended:
         command.main()
     assert ended.value.code == 2 and fragment in capsys.readouterr().err
@@ -273,3 +277,15 @@ def test_a_parameter_is_found_by_its_matrix():
     model = ImplicitModel(3, 2, 4)
     assert contestants.parameter(model, "A") is model.free_A
     assert contestants.parameter(model, "B") is model.B
+
+
+def test_another_checkout_stands_beside_this_one():
+    package = contestants.checkout(ROOT)
+    assert package.ImplicitModel is not ImplicitModel
+    assert sys.modules["idl_lab.model"].ImplicitModel is ImplicitModel
+    state = steps.trained(SMALL)
+    for name, contestant in contestants.before(ROOT).items():
+        assert name.startswith(f"{OURS} before")
+        U = torch.randn(4, 64)
+        torch.testing.assert_close(contestant.build(state, 1e-6, 1e-6)(U),
+                                   CONTESTANTS[OURS].build(state, 1e-6, 1e-6)(U))
