@@ -18,12 +18,17 @@ from idl_lab.rnn import ImplicitRNN
 STEPS = (10, 100, 1000)
 
 
-def _training(model: nn.Module, U: Tensor, **options: Tensor) -> Callable[[int], None]:
+def _training(model: nn.Module, U: Tensor) -> Callable[[int], None]:
     def turn(_: int) -> None:
         model.zero_grad()
-        model(U, **options).square().mean().backward()
+        model(U).square().mean().backward()
 
     return turn
+
+
+def _backward(model: nn.Module, U: Tensor) -> Callable[[int], None]:
+    loss, parameters = model(U).square().mean(), tuple(model.parameters())
+    return lambda _: torch.autograd.grad(loss, parameters, retain_graph=True)
 
 
 def _beside(name: str, turns: dict[str, Callable[[int], None]], seconds: float) -> dict[str, dict]:
@@ -57,7 +62,7 @@ def recurrent(seconds: float) -> dict[str, dict]:
 
 
 def read_off(seconds: float) -> dict[str, dict]:
-    """Forward and backward of a network read off as matrices, beside the network itself.
+    """A network read off as matrices beside the network itself: both ways, and backward alone.
 
     Parameters
     ----------
@@ -70,8 +75,10 @@ def read_off(seconds: float) -> dict[str, dict]:
                         nn.Linear(192, 32), nn.ReLU(), nn.Linear(32, 10)).eval()
     U = torch.randn(64, 1, 8, 8)
     model = ImplicitModel.from_network(net, (1, 8, 8))
-    return _beside("network read off", {"explicit": _training(net, U),
-                                        "idl_lab": _training(model, U.flatten(1))}, seconds)
+    both = {"explicit": (net, U), "idl_lab": (model, U.flatten(1))}
+    return _beside("network read off", {k: _training(*v) for k, v in both.items()}, seconds
+                   ) | _beside("network read off, backward alone",
+                               {k: _backward(*v) for k, v in both.items()}, seconds)
 
 
 def solvers(seconds: float) -> dict[str, dict]:
