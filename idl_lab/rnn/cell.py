@@ -162,7 +162,7 @@ class ImplicitRNNCell(nn.Module):
         check_finite(dict(layer.named_parameters()))
         with full_precision(u):
             A, B, C, D, b, c, u, h = (
-                from_leaves([M.float() for M in leaves(T)])
+                from_leaves([M.float() for M in leaves(T)], T)
                 if T is not None and dtype.itemsize < 4 else T
                 for T in (layer.operator(), layer.B, layer.C, layer.D, layer.state_bias,
                           layer.output_bias, u, h))

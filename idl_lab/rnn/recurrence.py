@@ -23,7 +23,7 @@ from idl_lab.equilibrium import Adjoint, Implicit, Unrolled, looser, solve
 from idl_lab.extras import full_precision
 from idl_lab.fixed_point import Picard, Solver, run, told
 from idl_lab.fixed_point.solution import Solution, Status, one_warning
-from idl_lab.operators import Operator, StateMap, from_leaves, gradients, leaves, transpose
+from idl_lab.operators import LowRank, Operator, StateMap, gradients, leaves, transpose
 
 # A solve that needs more steps is slow: its tests then cost little, and tell of trouble.
 _FEW_STEPS, _FEW_TESTS = 32, 3
@@ -177,13 +177,17 @@ def over_time(steps: Steps, u: Tensor, h: Tensor, W: Tensor, bias: Tensor | None
     return _OverTime.apply(steps, u, h, W, bias, C, *leaves(A))
 
 
+def _operator(tensors: Sequence[Tensor]) -> Operator:
+    return LowRank(*tensors) if len(tensors) == 2 else tensors[0]
+
+
 class _OverTime(torch.autograd.Function):
     """`Steps.loop` without a record of its operations: the backward pass is a loop of its own."""
 
     @staticmethod
     def forward(ctx, steps: Steps, u: Tensor, h: Tensor, W: Tensor, bias: Tensor | None, C: Tensor,
                 *A: Tensor) -> tuple[Tensor, Tensor]:
-        hidden, last, X = steps.unrecorded(u, h, W, bias, C, from_leaves(A))
+        hidden, last, X = steps.unrecorded(u, h, W, bias, C, _operator(A))
         ctx.steps = steps
         ctx.save_for_backward(hidden, X, u, h, W, bias, C, *A)
         return hidden, last
@@ -202,7 +206,7 @@ def _gradients(steps: Steps, backward: Solver | None, hidden: Tensor, X: Tensor,
                inputs: Sequence[Any], g: Tensor, g_last: Tensor) -> Sequence[Tensor | None] | None:
     """The gradients of the inputs; None where some adjoint solve failed."""
     u, h, W, bias, C, *tensors = inputs
-    A, sizes, p, n = from_leaves(tuple(tensors)), steps.sizes, u.shape[1], C.shape[1]
+    A, sizes, p, n = _operator(tensors), steps.sizes, u.shape[1], C.shape[1]
     before = [h, *(part[:k] for part, k in zip(hidden.split(sizes), sizes[1:], strict=False))]
     v = torch.cat([u, torch.cat(before)], dim=1)
     # The slopes follow from X alone, or else from b too.
@@ -233,7 +237,7 @@ def _recorded(steps: Steps, inputs: Sequence[Any], grads: Sequence[Tensor]
     wanted = [T for T in inputs if T is not None and T.requires_grad]
     with torch.enable_grad(), one_warning("a backward pass over time"):
         u, h, W, bias, C, *A = inputs
-        outputs = steps.recorded(u, h, W, bias, C, from_leaves(tuple(A)))
+        outputs = steps.recorded(u, h, W, bias, C, _operator(A))
         found = iter(torch.autograd.grad(outputs, wanted, grads, allow_unused=True,
                                          create_graph=again))
     return [next(found) if T is not None and T.requires_grad else None for T in inputs]
