@@ -21,15 +21,9 @@ from idl_lab.activations import Activation, activation
 from idl_lab.extras import full_precision, never_compiled, one_tangent, refuse_traced, under_vmap
 from idl_lab.fixed_point import Picard, Solver, check_solver, reshape, run, told
 from idl_lab.fixed_point.solution import Solution, warn
-from idl_lab.operators import (
-    Operator,
-    StateMap,
-    check_finite,
-    from_leaves,
-    leaves,
-    once,
-)
+from idl_lab.operators import Operator, check_finite, from_leaves, leaves, once
 from idl_lab.sparse import Sparse
+from idl_lab.state_map import StateMap
 from idl_lab.unwatched import Unwatched, current
 
 

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from idl_lab import validation
 from idl_lab.fixed_point.solver import Map, Solver, SolverState, measure
-from idl_lab.operators import StateMap, affine, rows
+from idl_lab.operators import affine, rows
 from idl_lab.sparse import Sparse
+from idl_lab.state_map import StateMap
 
 
 @dataclass(frozen=True)

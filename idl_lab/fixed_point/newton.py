@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from idl_lab.fixed_point.solver import Guard, Map, Solver, SolverState, measure
-from idl_lab.operators import StateMap, dense
+from idl_lab.operators import dense
+from idl_lab.state_map import StateMap
 
 _PIVOT = 1e-8  # of |sᵀHΔ| over its factors' lengths: below, the update would be mostly rounding
 

@@ -18,7 +18,7 @@ from idl_lab.fixed_point.solution import (
     warn,
 )
 from idl_lab.fixed_point.solver import SLOW, Map, Solver, check_solver, rounding
-from idl_lab.operators import StateMap
+from idl_lab.state_map import StateMap
 from idl_lab.unwatched import Unwatched
 
 
@@ -99,6 +99,8 @@ def run(f: Map, x: Tensor, solver: Solver, keep_states: bool = False, lean: bool
     if watch is not None:
         return _unwatched(f, x, solver, watch)
     state = solver.init(x)
+    if isinstance(f, StateMap):
+        state = replace(state, gain=f.gain)
     states, steps, log = [x.detach()], [], _Log(x)
     status = Status.CONVERGED if len(x) == 0 else None
     value, residual, slow = x, x.new_empty(len(x)), False
@@ -116,7 +118,7 @@ def run(f: Map, x: Tensor, solver: Solver, keep_states: bool = False, lean: bool
             log.append(residual)
             steps.append(state.steps)
             states.append(value.detach())
-            if not solver.reached(value, residual, state.first).all():
+            if not solver.reached(value, residual, state).all():
                 status = Status.MAX_STEPS if state.steps >= solver.max_steps else None
         states.append(x.detach())
         if not keep_states:

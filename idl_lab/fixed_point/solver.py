@@ -45,6 +45,8 @@ class SolverState:
         The point of smallest residual seen, to fall back on where a solve fails.
     memory : tuple of Tensor
         The solver's own.
+    gain : callable
+        How large the numbers are that f adds up, as a multiple of ‖x‖∞; asked where a solve ends.
     """
 
     steps: int = 0
@@ -57,6 +59,7 @@ class SolverState:
     best: Tensor | None = None
     best_residual: Tensor | None = None
     memory: tuple[Tensor, ...] = ()
+    gain: Callable[[], float] = float(1).conjugate
 
 
 @dataclass(frozen=True)
@@ -124,18 +127,20 @@ class Solver:
         # Never 0, by which a residual of 0 could not be divided.
         return x.abs().amax(dim=1).mul_(self.rtol).add_(self.atol + torch.finfo(x.dtype).tiny)
 
-    def reached(self, x: Tensor, residual: Tensor, first: Tensor) -> Tensor:
+    def reached(self, x: Tensor, residual: Tensor, state: SolverState) -> Tensor:
         """Which samples' residuals are within the tolerance, or are rounding, (m,) of bool.
 
         Parameters
         ----------
         x : Tensor, shape (m, n)
-        residual, first : Tensor, shape (m,)
-            ‖f(x) − x‖∞ there and at the start, whose size is that of the numbers f adds up.
+        residual : Tensor, shape (m,)
+            ‖f(x) − x‖∞ there.
+        state : SolverState
+            Of the solve, whose start tells of what size the numbers are that f adds up.
         """
         x = x.detach()
-        floor = rounding(x.dtype) * torch.maximum(x.abs().amax(dim=1), first)
-        return residual <= torch.maximum(self.tolerance(x), floor)
+        numbers = torch.maximum(x.abs().amax(dim=1) * max(state.gain(), 1.0), state.first)
+        return residual <= torch.maximum(self.tolerance(x), rounding(x.dtype) * numbers)
 
     def terminate(self, state: SolverState) -> Status | None:
         """How the solve ended at the point measured last, or None to go on.
@@ -150,7 +155,7 @@ class Solver:
         if (math.isfinite(state.worst) and not last and state.steps % _TEST_EVERY
                 and not state.rate > SLOW):
             return None
-        reached = self.reached(state.point, state.residual, state.first)
+        reached = self.reached(state.point, state.residual, state)
         if reached.all():
             return Status.ROUNDING
         lost = ~state.residual.isfinite()
@@ -241,7 +246,8 @@ def measure(solver: Solver, x: Tensor, fx: Tensor, state: SolverState, *, image:
         # saves: if the batch's worst residual fell, the whole new point counts as the best.
         if not (worst <= 1 or skipped and worst < state.worst):
             best = _better(state.best, state.best_residual, x, residual)
-    return SolverState(steps, residual, first, x, image, worst, rate, *best, state.memory)
+    return SolverState(steps, residual, first, x, image, worst, rate, *best, state.memory,
+                       state.gain)
 
 
 def _better(best: Tensor, best_residual: Tensor, x: Tensor, residual: Tensor

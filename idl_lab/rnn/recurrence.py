@@ -23,7 +23,8 @@ from idl_lab.equilibrium import Adjoint, Implicit, Unrolled, looser, solve
 from idl_lab.extras import full_precision
 from idl_lab.fixed_point import Picard, Solver, run, told
 from idl_lab.fixed_point.solution import Solution, Status, one_warning
-from idl_lab.operators import LowRank, Operator, StateMap, gradients, leaves, transpose
+from idl_lab.operators import LowRank, Operator, gradients, leaves, transpose
+from idl_lab.state_map import StateMap
 
 # A solve that needs more steps is slow: its tests then cost little, and tell of trouble.
 _FEW_STEPS, _FEW_TESTS = 32, 3

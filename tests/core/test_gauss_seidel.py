@@ -9,8 +9,9 @@ from idl_lab import ImplicitModel
 from idl_lab.equilibrium import Implicit, Unrolled, equilibrium
 from idl_lab.fixed_point import GaussSeidel, Picard, fixed_point
 from idl_lab.fixed_point.solution import Status
-from idl_lab.operators import LowRank, StateMap
+from idl_lab.operators import LowRank
 from idl_lab.sparse import Layout, Sparse
+from idl_lab.state_map import StateMap
 
 BLOCKS = (2, 3, 1)
 

@@ -14,11 +14,10 @@ PACKAGE = Path(__file__).resolve().parents[2] / "idl_lab"
 # stand on a lower step; the rooms of one step do not know each other. The ground is for all.
 HOUSE = {
     "ground": ["unwatched", "validation extras", "bar"],
-    "core": ["activations sparse", "operators", "norms perron", "well_posedness",
+    "core": ["activations sparse", "operators", "norms perron state_map", "well_posedness",
              "constraints fixed_point", "equilibrium"],
     "science": ["networks", "model layer", "rnn compose", "torchidl", "batches capture",
-                "training data",
-                "sim"],
+                "training data", "sim"],
     "labs": ["labs.kit", "labs"],
     "runs": ["runs", "__main__"],
 }
