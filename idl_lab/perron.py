@@ -177,8 +177,8 @@ def _settled(M: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
 class _Perron(torch.autograd.Function):
     """Upper bound on λ = λ_PF(|A|), its right and left eigenvectors r and l; all derivatives.
 
-    dλ = lᵀ d|A| r / lᵀr, dr = (λI − |A|)^# d|A| r and dlᵀ = lᵀ d|A| (λI − |A|)^# with the group
-    inverse ^#, within the class of |A| that r and l live on.
+    dλ = lᵀ d|A| r / lᵀr, and (λI − |A|) dr = d|A| r − dλ r within the class of |A| that r and l
+    live on; dl in the same way. Their lengths are left open: no derivative of λ depends on them.
     """
 
     @staticmethod
@@ -202,13 +202,13 @@ class _Perron(torch.autograd.Function):
 
     @staticmethod
     def _inverse(A: Tensor, root: Tensor, right: Tensor, left: Tensor) -> Tensor:
-        """(λI − |A|)^#, the group inverse, within the class; zero outside."""
+        """(λI − |A| + λ r lᵀ/lᵀr)⁻¹ within the class, zero outside."""
         on, scale = (right > 0).to(A), torch.where(root > 0, root, 1)
         unit = torch.where(right > 0, right, 1)  # of each state: in them r is 1 everywhere
-        P = torch.outer(on, left * right) / (left @ right)
-        T = torch.diag(root * on) - A.abs() * torch.outer(on / unit, right) + scale * P
+        M = A.abs() * torch.outer(on / unit, right)
+        T = torch.diag(root * on) - M + torch.outer(scale * on, left * right) / (left @ right)
         inverse = torch.linalg.pinv(T, rtol=16 * rounding_of_sums(len(A), A.dtype))
-        return (inverse - P / scale) * torch.outer(unit, 1 / unit)
+        return inverse * torch.outer(unit, 1 / unit)
 
     @staticmethod
     def backward(ctx, g: Tensor | None, g_right: Tensor | None, g_left: Tensor | None) -> Tensor:

@@ -11,7 +11,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vmap
 
 from idl_lab import ImplicitModel
-from idl_lab.constraints import Constraint, constraint
+from idl_lab.constraints import Constraint, constraint, shrink_rows
 from idl_lab.operators import LowRank, dense
 from idl_lab.perron import perron_frobenius, perron_root
 from idl_lab.well_posedness import certificate, rescale
@@ -214,6 +214,13 @@ def test_bounds_hold_in_16_bits(name, n, dtype):
             assert perron_frobenius(wide).lower <= KAPPA
         if name == "monotone":
             assert eigenvalue(wide) <= KAPPA
+
+
+def test_a_long_row_of_numbers_that_float16_rounds_coarsely():
+    """All alike, and below 6e-5, where it has no eleven digits left: all are rounded one way."""
+    for n in range(40_000, 40_012):
+        row = torch.ones(1, n, device="cpu", dtype=torch.float16)
+        assert KAPPA * 0.995 <= largest(shrink_rows(row, KAPPA)) <= KAPPA
 
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
