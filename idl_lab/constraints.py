@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from idl_lab import validation
-from idl_lab.extras import full_precision, wide
+from idl_lab.extras import followed, full_precision, wide
 from idl_lab.norms import largest_row_sum, row_sums
 from idl_lab.operators import LowRank, rounding_of_sums
 from idl_lab.perron import perron_root
@@ -75,18 +75,59 @@ def radius(A: Tensor, kappa: float) -> float:
     return max(kappa * (1 - rounding_of_sums(terms, A.dtype)) - terms * _floor(A), 0.0)
 
 
+def _sums(A: Tensor) -> Tensor:
+    return A.abs().sum(dim=1, keepdim=True)
+
+
+def _largest(A: Tensor) -> Tensor:
+    return _sums(A).max(dim=0, keepdim=True).values
+
+
 def _shrink(A: Tensor, kappa: float, size: Callable[[Tensor], Tensor]) -> Tensor:
     """A · min(1, κ/size(A)), for a size in proportion to A that is at most ‖A‖∞."""
     room = radius(A, kappa)
     if room == 0:
         return A * 0
     unit = 0.5 ** (4 + A.shape[1].bit_length())  # else sums of the largest numbers overflow
-    M = wide(A) * unit
-    return (M * (size(M) / room).clamp_min(unit).reciprocal()).to(A.dtype)
+    by_sums = size is not perron_root and not followed()
+    return (_Shrink.apply if by_sums else _shrunk)(wide(A), room, unit, size).to(A.dtype)
 
 
-def _sums(A: Tensor) -> Tensor:
-    return A.abs().sum(dim=1, keepdim=True)
+def _shrunk(A: Tensor, room: float, unit: float, size: Callable[[Tensor], Tensor]) -> Tensor:
+    M = A * unit
+    return M * (size(M) / room).clamp_min(unit).reciprocal()
+
+
+class _Shrink(torch.autograd.Function):
+    """`_shrunk` by sums of rows, with the gradient written out: in half as many passes over A."""
+
+    @staticmethod
+    def forward(ctx, A: Tensor, *given: float | Callable) -> Tensor:
+        ctx.given = room, unit, size = given
+        M = A * unit
+        sums, at = _sums(M), None
+        if size is _largest:
+            sums, at = sums.max(dim=0, keepdim=True)
+        factor = (sums / room).clamp_min(unit).reciprocal()
+        M.mul_(factor)
+        ctx.save_for_backward(A, M, factor, at)
+        return M
+
+    @staticmethod
+    def backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
+        (A, M, factor, at), (room, unit, _) = ctx.saved_tensors, ctx.given
+        if torch.is_grad_enabled():
+            found, = torch.autograd.grad(_shrunk(A, *ctx.given), A, g, create_graph=True)
+            return found, None, None, None
+        share = factor * unit
+        along = (g * M).sum() if at is not None else (g * M).sum(dim=1, keepdim=True)
+        w = torch.where(share < 1, along * share / -room, 0)
+        dA = g * share
+        if at is None:
+            dA.addcmul_(A.sgn(), w)
+        else:
+            dA.index_add_(0, at[0], A.index_select(0, at[0]).sgn_() * w)
+        return dA, None, None, None
 
 
 def shrink_rows(A: Tensor, kappa: float) -> Tensor:
@@ -112,7 +153,7 @@ class Scale(Constraint):
     """
 
     def __call__(self, A: Tensor) -> Tensor:
-        return _shrink(A, self.kappa, lambda M: _sums(M).max(dim=0).values)
+        return _shrink(A, self.kappa, _largest)
 
 
 @dataclass(frozen=True)
@@ -281,24 +322,25 @@ class Factors(Constraint):
         """The constrained matrix by its factors, each (n, r)."""
         if self.constraint is None:
             return LowRank(L, R)
-        scale = self.constraint == "scale"
-        with torch.no_grad():  # units in which no product over- or underflows
-            tall = wide(L).abs().amax(dim=(0, 1) if scale else 1, keepdim=True).clamp_min(_TINY)
-            long = wide(R).abs().amax().clamp_min(_TINY)
-        A = LowRank(wide(L) / tall, wide(R) / long)
+        scale, terms = self.constraint == "scale", len(L) * self.rank
+        small = 0.5 ** (4 + terms.bit_length())  # with L in units of its largest: no overflow
+        tall = wide(L).detach().abs().amax().clamp_min(_TINY)
+        A, room = LowRank(wide(L) / tall, wide(R) * small), self.kappa * small
         with full_precision(L):
             size = largest_row_sum(A) if scale else row_sums(A)[:, None]
-        with torch.no_grad(), full_precision(L):
-            # Terms of L Rᵀ may cancel, so rounding is in proportion not to the product's row sums
-            # but to the larger Σ_k |L_ik| Σ_j |R_jk|.
-            reach = A.R.abs().sum(dim=0)
-            slack = A.L.abs() @ reach[:, None] * (rounding_of_sums(len(L), L.dtype)
-                                                  + self.rank * torch.finfo(A.L.dtype).eps)
-            room = (self.kappa / long - _floor(L) * reach.sum()).clamp_min(0)
-        size = size + (slack.amax() if scale else slack)
+            with torch.no_grad():
+                # Terms of L Rᵀ may cancel, so rounding is in proportion not to the product's row
+                # sums but to the larger Σ_k |L_ik| Σ_j |R_jk|.
+                reach = A.R.abs().sum(dim=0)
+                slack = (A.L.abs() @ reach)[:, None]
+                slack = (slack.amax() if scale else slack) * (
+                    rounding_of_sums(len(L), L.dtype) + self.rank * torch.finfo(A.L.dtype).eps)
+        if L.dtype != A.L.dtype:
+            room = (room - _floor(L) * reach.sum()).clamp_min(0)
+        size = size + slack
         over = size * tall > room
-        kept = torch.where(over, A.L * (room / torch.where(over, size, 1)), wide(L))
-        return LowRank(kept.to(L.dtype), R)
+        shrunk = A.L * (room / torch.where(over, size, 1))
+        return LowRank(torch.where(over, shrunk, wide(L)).to(L.dtype), R)
 
     def free(self, A: Tensor) -> tuple[Tensor, Tensor]:
         """Factors of the nearest matrix of rank r (Eckart and Young 1936).

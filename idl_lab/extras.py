@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 
 
 def need(module: str, extra: str) -> Any:
@@ -64,6 +65,12 @@ def transforms() -> list[str]:
 def under_vmap() -> bool:
     """Whether torch.vmap is around this call, so that numbers cannot be looked at."""
     return torch._C._are_functorch_transforms_active() and "Vmap" in transforms()
+
+
+def followed() -> bool:
+    """Whether torch follows this call otherwise than in reverse mode, for which shortcuts are."""
+    return (torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+            or torch.compiler.is_compiling())
 
 
 def one_tangent() -> None:

@@ -214,10 +214,9 @@ class _Perron(torch.autograd.Function):
     def backward(ctx, g: Tensor | None, g_right: Tensor | None, g_left: Tensor | None) -> Tensor:
         A, root, right, left = ctx.saved_tensors
         slope = 0 if g is None else g / (left @ right) * torch.outer(left, right)
-        if g_right is not None or g_left is not None:
+        if g_right is not None:  # then of both, by the line above
             Z = _Perron._inverse(A, root, right, left)
-            slope = slope if g_right is None else slope + torch.outer(Z.mT @ g_right, right)
-            slope = slope if g_left is None else slope + torch.outer(left, Z @ g_left)
+            slope = slope + torch.outer(Z.mT @ g_right, right) + torch.outer(left, Z @ g_left)
         return A.sgn() * slope
 
     @staticmethod

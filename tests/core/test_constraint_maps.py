@@ -63,8 +63,9 @@ BOTH = pytest.mark.parametrize("name", [*NAMES, *LOW], ids=str)
 @BOTH
 def test_first_and_second_derivatives_in_every_mode(name, size):
     F, A = map_of(name), free(name, 0, size).requires_grad_()
-    assert gradcheck(F, A, check_forward_ad=True, check_batched_grad=False)
-    assert gradgradcheck(F, A, check_fwd_over_rev=True, check_batched_grad=False)
+    assert gradcheck(F, A, check_forward_ad=True, check_batched_grad=True,
+                     check_batched_forward_grad=True)
+    assert gradgradcheck(F, A, check_fwd_over_rev=True, check_batched_grad=True)
     same = torch.allclose(F(A), map_of(LOW[2] if name in LOW else None)(A))
     assert same == (size < 1 or name in (None, LOW[2])) or name in ("monotone", "triangular")
 
@@ -218,7 +219,7 @@ def test_bounds_hold_in_16_bits(name, n, dtype):
 
 def test_a_long_row_of_numbers_that_float16_rounds_coarsely():
     """All alike, and below 6e-5, where it has no eleven digits left: all are rounded one way."""
-    for n in range(40_000, 40_012):
+    for n in range(39_900, 40_000, 9):
         row = torch.ones(1, n, device="cpu", dtype=torch.float16)
         assert KAPPA * 0.995 <= largest(shrink_rows(row, KAPPA)) <= KAPPA
 
