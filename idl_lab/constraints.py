@@ -6,15 +6,23 @@ gradients flow through the constraint to the free parameter. `Constraint.free` i
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from idl_lab import validation
-from idl_lab.extras import followed, full_precision, wide
-from idl_lab.norms import largest_row_sum, row_sums
+from idl_lab.extras import full_precision, wide
+from idl_lab.norms import (
+    floor,
+    largest_row_sum,
+    largest_sum,
+    radius,
+    row_sums,
+    shrink,
+    shrink_rows,
+    sums,
+)
 from idl_lab.operators import LowRank, rounding_of_sums
 from idl_lab.perron import perron_root
 
@@ -56,92 +64,6 @@ class Constraint:
         return (A,)
 
 
-def _floor(A: Tensor) -> float:
-    """What an entry near zero may be wrong by in A's dtype: of float16, 6e-8."""
-    return torch.finfo(A.dtype).tiny * torch.finfo(A.dtype).eps
-
-
-def radius(A: Tensor, kappa: float) -> float:
-    """κ less what rounding adds to a row's sum, so that the bound itself holds.
-
-    Parameters
-    ----------
-    A : Tensor, shape (n, p)
-        Its dtype and the length of its rows count.
-    kappa : float
-        Radius κ ≥ 0.
-    """
-    terms = A.shape[1]
-    return max(kappa * (1 - rounding_of_sums(terms, A.dtype)) - terms * _floor(A), 0.0)
-
-
-def _sums(A: Tensor) -> Tensor:
-    return A.abs().sum(dim=1, keepdim=True)
-
-
-def _largest(A: Tensor) -> Tensor:
-    return _sums(A).max(dim=0, keepdim=True).values
-
-
-def _shrink(A: Tensor, kappa: float, size: Callable[[Tensor], Tensor]) -> Tensor:
-    """A · min(1, κ/size(A)), for a size in proportion to A that is at most ‖A‖∞."""
-    room = radius(A, kappa)
-    if room == 0:
-        return A * 0
-    unit = 0.5 ** (4 + A.shape[1].bit_length())  # else sums of the largest numbers overflow
-    by_sums = size is not perron_root and not followed()
-    return (_Shrink.apply if by_sums else _shrunk)(wide(A), room, unit, size).to(A.dtype)
-
-
-def _shrunk(A: Tensor, room: float, unit: float, size: Callable[[Tensor], Tensor]) -> Tensor:
-    M = A * unit
-    return M * (size(M) / room).clamp_min(unit).reciprocal()
-
-
-class _Shrink(torch.autograd.Function):
-    """`_shrunk` by sums of rows, with the gradient written out: in half as many passes over A."""
-
-    @staticmethod
-    def forward(ctx, A: Tensor, *given: float | Callable) -> Tensor:
-        ctx.given = room, unit, size = given
-        M = A * unit
-        sums, at = _sums(M), None
-        if size is _largest:
-            sums, at = sums.max(dim=0, keepdim=True)
-        factor = (sums / room).clamp_min(unit).reciprocal()
-        M.mul_(factor)
-        ctx.save_for_backward(A, M, factor, at)
-        return M
-
-    @staticmethod
-    def backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
-        (A, M, factor, at), (room, unit, _) = ctx.saved_tensors, ctx.given
-        if torch.is_grad_enabled():
-            found, = torch.autograd.grad(_shrunk(A, *ctx.given), A, g, create_graph=True)
-            return found, None, None, None
-        share = factor * unit
-        along = (g * M).sum() if at is not None else (g * M).sum(dim=1, keepdim=True)
-        w = torch.where(share < 1, along * share / -room, 0)
-        dA = g * share
-        if at is None:
-            dA.addcmul_(A.sgn(), w)
-        else:
-            dA.index_add_(0, at[0], A.index_select(0, at[0]).sgn_() * w)
-        return dA, None, None, None
-
-
-def shrink_rows(A: Tensor, kappa: float) -> Tensor:
-    """Each row times min(1, κ/Σ_j|A_ij|), so that ‖A‖∞ ≤ κ in any order of adding.
-
-    Parameters
-    ----------
-    A : Tensor, shape (n, p)
-    kappa : float
-        Radius κ ≥ 0.
-    """
-    return _shrink(A, kappa, _sums)
-
-
 @dataclass(frozen=True)
 class Scale(Constraint):
     """A · min(1, κ/‖A‖∞): one factor for the whole matrix, so ‖A‖∞ ≤ κ.
@@ -153,7 +75,7 @@ class Scale(Constraint):
     """
 
     def __call__(self, A: Tensor) -> Tensor:
-        return _shrink(A, self.kappa, _largest)
+        return shrink(A, self.kappa, largest_sum)
 
 
 @dataclass(frozen=True)
@@ -230,7 +152,7 @@ class Project(Constraint):
         room = radius(A, self.kappa)
         P = _project(wide(A), room)
         # A row far outside is rounded in proportion to what it was, and may end just above κ.
-        over = (_sums(P.detach()) / room).clamp_min(1) if room else 1
+        over = (sums(P.detach()) / room).clamp_min(1) if room else 1
         return (P / over).to(A.dtype)
 
 
@@ -245,7 +167,7 @@ class Perron(Constraint):
     """
 
     def __call__(self, A: Tensor) -> Tensor:
-        return _shrink(A, self.kappa, perron_root)
+        return shrink(A, self.kappa, perron_root)
 
 
 @dataclass(frozen=True)
@@ -283,7 +205,7 @@ class Monotone(Constraint):
         kappa = torch.full((), self.kappa, dtype=A.dtype, device=A.device)
         if A.dtype != M.dtype:  # rounded to 16 bits, (A + Aᵀ)/2 must not rise above κ
             size = (A.detach().abs().sum(dim=0) + A.detach().abs().sum(dim=1)).amax() / 2 + kappa
-            kappa = kappa - rounding_of_sums(len(M), M.dtype) * size - len(M) * _floor(M)
+            kappa = kappa - rounding_of_sums(len(M), M.dtype) * size - len(M) * floor(M)
         return (A + torch.diag(kappa.expand(len(M)))).to(M.dtype)
 
     def free(self, A: Tensor) -> tuple[Tensor]:
@@ -336,7 +258,7 @@ class Factors(Constraint):
                 slack = (slack.amax() if scale else slack) * (
                     rounding_of_sums(len(L), L.dtype) + self.rank * torch.finfo(A.L.dtype).eps)
         if L.dtype != A.L.dtype:
-            room = (room - _floor(L) * reach.sum()).clamp_min(0)
+            room = (room - floor(L) * reach.sum()).clamp_min(0)
         size = size + slack
         over = size * tall > room
         shrunk = A.L * (room / torch.where(over, size, 1))
