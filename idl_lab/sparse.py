@@ -266,7 +266,8 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(X: Tensor, values: Tensor, layout: Layout) -> Tensor:
         _check(X, values)
-        return (layout.tensor(values) @ X.mT).mT
+        wide = torch.promote_types(X.dtype, torch.float32)  # torch has none of 16 bits
+        return (layout.tensor(values.to(wide)) @ X.to(wide).mT).mT.to(X.dtype)
 
     @staticmethod
     def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
@@ -305,9 +306,10 @@ class _OnEntries(torch.autograd.Function):
     def forward(V: Tensor, X: Tensor, layout: Layout) -> Tensor:
         _check(V, X)
         # Both by columns in memory, so that an entry's dot product reads neighbours.
-        V, X = V.mT.contiguous(), X.mT.contiguous()
-        zero = layout.tensor(V.new_zeros(len(layout.col)))
-        return torch.sparse.sampled_addmm(zero, V, X.mT, beta=0.0).values()
+        wide = torch.promote_types(X.dtype, torch.float32)
+        W, Y = V.to(wide).mT.contiguous(), X.to(wide).mT.contiguous()
+        zero = layout.tensor(W.new_zeros(len(layout.col)))
+        return torch.sparse.sampled_addmm(zero, W, Y.mT, beta=0.0).values().to(X.dtype)
 
     @staticmethod
     def setup_context(ctx, inputs: tuple, output: Tensor) -> None:

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from idl_lab import validation
+from idl_lab.extras import full_precision
 from idl_lab.networks.blocks import Block, Network, blockwise
 from idl_lab.networks.patterns import Pattern, from_scipy
 from idl_lab.networks.reader import Reader
@@ -72,7 +73,7 @@ def as_matrices(net: nn.Module, input_shape: Sequence[int] | None = None) -> Net
     check_signature(net)
     like = next((p for p in net.parameters() if p.is_floating_point()),
                 torch.empty(0, device="cpu")).detach()
-    with torch.no_grad(), left_as_found(net) as check_unchanged:
+    with torch.no_grad(), full_precision(like), left_as_found(net) as check_unchanged:
         root = OneInput(net)
         graph = record(root)
         network = Reader(root, _input_shape(root, graph, input_shape), like).interpret(graph)

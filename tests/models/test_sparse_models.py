@@ -1,5 +1,6 @@
 """A network read off with sparse A and B, under every transform, against the network itself."""
 
+import contextlib
 import copy
 
 import pytest
@@ -137,3 +138,24 @@ def test_a_pattern_that_is_loaded_is_the_one_that_is_used(pair):
     twin, V = dense_twin(model), U.detach().clone().requires_grad_()
     twin(V).square().sum().backward()
     assert torch.allclose(U.grad, V.grad, atol=1e-9)
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.bfloat16, 0.1), (torch.float16, 0.01)])
+def test_sixteen_bits_and_autocast(dtype, error):
+    net, X = convolutional().float(), draw(3, 4, 1, 10, 10).float()
+    wanted = net(X).detach()
+    short = copy.deepcopy(net).to(dtype)
+    for model, context, U in (
+            (ImplicitModel.from_network(short, (1, 10, 10)), contextlib.nullcontext, X.to(dtype)),
+            (ImplicitModel.from_network(net, (1, 10, 10)),
+             lambda: torch.autocast("cpu", dtype), X)):
+        assert isinstance(model.operator(), Sparse)
+        with context():
+            Y = model(U.flatten(1))
+        assert torch.allclose(Y.float(), wanted, atol=error * float(wanted.abs().max()))
+        Y.float().square().sum().backward()
+        assert all(p.grad.isfinite().all() and p.grad.dtype == p.dtype
+                   for p in model.parameters())
+    with torch.autocast("cpu", dtype):
+        again = ImplicitModel.from_network(net, (1, 10, 10))
+    assert torch.allclose(again(X.flatten(1)), wanted, atol=1e-4)
