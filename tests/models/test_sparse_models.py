@@ -9,7 +9,7 @@ from helpers import draw
 from torch import nn
 from torch.func import functional_call
 
-from idl_lab import ImplicitModel
+from idl_lab import ImplicitModel, compose
 from idl_lab.fixed_point import Picard
 from idl_lab.sparse import Sparse
 
@@ -138,6 +138,19 @@ def test_a_pattern_that_is_loaded_is_the_one_that_is_used(pair):
     twin, V = dense_twin(model), U.detach().clone().requires_grad_()
     twin(V).square().sum().backward()
     assert torch.allclose(U.grad, V.grad, atol=1e-9)
+
+
+def test_compositions_of_networks_read_off(pair):
+    net, (functions, U) = convolutional(), pair
+    model = ImplicitModel.from_network(net, (1, 10, 10))
+    back = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 100)).double()
+    other = ImplicitModel.from_network(back)
+    for together, wanted in (
+            (compose.cascade(model, other), back(functions[0](U))),
+            (compose.cascade(other, model), functions[0](back(U[:, :2]))),
+            (compose.add(model, model), 2 * functions[0](U))):
+        given = U[:, :2] if together.B.shape[1] == 2 else U
+        assert torch.allclose(together(given), wanted, atol=1e-4)
 
 
 @pytest.mark.parametrize(("dtype", "error"), [(torch.bfloat16, 0.1), (torch.float16, 0.01)])
