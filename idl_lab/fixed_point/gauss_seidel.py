@@ -72,15 +72,22 @@ class GaussSeidel(Solver):
                              f"{self.blocks}.")
         parts = [slice(a, b) for a, b in zip([0, *stops], stops, strict=False)]
         side = f.A.layout.triangle(self.blocks) if isinstance(f.A, Sparse) else 0
-        new, P = x, f.b
+        new = x
         for part in parts if side < 0 else reversed(parts):
-            P = _put(P, part, affine(rows(f.A, part))(f.b[:, part], new))
-            new = _put(new, part, f.act(P)[:, part])
+            P = affine(rows(f.A, part))(f.b[:, part], new)
+            new = _put(new, part, _act(f, part, P))
         x, whole = self.mix(x, new), self.damping == 1
         if side and whole:
             return x, x, measure(self, x, x, state, image=True)
         fx = f(x)
         return x, fx, measure(self, x, fx, state, image=whole, skipped=1)
+
+
+def _act(f: StateMap, part: slice, P: Tensor) -> Tensor:
+    """What f makes of these columns of its argument. φ may differ from column to column."""
+    if f.slopes is not None:
+        return f.slopes[:, part] * P
+    return f.act(_put(f.b, part, P))[:, part]
 
 
 def _put(X: Tensor, part: slice, columns: Tensor) -> Tensor:
