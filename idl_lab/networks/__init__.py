@@ -90,9 +90,11 @@ def as_matrices(net: nn.Module, input_shape: Sequence[int] | None = None) -> Net
 def _agree(network: Network, root: nn.Module, like: torch.Tensor) -> bool:
     """Whether a network gives the numbers that its matrices give."""
     U = np.random.default_rng(0).standard_normal((5, *network.input_shape))
-    wanted, magnitude = network.predict(U.reshape(len(U), -1))
-    # Rounding in the network's own dtype, and no more: TF32 on a GPU, bfloat16, deep nets.
-    room = torch.finfo(like.dtype).eps ** 0.3 * magnitude
+    wanted, magnitudes, largest = network.predict(U.reshape(len(U), -1))
+    # Rounding in the network's own dtype, and no more: TF32 on a GPU, bfloat16, deep nets; and
+    # what rounding leaves of large numbers that cancel.
+    eps = torch.finfo(like.dtype).eps
+    room = eps ** 0.3 * magnitudes + eps ** 0.75 * largest
     for _ in range(2):  # what changes from call to call agrees once at most
         given = run(root, torch.as_tensor(U, dtype=like.dtype, device=like.device))
         given = given.to("cpu", torch.float64).numpy()

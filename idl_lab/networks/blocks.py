@@ -178,8 +178,8 @@ class Network:
         """φ, each block with its own activation."""
         return blockwise([(block.activation, block.size) for block in self.blocks])
 
-    def predict(self, U: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """ŷ for a batch, block after block, and the sum of the magnitudes that it is made of.
+    def predict(self, U: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        """ŷ for a batch, block after block, and the magnitudes that rounding is relative to.
 
         Parameters
         ----------
@@ -187,17 +187,25 @@ class Network:
 
         Returns
         -------
-        two ndarrays of float64, shape (m, q)
+        Y, magnitudes : ndarrays of float64, shape (m, q)
+            ŷ, and the sum of the sizes of what each of its entries is made of.
+        largest : float
+            The largest such sum of a state's argument.
         """
-        S, X = (self.B @ U.T).T + self.state_bias, np.zeros((len(U), self.A.shape[0]))
-        stop = self.A.shape[0]
+        m, stop = len(U), self.A.shape[0]
+        S, X = (self.B @ U.T).T + self.state_bias, np.zeros((m, stop))
+        sums, sizes = (abs(self.B) @ abs(U).T).T + abs(self.state_bias), np.zeros((m, stop))
         for block in reversed(self.blocks):
             part = slice(stop - block.size, stop)
-            S[:, part] += (self.A[part] @ X.T).T
+            A = self.A[part]
+            S[:, part] += (A @ X.T).T
+            sums[:, part] += (abs(A) @ abs(X).T).T
             X[:, part] = block.activation(torch.from_numpy(S[:, part])).numpy()
+            sizes[:, part] = np.maximum(abs(X[:, part]), block.activation.slope * sums[:, part])
             stop -= block.size
         Y = (self.C @ X.T).T + (self.D @ U.T).T + self.output_bias
-        return Y, (abs(self.C) @ abs(X).T).T + (abs(self.D) @ abs(U).T).T + abs(self.output_bias)
+        magnitudes = (abs(self.C) @ sizes.T).T + (abs(self.D) @ abs(U).T).T + abs(self.output_bias)
+        return Y, magnitudes, float(sums.max())
 
     def tensors(self, device: torch.device | str = "cpu") -> dict[str, Tensor | None]:
         """The matrices and biases by their names, in ``dtype``; no D where it is zero.

@@ -202,6 +202,41 @@ def test_padding(shape, pads, value):
     check(lambda net, x: F.pad(x, pads, value=value), tuple(shape))
 
 
+# Each takes (batch, channels, height, width) of any size that it can take, and gives such again.
+STEPS = [
+    lambda x: x.relu(), lambda x: x.tanh(), lambda x: F.leaky_relu(x, 0.3), lambda x: x.flip(2),
+    lambda x: x.transpose(2, 3), lambda x: x.roll(1, -1), lambda x: F.avg_pool2d(x, 2),
+    lambda x: F.interpolate(x, scale_factor=2), lambda x: F.pad(x, (1, 0, 0, 1), value=0.5),
+    lambda x: torch.cat(x.chunk(2, 1)[::-1], 1), lambda x: torch.stack([x, -x], 1).sum(1) + x,
+    lambda x: x - x.mean((2, 3), keepdim=True), lambda x: x.unbind(2)[0].unsqueeze(2) * 0.5 + x,
+    lambda x: torch.cat([x, x.relu()], 1), lambda x: x.sum(1, keepdim=True) / x.size(1),
+    lambda x: x.permute(0, 2, 3, 1).contiguous(), lambda x: x.clone().add_(1).mul_(0.7),
+    lambda x: x.reshape(x.size(0), x.size(2), x.size(1), x.size(3)),
+    lambda x: F.relu(x + 0.1, inplace=True) - x, lambda x: F.pixel_shuffle(x.repeat(1, 4, 1, 1), 2),
+    lambda x: F.adaptive_avg_pool2d(x, (2, 3)), lambda x: x[:, :, 1:, ::2],
+]
+
+
+@settings(max_examples=150)
+@given(steps=st.lists(st.sampled_from(STEPS), min_size=1, max_size=8), shape=sizes(3, 1, 4))
+def test_any_sequence_of_operations(steps, shape):
+    x, taken = torch.zeros(2, *shape), []
+    for step in steps:  # those that torch takes there
+        try:
+            y = step(x)
+        except (RuntimeError, IndexError):
+            continue
+        if 0 < y[0].numel() <= 200:
+            x, taken = y, [*taken, step]
+
+    def forward(net, x):
+        for step in taken:
+            x = step(x)
+        return x
+
+    check(forward, tuple(shape))
+
+
 def test_prelu_has_a_slope_for_each_channel_and_is_homogeneous():
     net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.PReLU(3), nn.Flatten(), nn.Linear(12, 5),
                         nn.PReLU(), nn.Linear(5, 4), nn.PReLU(4), nn.Linear(4, 2)).double()
