@@ -94,7 +94,7 @@ def _agree(network: Network, root: nn.Module, like: torch.Tensor) -> bool:
     # Rounding in the network's own dtype, and no more: TF32 on a GPU, bfloat16, deep nets; and
     # what rounding leaves of large numbers that cancel.
     eps = torch.finfo(like.dtype).eps
-    room = eps ** 0.3 * magnitudes + eps ** 0.75 * largest
+    room = eps ** 0.4 * magnitudes + eps ** 0.75 * largest
     for _ in range(2):  # what changes from call to call agrees once at most
         given = run(root, torch.as_tensor(U, dtype=like.dtype, device=like.device))
         given = given.to("cpu", torch.float64).numpy()
