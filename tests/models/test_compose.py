@@ -14,7 +14,7 @@ from idl_lab import ImplicitModel, ImplicitRNN
 from idl_lab.activations import Activation
 from idl_lab.compose import add, cascade, feedback, multiply, parallel, precompose
 from idl_lab.equilibrium import OneStep
-from idl_lab.fixed_point import Picard
+from idl_lab.fixed_point import GaussSeidel, Picard
 from idl_lab.networks import blockwise
 from idl_lab.well_posedness import Condition
 
@@ -215,6 +215,21 @@ def test_feedback_may_lose_well_posedness_and_says_so():
     model = make(0, 3, 2, 5, feedthrough=False)
     assert feedback(model, 0.001 * draw(1, 3, 2)).certificate().well_posed
     assert feedback(model, draw(1, 3, 2)).certificate().condition is Condition.NONE
+
+
+@pytest.mark.parametrize("rule", [cascade, parallel, add])
+def test_networks_read_off_are_composed_although_their_solvers_blocks_are_their_own(rule):
+    torch.manual_seed(0)
+    nets = [torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 8))
+            .double() for _ in range(2)]
+    one, two = (ImplicitModel.from_network(net, solver=GaussSeidel(1e-9, blocks=(8,), max_steps=50))
+                for net in nets)
+    together, U = rule(one, two), draw(3, 5, 8)
+    first, second = (net(U) for net in nets)
+    wanted = {cascade: nets[1](first), parallel: torch.cat([first, second], dim=1),
+              add: first + second}[rule]
+    assert together.solver == Picard(1e-9, max_steps=50)
+    assert torch.allclose(together(U), wanted, atol=1e-8)
 
 
 # ---- nothing is shared ----------------------------------------------------------------------
