@@ -11,6 +11,7 @@ from idl_lab.equilibrium import Implicit, OneStep, Unrolled
 from idl_lab.fixed_point import Anderson, Picard
 from idl_lab.fixed_point.solution import ConvergenceWarning
 from idl_lab.rnn import recurrence as rnn
+from idl_lab.unwatched import Unwatched
 
 # ---- the warm start -------------------------------------------------------------------------
 
@@ -93,6 +94,31 @@ def test_on_a_device_the_host_waits_once_a_time_step_each_way(options):
         assert 50 <= device_waits().total() <= 70
         outputs.square().sum().backward()
         assert 50 <= device_waits().total() <= 70
+
+
+def test_unwatched_the_host_waits_for_nothing():
+    """What `fit` captures: so many steps a solve, and who grows them reads the residuals later."""
+    watch, cell = Unwatched(), cell_with()
+    u = draw(0, 5, 6, 2)
+
+    def found(cell, u):
+        outputs = cell(u)[0]
+        return outputs, *gradients(outputs.square().sum(), cell.parameters())
+
+    wanted = found(cell, u)
+    for _ in range(20):
+        with watch.pass_through():
+            seen = found(cell, u)
+        if not (short := [k for k, worst in enumerate(watch.worst) if worst > 1]):
+            break
+        watch.grow(short)
+    assert len(watch.steps) == 12 and close(seen, wanted)
+    with pretend_device() as device:
+        cell, u = cell_with(device=device), draw(0, 5, 6, 2).to(device)
+        device_waits()
+        with watch.pass_through():
+            found(cell, u)
+        assert not device_waits()
 
 
 def jump(t):

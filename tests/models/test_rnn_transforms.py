@@ -182,7 +182,7 @@ def test_the_record_and_the_loop_of_its_own_agree(monkeypatch):
     for recorded in (False, True):
         if recorded:
             monkeypatch.setattr(recurrence._OverTime, "apply", lambda steps, *given:
-                                steps.recorded(*given[:5], recurrence.from_leaves(given[5:])))
+                                steps.recorded(*given[:5], recurrence._operator(given[5:])))
         outputs, h_n = built(u, h0, lengths=[3, 6, 1, 6])
         results.append([outputs, h_n, *torch.autograd.grad(
             outputs.square().sum() + h_n.sum(), [*built.parameters(), u, h0])])
