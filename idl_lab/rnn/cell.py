@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from idl_lab import validation
-from idl_lab.extras import full_precision, never_compiled, unless_autocast
+from idl_lab.extras import full_precision, never_compiled, refuse_traced, unless_autocast
 from idl_lab.fixed_point.solution import Solution, one_warning
 from idl_lab.model import ImplicitModel
 from idl_lab.operators import check_finite, from_leaves, leaves
@@ -87,12 +87,15 @@ class ImplicitRNNCell(nn.Module):
         ------
         FloatingPointError
             If h overflows: the recurrence over time is unstable.
+        RuntimeError
+            Where torch traces or exports.
 
         Warns
         -----
         ConvergenceWarning
             Once a call, if solves stop early.
         """
+        refuse_traced()
         if isinstance(u, Tensor) and u.dim() < 3:
             if lengths is not None:
                 raise ValueError("lengths belongs to padded sequences (batch, time, input), got u "

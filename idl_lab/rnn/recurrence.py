@@ -170,7 +170,7 @@ def over_time(steps: Steps, u: Tensor, h: Tensor, W: Tensor, bias: Tensor | None
         As for `Steps.recorded`.
     """
     if (torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-            or torch.jit.is_tracing() or unwatched.current() is not None):
+            or unwatched.current() is not None):
         return steps.recorded(u, h, W, bias, C, A)
     if not torch.is_grad_enabled():
         return steps.unrecorded(u, h, W, bias, C, A)[:2]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from idl_lab import validation
-from idl_lab.extras import never_compiled, unless_autocast
+from idl_lab.extras import never_compiled, refuse_traced, unless_autocast
 from idl_lab.fixed_point.solution import one_warning
 from idl_lab.networks import redraw
 from idl_lab.rnn import sequences
@@ -115,12 +115,15 @@ class ImplicitRNNStack(nn.Module):
             If x, h0 or lengths does not fit.
         FloatingPointError
             If a hidden state overflows: the recurrence over time is unstable.
+        RuntimeError
+            Where torch traces or exports.
 
         Warns
         -----
         ConvergenceWarning
             Once a call, if solves stop early.
         """
+        refuse_traced()
         if isinstance(x, Tensor) and x.dim() not in (2, 3):
             axes = "batch, time" if self.batch_first else "time, batch"
             raise ValueError(f"x must have shape ({axes}, input), or (time, input) for one "

@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from helpers import draw
+from helpers import draw, rejects
 from rnn_cases import cell_with, close, leaves, reference, rnn_with, stack_with
 from torch import nn
 from torch.autograd import forward_ad
@@ -174,6 +174,17 @@ def test_a_compiled_model_is_the_model():
         found = torch.compile(model, backend="aot_eager")(x)
         found = [found, *torch.autograd.grad(found.sum(), list(model.parameters()))]
     assert close(found, wanted, 1e-12)
+
+
+@pytest.mark.parametrize("export", [
+    lambda model, x: torch.jit.trace(model, x, check_trace=False),
+    lambda model, x: torch.export.export(model, (x,), strict=False),
+], ids=["trace", "export"])
+@pytest.mark.parametrize("call", [smooth(), smooth().recurrent, smooth().recurrent.cells[0]],
+                         ids=["model", "stack", "cell"])
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace")
+def test_what_would_be_a_program_of_one_input_is_refused(export, call):
+    rejects(lambda: export(call, draw(0, 2, 3, 2)), RuntimeError, "cannot be traced, exported")
 
 
 def test_the_record_and_the_loop_of_its_own_agree(monkeypatch):
