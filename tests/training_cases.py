@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 from helpers import draw
+from pretend_device import device_waits
 from torch import nn
 
+from idl_lab.capture import Captured
 from idl_lab.training import fit
 
 
@@ -39,3 +41,23 @@ def scripted(values):
 def same(model, parameters):
     """Whether a model has these parameters, to the bit."""
     return all(map(torch.equal, model.parameters(), parameters))
+
+
+def stand_in(body):
+    """A graph that runs the step again at each replay, and counts the host's waits in it."""
+    out = [[], None]
+
+    def replay():
+        device_waits()
+        out[:] = body()
+        seen = device_waits()
+        assert not seen, seen
+
+    return replay, out
+
+
+class StandIn(Captured):
+    """Captured, with the stand-in for a graph."""
+
+    def __init__(self, *args):
+        super().__init__(*args, record=stand_in)

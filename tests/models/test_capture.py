@@ -11,7 +11,7 @@ import torch
 from helpers import draw
 from pretend_device import device_waits, pretend_device
 from torch import nn
-from training_cases import small_problem
+from training_cases import StandIn, small_problem, stand_in
 
 from idl_lab import capture, training, unwatched
 from idl_lab.capture import Captured, as_cuda_graph, hindrance, hooks
@@ -62,19 +62,6 @@ class Toy(nn.Module):
 
     def forward(self, U):
         return _Equilibrium.apply(self.A, U @ self.B.mT) @ self.C.mT
-
-
-def stand_in(body):
-    """A graph that runs the step again at each replay, and counts the host's waits in it."""
-    out = [[], None]
-
-    def replay():
-        device_waits()
-        out[:] = body()
-        seen = device_waits()
-        assert not seen, seen
-
-    return replay, out
 
 
 def step_of(model, optimizer):
@@ -199,10 +186,6 @@ def test_labels_are_looked_at_before_they_reach_a_graph():
 
 @pytest.mark.filterwarnings("ignore:.*captured training steps were short")
 def test_fit_takes_its_steps_from_it(monkeypatch):
-    class StandIn(Captured):
-        def __init__(self, *args):
-            super().__init__(*args, record=stand_in)
-
     monkeypatch.setattr(training, "Captured", StandIn)
     monkeypatch.setattr(training, "hindrance", hooks)
 
