@@ -7,7 +7,7 @@ from pretend_device import device_waits, pretend_device
 from torch import nn
 from training_cases import StandIn
 
-from idl_lab import ImplicitModel, ImplicitRNN, training
+from idl_lab import ImplicitModel, training
 from idl_lab.equilibrium import Neumann, OneStep, Phantom, Unrolled
 from idl_lab.fixed_point import Anderson, PeacemanRachford, Picard
 from idl_lab.fixed_point.solution import Status
@@ -32,17 +32,6 @@ def model(**options):
                                         kappa=0.5, **options)
 
 
-class Last(nn.Module):
-    """The last output of a recurrent model over (m, time, 1)."""
-
-    def __init__(self, device):
-        super().__init__()
-        self.rnn = ImplicitRNN(1, 2, 4, 6, kappa=0.5, device=device, dtype=torch.float64)
-
-    def forward(self, U):
-        return self.rnn(U[..., None])
-
-
 MODELS = {
     **{f"constraint {c}": model(constraint=c) for c in ("scale", "row", "project", "triangular")},
     "no constraint": lambda device: ImplicitModel.from_matrices(
@@ -54,7 +43,6 @@ MODELS = {
     **{f"{a}": model(adjoint=a) for a in (Unrolled(), OneStep(), Neumann(3), Phantom())},
     "a layer": lambda device: nn.Sequential(
         EquilibriumLayer(F()), nn.Linear(3, 2, dtype=torch.float64)).to(device),
-    "a recurrent model": Last,
 }
 
 
@@ -104,6 +92,19 @@ def test_fit_replays_it(case, monkeypatch):
     assert table["train_loss"].tolist() == pytest.approx(wanted["train_loss"].tolist(), rel=1e-4)
     for one, other in zip(found, parameters, strict=True):
         assert torch.allclose(one.held, other, rtol=1e-2, atol=1e-3)
+
+
+def test_the_jacobians_penalty_is_part_of_the_step():
+    with pretend_device() as device:
+        torch.manual_seed(0)
+        built, (U, y) = MODELS["a layer"](device), inputs(device)
+        layer, watch = built[0], Unwatched(start=40)
+        built(U)
+        layer.jacobian_penalty()
+        device_waits()
+        with watch.pass_through():
+            (nn.functional.cross_entropy(built(U), y) + layer.jacobian_penalty()).backward()
+        assert not (seen := device_waits()), seen
 
 
 def test_an_unwatched_solution_says_so():

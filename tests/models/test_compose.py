@@ -324,6 +324,20 @@ def test_a_model_that_holds_nan_is_named(name):
     rejects(lambda: parallel(M34, spoilt(name)), ValueError, f"{letter} of model 2", "1 NaN")
 
 
+@pytest.mark.parametrize("rule", COMPOSED)
+def test_shapes_alone_compose_on_the_meta_device(rule):
+    one, two = make(0, 2, 2, 3), make(10, 2, 2, 2, "tanh")
+    wanted = COMPOSED[rule](one, two)
+    with torch.device("meta"):
+        M = torch.empty(3, 2, dtype=torch.float64)
+    given = {"multiply": lambda m: multiply(M, m), "precompose": lambda m: precompose(m, M.mT),
+             "feedback": lambda m: feedback(m, M[:2])}
+    one, two = one.to("meta"), two.to("meta")
+    found = given[rule](one) if rule in given else COMPOSED[rule](one, two)
+    assert all(p.is_meta for p in found.parameters())
+    assert [p.shape for p in found.parameters()] == [p.shape for p in wanted.parameters()]
+
+
 @pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr, torch.sparse_csc])
 def test_a_sparse_matrix_is_as_good(layout):
     M, model = draw(0, 4, 4, scale=0.05), make(0, 4, 4, 5)
