@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from idl_lab import validation
+from idl_lab.fixed_point.anderson import Anderson
 from idl_lab.fixed_point.picard import Picard
 from idl_lab.fixed_point.solution import (
     ConvergenceError,
@@ -135,14 +136,18 @@ def run(f: Map, x: Tensor, solver: Solver, keep_states: bool = False, lean: bool
 
 
 def _unwatched(f: Map, x: Tensor, solver: Solver, watch: Unwatched) -> Solution:
-    """So many Picard steps, without a wait for the device."""
-    if not isinstance(solver, Picard):
-        raise RuntimeError(f"only Picard() can go without tests, got {solver!r}.")
+    """So many plain steps, Anderson's too, without a wait for the device."""
+    if not isinstance(solver, (Picard, Anderson)):
+        raise RuntimeError(f"{type(solver).__name__}() has no steps that can be taken unwatched: "
+                           f"Picard() and Anderson() have.")
     steps = watch.begin()
-    for _ in range(steps):
+    for _ in range(steps - 1):
         x = solver.mix(x, f(x))
+    x = f(x)  # an image of f, as every value is: at a damped point the slopes may be others
     residual = (f(x) - x).detach().abs_().amax(dim=1)
-    watch.end((residual / solver.tolerance(x.detach())).amax())
+    # More steps do not help below rounding.
+    floor = rounding(x.dtype) * x.detach().abs().amax(dim=1)
+    watch.end((residual / torch.maximum(solver.tolerance(x.detach()), floor)).amax())
     return Solution(x, Status.UNWATCHED, Stats(steps + 1, residual, x.detach(), solver.rtol,
                                                solver.atol), Trace(residual[None], (steps + 1,)))
 

@@ -111,7 +111,7 @@ def test_an_unwatched_solution_says_so():
     built, (U, _) = model()("cpu"), inputs("cpu")
     with Unwatched(start=40).pass_through():
         solution = built.equilibrium(U)
-    assert solution.status is Status.UNWATCHED and solution.stats.steps == 40
+    assert solution.status is Status.UNWATCHED and solution.stats.steps == 41
     residual = (built.activation(solution.value @ built.A.mT + built.injection(U))
                 - solution.value).abs().amax(dim=1)
     assert torch.allclose(solution.stats.residual, residual.detach(), rtol=1e-6, atol=1e-15)
