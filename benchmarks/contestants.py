@@ -20,6 +20,7 @@ from benchmarks.byhand import State
 from idl_lab.equilibrium import Implicit
 from idl_lab.fixed_point import Anderson, Picard
 from idl_lab.model import ImplicitModel
+from idl_lab.unwatched import Unwatched
 
 OURS = "idl_lab"
 KAPPA = 0.99
@@ -40,12 +41,15 @@ class Contestant:
         Whether A = L Rᵀ by its factors is possible.
     straight : bool
         Whether the gradient leaves the constraint's factor out, as torchidl's does.
+    passes : int
+        How often it sees the batches before it is judged.
     """
 
     build: Callable[[State, float, float], nn.Module]
     tuned: bool = True
     low_rank: bool = False
     straight: bool = False
+    passes: int = 1
 
 
 def parameter(model: nn.Module, name: str) -> nn.Parameter:
@@ -131,6 +135,26 @@ def ours(package: Package = THIS, solver: str = "", **options: int) -> Contestan
         return model
 
     return Contestant(build, tuned=bool(solver), low_rank=True)
+
+
+class _Untested(nn.Module):
+    """Solves of a number of steps that grows where the residual of the batch before was too large.
+
+    That residual is read one batch late, so the host waits for nothing: what `fit` captures as a
+    CUDA graph, here without the graph.
+    """
+
+    def __init__(self, state: State, ahead: float, back: float) -> None:
+        super().__init__()
+        self.model = ours(solver="Picard").build(state, ahead, back)
+        self.watch = Unwatched()
+        self.A, self.B, self.C, self.D = (parameter(self.model, name) for name in "ABCD")
+
+    def forward(self, U: Tensor) -> Tensor:
+        late = torch.stack(self.watch.worst).tolist() if self.watch.worst else []
+        self.watch.grow(k for k, worst in enumerate(late) if not worst <= 1)
+        with self.watch.pass_through():
+            return self.model(U)
 
 
 # ---- peers ----------------------------------------------------------------------------------
@@ -274,6 +298,7 @@ CONTESTANTS: dict[str, Contestant] = {
     "torchidl": Contestant(_torchidl, low_rank=True, straight=True),
     OURS: ours(solver="Picard"),
     f"{OURS}, Anderson": ours(solver="Anderson", window=2),
+    f"{OURS}, untested steps": Contestant(_Untested, passes=4),
     f"{OURS}, as it comes": ours(),
     "torchdeq": _of(_TorchDEQ, "fixed_point_iter"),
     "torchdeq, Anderson": _of(_TorchDEQ, "anderson"),

@@ -159,6 +159,8 @@ def examine(contestant: Contestant, state: State, given: list[Batch], judge: lis
     model = contestant.build(state, *tolerances)
     n, rank = len(state["B"]), state["L"].shape[1] if "L" in state else None
     C = getattr(model, "C", None)  # an explicit network has no such matrix, nor such a gradient
+    for U, labels in given * (contestant.passes - 1):
+        nn.functional.cross_entropy(model(U), labels).backward()
     errors, products, waits = [math.nan] * (C is None), [], []
     for (U, labels), exact in zip(given, judge, strict=True):
         model.zero_grad()
@@ -317,7 +319,10 @@ def compare(work: Work, seconds: float, more: Mapping[str, Contestant] = {}) -> 
         tuned[name] = tune(look) if contestant.tuned else look((math.nan, math.nan))
     for name, contestant in chosen.items():
         model = contestant.build(state, *tuned[name].tolerances)
-        memory[name], turns[name] = _memory(model, given[0]), _turn(model, given)
+        turns[name] = _turn(model, given)
+        for i in [*range(len(given))] * contestant.passes:
+            turns[name](i)
+        memory[name] = _memory(model, given[0])
         if name.startswith(OURS) and work.rank is None:
             counts = [(round(a), round(b)) for a, b in tuned[name].products]
             turns[floor_of(name)] = Floor(state, given, KAPPA, counts).step

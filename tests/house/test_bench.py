@@ -94,7 +94,8 @@ def test_every_contestant_solves_the_same_model(name, work):
     tight, loose = (steps.examine(CONTESTANTS[name], state, given, judge, (tol, tol))
                     for tol in (1e-7, 1e-1))
     assert tight.error < 1e-5 < loose.error
-    assert loose.total < tight.total and 0 < loose.waits <= tight.waits
+    assert loose.total < tight.total and loose.waits <= tight.waits
+    assert (loose.waits == 0) == ("untested" in name)
 
 
 def test_the_constraint_is_active_in_the_dense_works_and_idle_in_the_thin_one():
@@ -205,6 +206,7 @@ def test_anderson_needs_a_fifth_of_picards_steps_on_the_hard_instance():
     assert 200 < picard and anderson <= picard / 5
 
 
+@pytest.mark.filterwarnings("ignore::idl_lab.fixed_point.solution.ConvergenceWarning")  # a row
 @pytest.mark.parametrize("rows", [asides.monotone, asides.read_off], ids=lambda f: f.__name__)
 def test_the_first_of_a_comparison_is_what_the_others_are_divided_by(rows):
     for name, row in rows(0.0).items():
