@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from idl_lab import activations, constraints, networks, validation
 from idl_lab.activations import Activation
+from idl_lab.checkpoint import Constrained
 from idl_lab.equilibrium import Adjoint, Implicit, check_adjoint, solve
 from idl_lab.extras import full_precision, refuse_traced, unless_autocast
 from idl_lab.fixed_point import GaussSeidel, PeacemanRachford, Picard, Solver, check_solver
@@ -19,7 +19,7 @@ from idl_lab.sparse import Sparse
 from idl_lab.well_posedness import Certificate, certificate
 
 
-class ImplicitModel(nn.Module):
+class ImplicitModel(Constrained):
     """Implicit model; a drop-in for any torch training loop.
 
     The state X solves X = φ(X Aᵀ + U Bᵀ) and the prediction is Ŷ = X Cᵀ + U Dᵀ. ``model.A`` is
@@ -118,15 +118,6 @@ class ImplicitModel(nn.Module):
         if rank is not None:
             self.free_L, self.free_R = empty(n, rank), empty(n, rank)
         self.reset_parameters(generator)
-
-    @property
-    def kappa(self) -> float:
-        """Radius κ of the constraint; assigning it moves the constraint."""
-        return self.constrain.kappa
-
-    @kappa.setter
-    def kappa(self, value: float) -> None:
-        self.constrain = dataclasses.replace(self.constrain, kappa=value)
 
     def __setattr__(self, name: str, value: object) -> None:
         # A Parameter torch would register under a name that is computed from others.
@@ -285,30 +276,6 @@ class ImplicitModel(nn.Module):
             uniform_(M, fan_in.get(name, n), generator)
         if self.constraint == "monotone":  # of the others a free matrix is like the A it makes
             self.free_A.copy_(*self.constrain.free(self.free_A))
-
-    def get_extra_state(self) -> Tensor:
-        """The constraint's name and κ, which belong to a checkpoint, as the bytes of a text."""
-        return constraints.to_bytes(self.constraint, self.kappa)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Take over a checkpoint's κ.
-
-        Parameters
-        ----------
-        state : Tensor
-            What `get_extra_state` gave.
-        """
-        self.kappa = constraints.kappa_of(state, self.constraint)
-
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
-        # Under another constraint the same free matrix is another A: refused before anything is
-        # copied here. In a larger net, what torch loads before this part is copied already.
-        if (saved := state_dict.get(f"{prefix}_extra_state")) is not None:
-            constraints.kappa_of(saved, self.constraint)
-        if (old := f"{prefix}parametrizations.A.original") in state_dict:
-            raise ValueError(f"this checkpoint is of an older version and does not say its κ: its "
-                             f"{old} is free_A of a model with the same constraint and kappa.")
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def injection(self, U: Tensor) -> Tensor:
         """What the input adds to each state, U Bᵀ (+ bias): (..., p) → (..., n).

@@ -145,7 +145,7 @@ class Sparse:
 
     @property
     def shape(self) -> torch.Size:
-        """(n, p), as of the matrix."""
+        """The shape (n, p) of the matrix."""
         return torch.Size(self.layout.shape)
 
     @property

@@ -98,7 +98,7 @@ class PeacemanRachford(Solver):
         a = A.new_tensor(self.alpha or 1.0)
         if self.alpha is None and any_alpha:
             a = (len(A) ** 0.5 / torch.linalg.matrix_norm(eye - A.detach())).clamp(1e-6, 1e6)
-        return torch.linalg.inv(eye + a * (eye - A)).mT.contiguous(), a
+        return torch.linalg.inv_ex(eye + a * (eye - A)).inverse.mT.contiguous(), a
 
     def _prox(self, f: StateMap, u: Tensor, a: Tensor) -> Tensor:
         """The proximal map of α times the function whose proximal map is φ."""

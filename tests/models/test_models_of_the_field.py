@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.func import functional_call
 
-from idl_lab import ImplicitModel, norms, operators
+from idl_lab import ImplicitModel, norms
 from idl_lab.constraints import Factors, Monotone
 from idl_lab.equilibrium import Implicit, OneStep, Unrolled, equilibrium
 from idl_lab.fixed_point import Anderson, Broyden, Newton, PeacemanRachford, Picard
@@ -287,7 +287,7 @@ def test_a_monotone_model_is_certified_trains_and_chooses_its_solver():
     (lambda: PeacemanRachford(alpha=0.0), ValueError, ["alpha", "> 0"]),
     (lambda: equilibrium(mat([[0.5]]), mat([[1.0]]), torch.sin, solver=PeacemanRachford()),
      ValueError, ["increasing", "sin"]),
-    (lambda: operators.StateMap and __import__("idl_lab.fixed_point").fixed_point.fixed_point(
+    (lambda: __import__("idl_lab.fixed_point").fixed_point.fixed_point(
         torch.tanh, mat([[1.0]]), PeacemanRachford()), TypeError, ["equilibrium", "StateMap"]),
 ])
 def test_peaceman_rachford_refuses(call, error, fragments):
