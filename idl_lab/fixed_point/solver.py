@@ -138,8 +138,9 @@ class Solver:
         state : SolverState
             Of the solve, whose start tells of what size the numbers are that f adds up.
         """
-        x = x.detach()
-        numbers = torch.maximum(x.abs().amax(dim=1) * max(state.gain(), 1.0), state.first)
+        x, gain = x.detach(), state.gain()
+        # Where f expands, it also multiplies what an inverse or a mixture rounded in x.
+        numbers = torch.maximum(x.abs().amax(dim=1) * (1 if gain <= 1 else 8 * gain), state.first)
         return residual <= torch.maximum(self.tolerance(x), rounding(x.dtype) * numbers)
 
     def terminate(self, state: SolverState) -> Status | None:
