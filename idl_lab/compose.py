@@ -13,14 +13,13 @@ the steepest everywhere, so where slopes differ it may prove less than it could.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from idl_lab import validation
-from idl_lab.fixed_point import GaussSeidel, Solver
+from idl_lab.fixed_point import GaussSeidel, Picard
 from idl_lab.model import ImplicitModel
 from idl_lab.networks import blockwise
 
@@ -283,17 +282,11 @@ def _build(parts: _Parts, order: tuple[ImplicitModel, ...], first: ImplicitModel
     """The model of these parts; the states of ``order`` stand one after the other."""
     A, B, C, D, b, c = parts
     bias = any(m.state_bias is not None or m.output_bias is not None for m in order)
+    solver = first.solver
+    if isinstance(solver, GaussSeidel):  # whose blocks are those of one model alone
+        solver = Picard(solver.rtol, atol=solver.atol, max_steps=solver.max_steps)
     return ImplicitModel.from_matrices(
         A, B, C, D if feedthrough else None, state_bias=b if bias else None,
         output_bias=c if bias else None,
         activation=blockwise([(m.activation, m.B.shape[0]) for m in order]),
-        solver=_solver(order, first), adjoint=first.adjoint)
-
-
-def _solver(order: tuple[ImplicitModel, ...], first: ImplicitModel) -> Solver:
-    """The first model's, which may know how the states fall into blocks."""
-    if not isinstance(first.solver, GaussSeidel):
-        return first.solver
-    blocks = [m.solver.blocks if isinstance(m.solver, GaussSeidel) else (m.B.shape[0],)
-              for m in order]
-    return replace(first.solver, blocks=sum(blocks, ()))
+        solver=solver, adjoint=first.adjoint)
