@@ -15,6 +15,7 @@ from idl_lab.operators import rounding_of_sums
 
 _EPS = float(np.finfo(np.float64).eps)
 _INVERSE_STEPS = 20  # of Noda's iteration, at each of which the right digits double
+_LARGE = 500  # states of a class above which its matrix stays sparse
 _SMALLEST = 1e-290  # an eigenvector's entry that underflows to 0 would make a ratio 0/0
 
 
@@ -82,7 +83,7 @@ def perron_frobenius(A: Tensor, tol: float = 1e-12, max_steps: int = 200) -> Per
     for members_k in members:
         if len(members_k) == 1 and not loops[members_k[0]]:
             continue
-        block = M[np.ix_(members_k, members_k)].toarray()
+        block = _block(M, members_k)
         if block.sum(axis=1).max() <= best[1]:  # the largest row sum bounds λ from above
             continue
         low, high, x = _perron_irreducible(block, tol, max_steps)
@@ -92,8 +93,7 @@ def perron_frobenius(A: Tensor, tol: float = 1e-12, max_steps: int = 200) -> Per
     _, upper, members_k, x = best
     right, left = np.zeros(len(A)), np.zeros(len(A))
     right[members_k] = x
-    block = M[np.ix_(members_k, members_k)].toarray()
-    left[members_k] = _perron_irreducible(block.T, tol, max_steps)[2]
+    left[members_k] = _perron_irreducible(_block(M, members_k).T, tol, max_steps)[2]
     return PerronFrobenius(lower, upper, torch.from_numpy(right), torch.from_numpy(left))
 
 
@@ -120,13 +120,31 @@ def magnitudes(A: Tensor) -> scipy.sparse.csr_array:
     return scipy.sparse.csr_array(parts, shape=tuple(A.shape))
 
 
-def _perron_irreducible(M: np.ndarray, tol: float, max_steps: int
+def _block(M: scipy.sparse.csr_array, members: np.ndarray) -> np.ndarray | scipy.sparse.csr_array:
+    """The matrix of one class; sparse where it is large, as a graph's would not fit in memory."""
+    block = M[np.ix_(members, members)]
+    return block if len(members) > _LARGE else block.toarray()
+
+
+def _solve(M: np.ndarray | scipy.sparse.csr_array, shift: float, x: np.ndarray) -> np.ndarray:
+    """(shift · I − M)⁻¹ x."""
+    if isinstance(M, np.ndarray):
+        return np.linalg.solve(shift * np.eye(len(M)) - M, x)
+    shifted = shift * scipy.sparse.eye_array(len(x), format="csc") - M.tocsc()
+    return scipy.sparse.linalg.splu(shifted).solve(x)
+
+
+def _perron_irreducible(M: np.ndarray | scipy.sparse.csr_array, tol: float, max_steps: int
                         ) -> tuple[float, float, np.ndarray]:
-    n = len(M)
+    n = M.shape[0]
     if n == 1:
         return float(M[0, 0]), float(M[0, 0]), np.ones(1)
     _, exponent = np.frexp(M.max())
-    M = np.ldexp(M, -exponent)  # exact, and nothing below under- or overflows
+    if isinstance(M, np.ndarray):
+        M = np.ldexp(M, -exponent)  # exact, and nothing below under- or overflows
+    else:
+        M = M.copy()
+        M.data = np.ldexp(M.data, -exponent)
     slack = 4 * (n + 2) * _EPS  # each ratio is a sum of n non-negative products, and a quotient
     x = np.ones(n)
     low, high, best = 0.0, np.inf, x
@@ -142,8 +160,8 @@ def _perron_irreducible(M: np.ndarray, tol: float, max_steps: int
             x = Mx + 0.5 * high * x
         else:
             try:
-                x = np.abs(np.linalg.solve(high * (1 + slack) * np.eye(n) - M, x))
-            except np.linalg.LinAlgError:
+                x = np.abs(_solve(M, high * (1 + slack), x))
+            except (np.linalg.LinAlgError, RuntimeError):  # singular
                 break
         x = np.maximum(x / x.max(), _SMALLEST)
         if not np.isfinite(x).all():

@@ -119,10 +119,10 @@ class EquilibriumLayer(nn.Module):
         names = [name for name, _ in self.f.named_parameters()]
         buffers = {name: taken(T) for name, T in self.f.named_buffers()}
         theta = [taken(T) for T in self.f.parameters()]
-        inputs = [taken(T) if self.batched or not T.is_floating_point() else taken(T)[None]
-                  for T in u]
         followed = [k for k, T in enumerate(u)
                     if T.is_floating_point() and T.layout == torch.strided]
+        inputs = [taken(T)[None] if k in followed and not self.batched else taken(T)
+                  for k, T in enumerate(u)]
 
         def f(z: Tensor, *tensors: Tensor) -> Tensor:
             given = list(inputs)
