@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -75,6 +75,7 @@ class _Constant:
     """A sparse matrix that torch.func does not see: it wraps tensors, and cannot wrap these."""
 
     M: Tensor
+    transposed: bool = False
 
 
 class _Propagate(torch.autograd.Function):
@@ -82,7 +83,7 @@ class _Propagate(torch.autograd.Function):
 
     @staticmethod
     def forward(X: Tensor, A_hat: _Constant) -> Tensor:
-        return A_hat.M @ X
+        return (A_hat.M.mT if A_hat.transposed else A_hat.M) @ X
 
     @staticmethod
     def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
@@ -90,7 +91,8 @@ class _Propagate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-        return _Propagate.apply(grad, _Constant(ctx.A_hat.M.mT)), None
+        back = replace(ctx.A_hat, transposed=not ctx.A_hat.transposed)
+        return _Propagate.apply(grad, back), None
 
     @staticmethod
     def jvp(ctx, change: Tensor, _) -> Tensor:

@@ -114,7 +114,8 @@ class EquilibriumLayer(nn.Module):
         exact = torch.promote_types(dtype, torch.float32)  # 16 bits are solved in float32
 
         def taken(T: Tensor) -> Tensor:
-            return T.to(exact) if T.is_floating_point() else T
+            # A sparse tensor is not to be touched under a transform, even by a cast to its own.
+            return T.to(exact) if T.is_floating_point() and T.dtype != exact else T
 
         names = [name for name, _ in self.f.named_parameters()]
         buffers = {name: taken(T) for name, T in self.f.named_buffers()}

