@@ -25,7 +25,7 @@ SIZE = 16 * (3 + 3 + 16)
 
 
 def _implicit(draws: torch.Generator) -> ImplicitGraph:
-    return ImplicitGraph(3, 3, 16, activation="tanh", solver=Picard(rtol=1e-3), generator=draws,
+    return ImplicitGraph(3, 3, 16, activation="leaky_relu", solver=Picard(rtol=1e-3), generator=draws,
                          device="cpu")
 
 
@@ -37,7 +37,7 @@ def lengths() -> Figure:
             draws = generator()
             data, test = chains(30, length, generator=draws), chains(60, length, generator=draws)
             k = int(name[0]) if name[0].isdigit() else 0
-            model = GraphConvolutions(3, 3, widest(3, 3, k, SIZE), k, activation="tanh",
+            model = GraphConvolutions(3, 3, widest(3, 3, k, SIZE), k, activation="leaky_relu",
                                       generator=draws) if k else _implicit(draws)
             train(model, data)
             rows.append({"model": name, "length": length,

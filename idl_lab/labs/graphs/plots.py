@@ -90,7 +90,7 @@ def draw_fading(states: Mapping[str, Tensor], rates: Mapping[str, float], ax: Ax
         at = np.arange(len(x))
         ax.plot(at + 1, x, color=colour, label=f"{name}: r = {rates[name]:.3f}")
         ax.plot(at + 1, x[0] * rates[name] ** at, ":", color=INK, linewidth=1)
-    frame(ax, yscale="log", ylim=(_LEAST, 10), xlabel="node", ylabel="state x",
+    frame(ax, yscale="log", ylim=(_LEAST, 100), xlabel="node", ylabel="state x",
           title="What arrives of a label (dotted: the line of slope r)")
     ax.legend(loc="lower left")
     return ax.figure
@@ -99,7 +99,9 @@ def draw_fading(states: Mapping[str, Tensor], rates: Mapping[str, float], ax: Ax
 @styled
 def draw_reach(accuracies: Mapping[str, Tensor], steps: Sequence[int], chance: float,
                ax: Axes | None = None) -> Figure:
-    """Accuracy along a chain, a line a model, with a tick where the solver's steps end.
+    """Accuracy along a chain, a line a model, with a bar where the solver's steps end.
+
+    A solve of s steps returns the point after s − 1 of them: the last one only tests it.
 
     Parameters
     ----------
@@ -127,9 +129,9 @@ def draw_reach(accuracies: Mapping[str, Tensor], steps: Sequence[int], chance: f
         ax.plot(np.arange(1, len(right) + 1), right, color=colour, label=f"{name}: {count} steps",
                 drawstyle="steps-mid")
         if count <= len(right):
-            ax.plot([count, count], [0, 0.08], color=colour, linewidth=3)
+            ax.plot([count - 0.5] * 2, [0, 0.08], color=colour, linewidth=3)
     ax.axhline(chance, color=INK, linestyle="--", linewidth=0.8, label="guessing")
-    ax.set(xlabel="node (bars at the bottom: steps of the solver)", ylabel="accuracy",
+    ax.set(xlabel="node (bars at the bottom: where the steps end)", ylabel="accuracy",
            ylim=(0, 1.05), xlim=(0.5, top + 0.5))
     ax.set_position((0.085, 0.17, 0.6, 0.78))
     ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
@@ -159,8 +161,8 @@ def draw_travel(solution: Solution, exact: Tensor, step: int, rtol: float, *,
     check_solutions({"solution": solution}, states=True)
     goal = array("exact", exact, 1)
     validation.integer("step", step, at_least=0)
-    steps, length = solution.stats.steps, len(goal)
-    at = min(step, steps)
+    last, length = solution.stats.steps - 1, len(goal)  # the last evaluation only tests
+    at = min(step, last)
     x = solution.trace.states.reshape(-1, length)[at].numpy()
     axes = canvas.row(figure, 2, 8.2, 3.3, [1.25, 1], left=0.08, bottom=0.15, top=0.88, right=0.985,
                       wspace=0.22)
@@ -187,6 +189,6 @@ def draw_travel(solution: Solution, exact: Tensor, step: int, rtol: float, *,
     line(axes[1], "so far", count[:at], shown[:at], color=COLOURS[1])
     line(axes[1], "rtol", [0, max_steps], [rtol, rtol], "--", color=INK, linewidth=0.8)
     line(axes[1], "arrival", [length, length], [1e-9, 20], ":", color=COLOURS[2])
-    title(axes[1], f"stops at step {steps}: " + (
-        "before it arrives" if steps < length else "the last node has heard"))
+    title(axes[1], f"stops at step {last}: " + (
+        "before it arrives" if last < length else "the last node has heard"))
     return axes[0].figure
