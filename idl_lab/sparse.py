@@ -25,6 +25,17 @@ def _announced() -> None:
         torch.sparse_csr_tensor(nothing.new_zeros(1), nothing, nothing, (0, 0))
 
 
+def _outside(function: Callable) -> Callable:
+    """Keep a function of a layout out of torch.func, which wraps every tensor that is made: such
+    a tensor has no numpy, and kept for later it would be one of a transform that has ended."""
+    @functools.wraps(function)
+    def run(layout: Layout) -> object:
+        with torch._C._DisableFuncTorch():
+            return function(layout)
+
+    return run
+
+
 @dataclass(frozen=True, eq=False)
 class Layout:
     """Where the entries of a sparse matrix stand, row by row (CSR).
@@ -62,6 +73,7 @@ class Layout:
                                        device=values.device, check_invariants=False)
 
     @functools.cached_property
+    @_outside
     def row(self) -> Tensor:
         """The row of each entry, (entries,)."""
         return torch.repeat_interleave(torch.arange(self.shape[0], device=self.crow.device),
@@ -105,6 +117,7 @@ class Layout:
         return {}
 
     @functools.cached_property
+    @_outside
     def transposed(self) -> tuple[Tensor, Layout]:
         """The order in which Mᵀ lists the values of M, (entries,), and the layout of Mᵀ."""
         n, p = self.shape

@@ -1,14 +1,12 @@
-"""The normalised adjacency matrix Â of a graph, sparse, and its product with node features."""
+"""The normalised adjacency matrix Â of a graph, sparse."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from idl_lab import validation
-from idl_lab.operators import csr
+from idl_lab.sparse import Layout
 
 
 def normalised_adjacency(edges: Tensor, nodes: int, *, directed: bool = False,
@@ -67,50 +65,4 @@ def normalised_adjacency(edges: Tensor, nodes: int, *, directed: bool = False,
     size = degree.to(dtype)
     values = 1 / size[row] if directed else (size[row] * size[col]).rsqrt()
     crow = torch.cat((degree.new_zeros(1), degree.cumsum(0)))
-    return csr(crow, col, values, (nodes, nodes))
-
-
-@dataclass(frozen=True)
-class _Constant:
-    """A sparse matrix that torch.func does not see: it wraps tensors, and cannot wrap these."""
-
-    M: Tensor
-    transposed: bool = False
-
-
-class _Propagate(torch.autograd.Function):
-    """Â X for a sparse Â, under every transform; torch's own product has no torch.func.vjp."""
-
-    @staticmethod
-    def forward(X: Tensor, A_hat: _Constant) -> Tensor:
-        return (A_hat.M.mT if A_hat.transposed else A_hat.M) @ X
-
-    @staticmethod
-    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
-        ctx.A_hat = inputs[1]
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-        back = replace(ctx.A_hat, transposed=not ctx.A_hat.transposed)
-        return _Propagate.apply(grad, back), None
-
-    @staticmethod
-    def jvp(ctx, change: Tensor, _) -> Tensor:
-        return _Propagate.apply(change, ctx.A_hat)
-
-    @staticmethod
-    def vmap(info, in_dims: tuple, X: Tensor, A_hat: _Constant) -> tuple[Tensor, int]:
-        wide = X.movedim(in_dims[0], 1)  # (N, samples, n)
-        return _Propagate.apply(wide.flatten(1), A_hat).unflatten(1, wide.shape[1:]), 1
-
-
-def propagate(A_hat: Tensor, X: Tensor) -> Tensor:
-    """Â X; of a sparse Â differentiable in X alone, and under every transform of torch.
-
-    Parameters
-    ----------
-    A_hat : Tensor, shape (N, N), dense or sparse (CSR)
-    X : Tensor, shape (N, n)
-        Features, a row a node.
-    """
-    return A_hat @ X if A_hat.layout == torch.strided else _Propagate.apply(X, _Constant(A_hat))
+    return Layout(crow, col, (nodes, nodes)).tensor(values)

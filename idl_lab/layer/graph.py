@@ -16,16 +16,11 @@ from idl_lab.equilibrium import Adjoint, Implicit
 from idl_lab.extras import full_precision
 from idl_lab.fixed_point import Picard, Solver
 from idl_lab.fixed_point.solution import Solution
-from idl_lab.layer.adjacency import propagate
 from idl_lab.layer.equilibrium_layer import EquilibriumLayer
 from idl_lab.operators import uniform_
-from idl_lab.well_posedness import (
-    Certificate,
-    Condition,
-    certificate,
-    perron_frobenius,
-    perron_root,
-)
+from idl_lab.perron import perron_frobenius, perron_root
+from idl_lab.sparse import Layout, Sparse, product
+from idl_lab.well_posedness import Certificate, Condition, certificate
 
 CONSTRAINTS = ("scale", "row", "project", "perron")
 _LAYOUTS = (torch.strided, torch.sparse_csr, torch.sparse_coo)
@@ -50,7 +45,8 @@ class GraphStep(nn.Module):
         super().__init__()
         self.activation = as_activation(activation)
 
-    def forward(self, X: Tensor, J: Tensor, W: Tensor, A_hat: Tensor) -> Tensor:
+    def forward(self, X: Tensor, J: Tensor, W: Tensor, A_hat: Tensor, crow: Tensor | None = None,
+                col: Tensor | None = None) -> Tensor:
         """The image of the states X.
 
         Parameters
@@ -58,9 +54,17 @@ class GraphStep(nn.Module):
         X, J : Tensor, shape (N, n)
             States and what is added to them, a row a node.
         W : Tensor, shape (n, n)
-        A_hat : Tensor, shape (N, N), dense or sparse
+        A_hat : Tensor, shape (N, N) or (entries,)
+            Dense, or the values of a sparse one: torch.func takes no sparse tensor.
+        crow, col : Tensor of int64, shapes (N + 1,) and (entries,), optional
+            Where these stand, as ``A_hat.crow_indices()`` and ``A_hat.col_indices()`` say.
         """
-        return self.activation(propagate(A_hat, X @ W.mT) + J)
+        heard = X @ W.mT
+        if crow is None:
+            heard = A_hat @ heard
+        else:
+            heard = product(heard.mT, Sparse(A_hat, Layout(crow, col, (len(X), len(X))))).mT
+        return self.activation(heard + J)
 
 
 class ImplicitGraph(nn.Module):
@@ -160,8 +164,8 @@ class ImplicitGraph(nn.Module):
         for name, M in self.named_parameters():
             uniform_(M, p if name == "B" else n, generator)
 
-    def _read(self, adjacency: Tensor) -> tuple[Tensor, float | Tensor]:
-        """Â as it is multiplied with, and λ_PF(|Â|): looked up where the graph is the last one."""
+    def _read(self, adjacency: Tensor) -> tuple[tuple[Tensor, ...], float | Tensor]:
+        """Â as `GraphStep` takes it, and λ_PF(|Â|): looked up where the graph is the last one."""
         known, version, *found = self._graph or (lambda: None, None)
         if known() is adjacency and version == getattr(adjacency, "_version", None):
             return tuple(found)
@@ -174,17 +178,19 @@ class ImplicitGraph(nn.Module):
             raise ValueError("adjacency must have at least one node, got none.")
         if adjacency.layout == torch.strided:
             A_hat = validation.tensor("adjacency", adjacency, like=self.B)
+            parts = (A_hat,)
             if A_hat.requires_grad:  # W depends on λ_PF, so there is a way through it
-                return A_hat, perron_root(A_hat)
+                return parts, perron_root(A_hat)
         else:
             if adjacency.requires_grad:
                 raise ValueError("a sparse adjacency gets no gradient, and this one asks for it: "
                                  "give it dense, or detached.")
             A_hat = adjacency.to_sparse_csr()
-            validation.tensor("adjacency.values()", A_hat.values(), like=self.B)
+            values = validation.tensor("adjacency.values()", A_hat.values(), like=self.B)
+            parts = values, A_hat.crow_indices(), A_hat.col_indices()
         root = perron_frobenius(A_hat, max_steps=_POWER_STEPS).upper
-        self._graph = weakref.ref(adjacency), adjacency._version, A_hat, root
-        return A_hat, root
+        self._graph = weakref.ref(adjacency), adjacency._version, parts, root
+        return parts, root
 
     def weight(self, adjacency: Tensor) -> Tensor:
         """The matrix W in use on a graph, (n, n): λ_PF(|Â|) ‖W‖∞ ≤ κ; differentiable.
@@ -226,12 +232,12 @@ class ImplicitGraph(nn.Module):
         ConvergenceError
             With ``throw``, if the solve did not converge.
         """
-        A_hat = self._read(adjacency)[0]
-        validation.tensor("U", U, "nodes p", like=self.B, nodes=len(A_hat), p=self.B.shape[1])
+        parts, _ = self._read(adjacency)
+        validation.tensor("U", U, "nodes p", like=self.B, nodes=len(adjacency), p=self.B.shape[1])
         with full_precision(U):
             J = nn.functional.linear(U, self.B, self.state_bias)
             W = self.weight(adjacency)
-        return self.layer.equilibrium(J, W, A_hat, z0=X0, keep_states=keep_states, throw=throw)
+        return self.layer.equilibrium(J, W, *parts, z0=X0, keep_states=keep_states, throw=throw)
 
     def forward(self, U: Tensor, adjacency: Tensor) -> Tensor:
         """Predictions Ŷ, shape (N, q).

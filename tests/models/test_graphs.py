@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from idl_lab.fixed_point import Anderson, Picard
 from idl_lab.fixed_point.solution import ConvergenceWarning
 from idl_lab.layer import EquilibriumLayer, GraphStep, ImplicitGraph, normalised_adjacency
-from idl_lab.layer.adjacency import propagate
 from idl_lab.layer.graph import CONSTRAINTS
+from idl_lab.perron import perron_frobenius
 
 TIGHT = Picard(rtol=1e-13, max_steps=20_000)
 
@@ -99,23 +99,6 @@ def test_an_edge_given_twice_or_as_a_loop_counts_once():
 ])
 def test_bad_edges_are_refused(call, error, fragments):
     rejects(call, error, *fragments)
-
-
-@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
-def test_the_sparse_product_has_every_derivative():
-    A_hat = normalised_adjacency(path(4), 4, directed=True, dtype=torch.float64)
-    X, dX, D = draw(0, 4, 2).requires_grad_(), draw(1, 4, 2), A_hat.to_dense()
-    torch.testing.assert_close(propagate(A_hat, X), D @ X)
-    assert torch.autograd.gradcheck(lambda X: propagate(A_hat, X), (X,), check_forward_ad=True)
-    assert torch.autograd.gradgradcheck(lambda X: propagate(A_hat, X.square()), (X,))
-    moved = torch.func.jvp(lambda X: propagate(A_hat, X), (X.detach(),), (dX,))[1]
-    torch.testing.assert_close(moved, D @ dX)
-    both = torch.stack((X.detach(), dX), dim=2)
-    for dim in range(3):
-        many = torch.vmap(lambda X: propagate(A_hat, X), dim, dim)(both.movedim(2, dim))
-        torch.testing.assert_close(many, torch.stack((D @ X, D @ dX), dim=dim))
-    hessian = torch.func.hessian(lambda X: propagate(A_hat, X).pow(3).sum())(dX)
-    torch.testing.assert_close(hessian, torch.func.hessian(lambda X: (D @ X).pow(3).sum())(dX))
 
 
 # ---- the equilibrium ------------------------------------------------------------------------
@@ -235,6 +218,7 @@ def test_gradients_are_finite_differences(constraint, sparse):
     assert torch.autograd.gradcheck(call, (draw(1, 4, 2).requires_grad_(), *given))
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # torch.func.jvp's
 def test_second_derivatives_and_forward_mode():
     net = model(activation="tanh")
     A_hat = normalised_adjacency(path(4), 4, dtype=torch.float64)
@@ -259,8 +243,10 @@ def test_the_step_is_a_module_for_a_layer_of_ones_own():
     net, U = model(), draw(1, 5, 2)
     A_hat = normalised_adjacency(path(5), 5, dtype=torch.float64)
     layer = EquilibriumLayer(GraphStep("relu"), solver=TIGHT, batched=False)
-    X = layer(U @ net.B.mT, net.weight(A_hat), A_hat)
-    torch.testing.assert_close(X @ net.C.mT, net(U, A_hat))
+    sparse = A_hat.values(), A_hat.crow_indices(), A_hat.col_indices()
+    for parts in (sparse, (A_hat.to_dense(),)):
+        X = layer(U @ net.B.mT, net.weight(A_hat), *parts)
+        torch.testing.assert_close(X @ net.C.mT, net(U, A_hat))
 
 
 # ---- well-posedness -------------------------------------------------------------------------
@@ -380,3 +366,13 @@ PATH = normalised_adjacency(path(3), 3, dtype=torch.float64)
 ])
 def test_bad_input_is_refused(call, error, fragments):
     rejects(call, error, *fragments)
+
+
+def test_the_root_of_a_large_class_is_found_without_making_it_dense():
+    n = 20_000  # a path, whose λ_PF is known; dense it would have 3 GB
+    A_hat = normalised_adjacency(path(n), n, self_loops=False, dtype=torch.float64)
+    path_itself = torch.sparse_csr_tensor(A_hat.crow_indices(), A_hat.col_indices(),
+                                          torch.ones_like(A_hat.values()), A_hat.shape)
+    found = perron_frobenius(path_itself)
+    assert found.lower <= 2 * np.cos(np.pi / (n + 1)) <= found.upper
+    assert found.upper - found.lower < 1e-9

@@ -25,8 +25,8 @@ SIZE = 16 * (3 + 3 + 16)
 
 
 def _implicit(draws: torch.Generator) -> ImplicitGraph:
-    return ImplicitGraph(3, 3, 16, activation="leaky_relu", solver=Picard(rtol=1e-3), generator=draws,
-                         device="cpu")
+    return ImplicitGraph(3, 3, 16, activation="leaky_relu", solver=Picard(rtol=1e-3),
+                         generator=draws, device="cpu")
 
 
 def lengths() -> Figure:
@@ -59,7 +59,7 @@ def reach() -> Figure:
     model, test = _implicit(draws), chains(60, 60, generator=draws)
     train(model, chains(30, 20, generator=draws))
     shares, steps = {}, []
-    for solver in (Picard(rtol=1e-2), Anderson(rtol=1e-3), Picard(rtol=1e-3)):
+    for solver in (Picard(rtol=1e-1), Anderson(rtol=1e-2), Picard(rtol=1e-2)):
         model.layer.solver = solver
         shares[f"{type(solver).__name__}, rtol {solver.rtol:g}"] = along(model, test)
         with torch.no_grad():

@@ -13,7 +13,6 @@ from idl_lab.fixed_point import Picard
 from idl_lab.fixed_point.solution import Solution
 from idl_lab.labs.kit.problems import solve_quietly
 from idl_lab.layer import GraphStep, normalised_adjacency
-from idl_lab.layer.adjacency import propagate
 from idl_lab.networks import redraw
 
 
@@ -103,17 +102,19 @@ class GraphConvolutions(nn.Module):
         Parameters
         ----------
         U : Tensor, shape (N, input_dim)
-        adjacency : Tensor, shape (N, N)
+        adjacency : Tensor, shape (N, N), CSR
         """
-        J, phi = self.read_in(U), self.step.activation
+        J = self.read_in(U)
+        A_hat = adjacency.values(), adjacency.crow_indices(), adjacency.col_indices()
         if self.kappa is not None:  # λ_PF(Â) = 1
-            X, W = phi(J), shrink_rows(self.weights[0].weight, self.kappa)
+            X = self.step.activation(J)
+            W = shrink_rows(self.weights[0].weight, self.kappa)
             for _ in range(self.layers):
-                X = self.step(X, J, W, adjacency)
+                X = self.step(X, J, W, *A_hat)
             return self.read_off(X)
-        X, none = phi(propagate(adjacency, J)), torch.zeros_like(J)
-        for layer in self.weights:
-            X = self.step(X, none, layer.weight, adjacency)
+        X, none = U, torch.zeros_like(J)
+        for layer in (self.read_in, *self.weights):
+            X = self.step(X, none, layer.weight, *A_hat)
         return self.read_off(X)
 
 
