@@ -114,16 +114,15 @@ class EquilibriumLayer(nn.Module):
         exact = torch.promote_types(dtype, torch.float32)  # 16 bits are solved in float32
 
         def taken(T: Tensor) -> Tensor:
-            # A sparse tensor is not to be touched under a transform, even by a cast to its own.
-            return T.to(exact) if T.is_floating_point() and T.dtype != exact else T
+            return T.to(exact) if T.is_floating_point() else T
 
         names = [name for name, _ in self.f.named_parameters()]
         buffers = {name: taken(T) for name, T in self.f.named_buffers()}
         theta = [taken(T) for T in self.f.parameters()]
+        inputs = [taken(T) if self.batched or not T.is_floating_point() else taken(T)[None]
+                  for T in u]
         followed = [k for k, T in enumerate(u)
                     if T.is_floating_point() and T.layout == torch.strided]
-        inputs = [taken(T)[None] if k in followed and not self.batched else taken(T)
-                  for k, T in enumerate(u)]
 
         def f(z: Tensor, *tensors: Tensor) -> Tensor:
             given = list(inputs)

@@ -9,6 +9,7 @@ from sim_cases import data, problem
 from torch import nn
 
 from idl_lab.labs.fixed_points.panel import convergence_panel
+from idl_lab.labs.graphs.panel import transport_panel
 from idl_lab.labs.implicit_gradients.panel import gradient_panel
 from idl_lab.labs.implicit_rnn.panel import reading_panel
 from idl_lab.labs.kit import canvas
@@ -58,6 +59,7 @@ PANELS = {  # how each is made, and a move that brings its longest words
     "08": (lambda: SolverComparison(problem(*data(), lam=0.5, kappa=0.9, ball=7),
                                     {"ADMM": ADMMSolver(progress=False, **CPU)}), {}),
     "09": (scale_panel, {}),
+    "15": (transport_panel, {"kappa": 0.99, "length": 60, "step": 200}),
 }
 
 
