@@ -13,7 +13,7 @@ from torch import Tensor
 from idl_lab import validation
 from idl_lab.fixed_point.solution import Solution
 from idl_lab.labs.kit import canvas
-from idl_lab.labs.kit.canvas import COLOURS, FAINT, INK, frame, line, styled, title
+from idl_lab.labs.kit.canvas import COLOURS, FAINT, INK, frame, line, styled, title, words
 from idl_lab.labs.kit.plots import array, check_solutions
 
 _LEAST = 1e-16  # below this a label is not drawn
@@ -167,9 +167,8 @@ def draw_travel(solution: Solution, exact: Tensor, step: int, rtol: float, *,
     axes = canvas.row(figure, 2, 8.2, 3.3, [1.25, 1], left=0.08, bottom=0.15, top=0.88, right=0.985,
                       wspace=0.22)
     nodes = np.arange(1, length + 1)
-    if frame(axes[0], yscale="log", ylim=(_LEAST, 20), xlim=(0, length + 1), xlabel="node",
-             ylabel="state"):
-        axes[0].set_facecolor("white")
+    frame(axes[0], yscale="log", ylim=(_LEAST, 20), xlim=(0, length + 1), xlabel="node",
+          ylabel="state")
     line(axes[0], "exact", nodes, goal, color=FAINT, linewidth=4, label="equilibrium")
     heard = np.where(x > 0, x, np.nan)
     line(axes[0], "state", nodes, heard, "o-", color=COLOURS[0], markersize=3.5, label="state")
@@ -181,14 +180,15 @@ def draw_travel(solution: Solution, exact: Tensor, step: int, rtol: float, *,
     size = np.abs(solution.trace.states.reshape(-1, length).numpy()).max(axis=1)
     residual = residual / np.maximum(size[:len(residual)], 1e-300)  # the start is zero
     count = np.arange(1, len(residual) + 1)
-    if frame(axes[1], yscale="log", ylim=(1e-9, 20), xlim=(0, max_steps), xlabel="step",
-             ylabel="residual / largest state"):
-        axes[1].axhline(1, color="none")
+    frame(axes[1], yscale="log", ylim=(1e-9, 20), xlim=(0, max_steps), xlabel="step",
+          ylabel="residual / largest state")
     shown = np.where(residual > 0, np.minimum(residual, 10), np.nan)
     line(axes[1], "rest", count, shown, color=COLOURS[1], alpha=0.35)
     line(axes[1], "so far", count[:at], shown[:at], color=COLOURS[1])
     line(axes[1], "rtol", [0, max_steps], [rtol, rtol], "--", color=INK, linewidth=0.8)
     line(axes[1], "arrival", [length, length], [1e-9, 20], ":", color=COLOURS[2])
+    words(axes[1], "key", 0.985, 0.9, "dashed: rtol; dotted: the label arrives", ha="right",
+          fontsize=8)
     title(axes[1], f"stops at step {last}: " + (
         "before it arrives" if last < length else "the last node has heard"))
     return axes[0].figure
