@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from idl_lab import constraints, validation
 from idl_lab.activations import Activation
 from idl_lab.activations import activation as as_activation
+from idl_lab.checkpoint import Constrained
 from idl_lab.equilibrium import Adjoint, Implicit
 from idl_lab.extras import full_precision
 from idl_lab.fixed_point import Picard, Solver
@@ -67,7 +68,7 @@ class GraphStep(nn.Module):
         return self.activation(heard + J)
 
 
-class ImplicitGraph(nn.Module):
+class ImplicitGraph(Constrained):
     """Implicit graph network; called as ``model(U, adjacency)``.
 
     The states X of the N nodes solve X = φ(Â X Wᵀ + U Bᵀ), each listening to its neighbours and
@@ -141,15 +142,6 @@ class ImplicitGraph(nn.Module):
         self.register_parameter("output_bias", empty(q) if bias else None)
         self._graph: tuple = ()
         self.reset_parameters(generator)
-
-    @property
-    def kappa(self) -> float:
-        """Radius κ; assigning it moves the constraint."""
-        return self.constrain.kappa
-
-    @kappa.setter
-    def kappa(self, value: float) -> None:
-        self.constrain = dataclasses.replace(self.constrain, kappa=value)
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
@@ -287,20 +279,6 @@ class ImplicitGraph(nn.Module):
                 f"kappa={self.kappa:g}, constraint={self.constraint!r}, "
                 f"bias={self.state_bias is not None}, solver={self.layer.solver}, "
                 f"adjoint={self.layer.adjoint}")
-
-    def get_extra_state(self) -> Tensor:
-        """The constraint's name and κ, which belong to a checkpoint, as the bytes of a text."""
-        return constraints.to_bytes(self.constraint, self.kappa)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Take over a checkpoint's κ; one of another constraint is refused.
-
-        Parameters
-        ----------
-        state : Tensor
-            What `get_extra_state` gave.
-        """
-        self.kappa = constraints.kappa_of(state, self.constraint)
 
     def __getstate__(self) -> dict:
         # The last graph is no part of a copy or a file, which could not hold the reference.
