@@ -157,8 +157,8 @@ def solve_map(f: StateMap, X0: Tensor | None, solver: Solver, adjoint: Adjoint,
             if under_vmap():
                 raise RuntimeError("Unrolled() has no vmap, since each sample ends at its own "
                                    "step: use adjoint=Implicit().")
-            solution = run(f, torch.zeros_like(f.tensors[f.shared]), solver, keep_states,
-                           lean=not keep_states, watch=current())
+            solution = run(f, f.zero(), solver, keep_states, lean=not keep_states,
+                           watch=current())
         else:
             solution = _Solve(f, solver, adjoint, keep_states).at(X0)
     return told(solution, throw)
