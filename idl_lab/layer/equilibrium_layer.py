@@ -58,7 +58,7 @@ class EquilibriumLayer(nn.Module):
             validation.integer("state_shape", size) for size in state_shape)
         self.batched = batched
         self._last: tuple[Tensor, ...] = ()
-        self._tried = False
+        self._tried: tuple[bool, ...] | None = None  # f in these modes; Dropout goes by them
 
     def forward(self, *u: Tensor, z0: Tensor | None = None) -> Tensor:
         """The equilibrium z of the inputs u.
@@ -104,8 +104,8 @@ class EquilibriumLayer(nn.Module):
         Raises
         ------
         TypeError, ValueError
-            If an input is none or is not finite, or f does not map a state to one, is random,
-            keeps something between calls, or uses a parameter that is not its own.
+            If an input is none, of another dtype than f or not finite, or f does not map a state
+            to one, is random, keeps something between calls, or uses a foreign parameter.
         ConvergenceError
             With ``throw``, if some sample did not converge.
         """
@@ -123,9 +123,11 @@ class EquilibriumLayer(nn.Module):
                   for T in u]
         followed = [k for k, T in enumerate(u)
                     if T.is_floating_point() and T.layout == torch.strided]
+        # Without those: f is kept for `jacobian_penalty`, and would keep the graphs behind them.
+        others = [None if k in followed else T for k, T in enumerate(inputs)]
 
         def f(z: Tensor, *tensors: Tensor) -> Tensor:
-            given = list(inputs)
+            given = list(others)
             for k, T in zip(followed, tensors[len(names):], strict=True):
                 given[k] = T if self.batched else T[0]
             own = dict(zip(names, tensors, strict=False)) | buffers
@@ -146,9 +148,10 @@ class EquilibriumLayer(nn.Module):
                 if z0.shape != wanted:
                     raise ValueError(f"z0 must have shape {wanted}, got {tuple(z0.shape)}.")
                 z0 = taken(z0.detach()).reshape(mapping.zero().shape)
-            if not (self._tried or transforms()):
+            modes = tuple(module.training for module in self.f.modules())
+            if not (modes == self._tried or transforms() or torch.jit.is_tracing()):
                 _try(mapping, list(buffers.values()))
-                self._tried = True
+                self._tried = modes
             solution = solve_map(mapping, z0, self.solver, self.adjoint, keep_states, throw)
         value = solution.value.reshape(*u[0].shape[:self.batched], *shape)
         if self.training and not under_vmap():
@@ -165,6 +168,15 @@ class EquilibriumLayer(nn.Module):
                 raise TypeError(f"input {k} of f must be a torch.Tensor, got {type(T).__name__}.")
             if T.is_floating_point() and T.layout == torch.strided:
                 validation.tensor(f"input {k} of f", T, like=u[0])
+                if self.batched and T.shape[:1] != u[0].shape[:1]:
+                    raise ValueError(f"input {k} of f must have the {u[0].shape[0]} samples of the "
+                                     f"first one as its first axis, got shape {tuple(T.shape)}; "
+                                     f"what all samples share belongs in f, as a buffer.")
+        exact = torch.promote_types(u[0].dtype, torch.float32)
+        for name, T in self.f.named_parameters():
+            if T.is_floating_point() and torch.promote_types(T.dtype, torch.float32) != exact:
+                raise TypeError(f"f's parameter {name} is {T.dtype} and the input {u[0].dtype}: "
+                                f"convert one of them with .to(dtype).")
         if self.batched and u[0].dim() < 2:
             raise ValueError(f"u must have a sample axis and one more, got shape "
                              f"{tuple(u[0].shape)}; batched=False is for a state without samples.")
@@ -208,7 +220,8 @@ class EquilibriumLayer(nn.Module):
 
 def _try(f: FunctionMap, buffers: Sequence[Tensor]) -> None:
     """Refuse an f whose equilibrium would be none, or would silently have no gradient."""
-    z, tensors = f.zero().reshape(-1, *f.shape), [T.detach() for T in f.tensors]
+    # Not at zero, which Dropout leaves alone.
+    z, tensors = torch.ones_like(f.zero()).reshape(-1, *f.shape), [T.detach() for T in f.tensors]
     if f.shape and not f.tensors[f.shared].shape[0]:
         return
     versions = [T._version for T in buffers]

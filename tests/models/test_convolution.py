@@ -140,14 +140,15 @@ def run(layer: MonotoneConv2d, u: Tensor, A: Tensor, B: Tensor, V: Tensor, c: Te
 
 @pytest.mark.parametrize("adjoint", [Implicit(TIGHT), Unrolled()], ids=["implicit", "unrolled"])
 def test_gradients_against_finite_differences(adjoint):
-    layer, u = layer_with(c=2, p=1, adjoint=adjoint), draw(1, 2, 1, 3, 3).requires_grad_()
+    layer = layer_with(c=2, p=1, modulus=4.0, adjoint=adjoint)
+    u = draw(1, 1, 1, 3, 2).requires_grad_()
     given = [T.detach().requires_grad_() for T in (layer.A, layer.B, layer.V, layer.bias)]
     assert torch.autograd.gradcheck(lambda *T: run(layer, *T), (u, *given), atol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own forward mode
 def test_forward_mode_second_derivatives_and_vmap():
-    layer, u = layer_with(c=2, p=1), draw(1, 2, 1, 3, 3).requires_grad_()
+    layer, u = layer_with(c=2, p=1, modulus=4.0), draw(1, 2, 1, 3, 2).requires_grad_()
     given = [T.detach().requires_grad_() for T in (layer.A, layer.B, layer.V, layer.bias)]
     assert torch.autograd.gradcheck(lambda *T: run(layer, *T), (u, *given), atol=1e-6,
                                     check_forward_ad=True, check_backward_ad=False)
