@@ -18,7 +18,8 @@ from idl_lab.labs.any_layer.problems import Block, quietly, radii
 from idl_lab.labs.kit.panel import Panel, dropdown, slider
 from idl_lab.layer import EquilibriumLayer
 
-STEPS, RTOL, GAINS = 60, 1e-5, (0.0, 4.0, 0.05)
+STEPS, TOL, GAINS = 60, 1e-5, (0.0, 4.0, 0.05)
+_TO = {"rtol": 0.0, "atol": TOL}
 NORMS = ("GroupNorm", "none")
 
 
@@ -41,7 +42,7 @@ def stability_panel(block: Block, u: Tensor, gain: float = 1.0) -> Panel:
     """
     validation.tensor("u", u, "m channels h w", m=1)
     low, high, step = GAINS
-    grid = np.linspace(low, high, 41)
+    grid = np.linspace(low, high, 21)
 
     def scaled(gain: float, norm: str) -> Block:
         f = copy.deepcopy(block)
@@ -54,7 +55,7 @@ def stability_panel(block: Block, u: Tensor, gain: float = 1.0) -> Panel:
     @functools.lru_cache(maxsize=200)
     def radius(gain: float, norm: str) -> float:
         f = scaled(gain, norm)
-        found = quietly(EquilibriumLayer(f, solver=Anderson(rtol=RTOL, max_steps=150)), u)
+        found = quietly(EquilibriumLayer(f, solver=Anderson(max_steps=2 * STEPS, **_TO)), u)
         return float(radii(f, found.value, u)) if found.status.ok else math.nan
 
     @functools.lru_cache(maxsize=2)
@@ -64,13 +65,13 @@ def stability_panel(block: Block, u: Tensor, gain: float = 1.0) -> Panel:
     def draw(gain: float, norm: str, figure: Figure | None) -> Figure:
         f = scaled(gain, norm)
         solutions = {name: quietly(EquilibriumLayer(f, solver=solver), u, keep_states=True)
-                     for name, solver in {"Picard": Picard(rtol=RTOL, max_steps=STEPS),
-                                          "Anderson": Anderson(rtol=RTOL, max_steps=STEPS)}.items()}
+                     for name, solver in {"Picard": Picard(max_steps=STEPS, **_TO),
+                                          "Anderson": Anderson(max_steps=STEPS, **_TO)}.items()}
         return draw_stability(solutions, components, grid, curve(norm), gain, radius(gain, norm),
-                              RTOL, figure=figure)
+                              TOL, STEPS, figure=figure)
 
     # Those that the plain block moves most: a dead component shows nothing.
-    start = quietly(EquilibriumLayer(block, solver=Picard(rtol=RTOL, max_steps=STEPS)), u)
+    start = quietly(EquilibriumLayer(block, solver=Picard(max_steps=STEPS, **_TO)), u)
     components = start.value.flatten().topk(4).indices.tolist()
     return Panel(draw, {"gain": slider(gain, low, high, step, "weights × s"),
                         "norm": dropdown(NORMS[0], NORMS, "norm")})

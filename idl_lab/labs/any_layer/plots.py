@@ -11,11 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from idl_lab import validation
 from idl_lab.fixed_point.solution import Solution
 from idl_lab.labs.kit import canvas
 from idl_lab.labs.kit.canvas import COLOURS, INK, frame, line, styled, title, words
-from idl_lab.labs.kit.plots import array, check_solutions, corner, draw_residuals
+from idl_lab.labs.kit.plots import array, check_solutions, draw_residuals
 
 _LIMIT = 6.0  # of the states that are drawn; what lies beyond is on its way to infinity
 TOP = 3.0  # of ρ
@@ -112,7 +111,6 @@ def draw_courses(tables: Mapping[str, pd.DataFrame], rtol: float,
         for ax, column in zip(axes, ("radius", "residual", "accuracy"), strict=True):
             values = np.clip(table[column].to_numpy(), 1e-7, None)
             ax.plot(at, values, "o-", color=COLOURS[k % len(COLOURS)], markersize=4)
-        axes[0].text(0.1 + 3.6 * 0, 1.0, "", fontsize=8)
     for ax, heading in zip(axes, ("ρ, the Jacobian's largest eigenvalue", "Residual ÷ ‖z‖∞",
                                   "Test accuracy"), strict=True):
         ax.set(xlim=(-0.2, last + 0.2), xlabel="epoch", title=heading)
@@ -123,20 +121,23 @@ def draw_courses(tables: Mapping[str, pd.DataFrame], rtol: float,
     axes[1].axhline(rtol, color=INK, linestyle="--", linewidth=0.8)
     canvas.log_axis(axes[1].yaxis)
     axes[2].set_ylim(0, 1.02)
-    handles = [ax_line for ax_line in axes[0].lines[:len(tables)]]
-    axes[0].figure.legend(handles, list(tables), loc="upper center", ncols=len(tables), fontsize=8)
+    axes[0].figure.legend(axes[0].lines[:len(tables)], list(tables), loc="upper center",
+                          ncols=len(tables))
     return axes[0].figure
 
 
 @styled
-def draw_iterates(states: Tensor, ax: Axes | None = None) -> Figure:
+def draw_iterates(states: Tensor, ax: Axes | None = None, *, max_steps: int | None = None
+                  ) -> Figure:
     """Some components of the state against the step of the plain iteration.
 
     Parameters
     ----------
     states : Tensor, shape (steps + 1, n)
-        Of at most six components; beyond ±6 they are cut off.
+        Of at most six components; above 6 they are cut off.
     ax : Axes, optional
+    max_steps : int, optional
+        Right end of the axis; the last step by default.
 
     Raises
     ------
@@ -148,7 +149,7 @@ def draw_iterates(states: Tensor, ax: Axes | None = None) -> Figure:
         raise ValueError(f"states must have at most {len(COLOURS)} components, got "
                          f"{values.shape[1]}.")
     ax = canvas.axes(ax)
-    frame(ax, xlim=(0, len(values) - 1), ylim=(-0.3, _LIMIT), xlabel="step")
+    frame(ax, xlim=(0, max_steps or len(values) - 1), ylim=(-0.3, _LIMIT), xlabel="step")
     values = np.where(np.isfinite(values), np.minimum(values, 2 * _LIMIT), np.nan)
     for k, component in enumerate(values.T):
         line(ax, f"component {k}", np.arange(len(component)), component, color=COLOURS[k],
@@ -186,7 +187,7 @@ def draw_radius(gains: Sequence[float], radii: Sequence[float], gain: float, rad
 @styled
 def draw_stability(solutions: Mapping[str, Solution], components: Sequence[int],
                    gains: Sequence[float], radii: Sequence[float], gain: float, radius: float,
-                   rtol: float, *, figure: Figure | None = None) -> Figure:
+                   tol: float, max_steps: int, *, figure: Figure | None = None) -> Figure:
     """What scaled weights do: the plain iterates, each solver's residual, and ρ.
 
     Parameters
@@ -197,18 +198,17 @@ def draw_stability(solutions: Mapping[str, Solution], components: Sequence[int],
         Which of the state are drawn.
     gains, radii, gain, radius
         As for `draw_radius`.
-    rtol : float
-        The tolerance of the solves.
+    tol : float
+        The absolute tolerance of the solves.
+    max_steps : int
+        Theirs, where the axes end.
     figure : Figure, optional
         From an earlier call.
     """
     check_solutions(solutions, states=True)
-    validation.real("rtol", rtol, above=0.0)
     axes = canvas.row(figure, 3, 8.4, 3.0, left=0.05, bottom=0.16, top=0.87, wspace=0.25)
     plain = next(iter(solutions.values())).trace.states
-    draw_iterates(plain.flatten(1)[:, list(components)], axes[0])
-    steps = max(len(s.trace.residuals) for s in solutions.values())
-    draw_residuals(solutions, ax=axes[1], max_steps=max(steps, len(plain) - 1))
+    draw_iterates(plain.flatten(1)[:, list(components)], axes[0], max_steps=max_steps)
+    draw_residuals(solutions, tol=tol, ax=axes[1], max_steps=max_steps)
     draw_radius(gains, radii, gain, radius, axes[2])
-    corner(axes[1], "rtol", 0.02 + 0.06, "", INK)
     return axes[0].figure

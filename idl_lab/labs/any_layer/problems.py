@@ -202,7 +202,8 @@ def train(net: nn.Sequential, batches: Iterable, test: Iterable, epochs: int, *,
     validation.integer("epochs", epochs)
     validation.real("weight", weight, at_least=0.0)
     optimizer = torch.optim.Adam(net.parameters(), lr=lr)
-    U, _ = next(iter(test))
+    device = next(net.parameters()).device
+    U = next(iter(test))[0].to(device)
 
     def looked() -> dict[str, float]:
         with warnings.catch_warnings():
@@ -215,7 +216,7 @@ def train(net: nn.Sequential, batches: Iterable, test: Iterable, epochs: int, *,
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             for images, labels in batches:
-                loss = nn.functional.cross_entropy(net(images), labels)
+                loss = nn.functional.cross_entropy(net(images.to(device)), labels.to(device))
                 if weight:
                     loss = loss + weight * net.layer.jacobian_penalty(generator)
                 optimizer.zero_grad()
