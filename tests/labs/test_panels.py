@@ -8,6 +8,8 @@ from helpers import draw
 from sim_cases import data, problem
 from torch import nn
 
+from idl_lab.labs.any_layer.panel import stability_panel
+from idl_lab.labs.any_layer.problems import classifier
 from idl_lab.labs.fixed_points.panel import convergence_panel
 from idl_lab.labs.graphs.panel import transport_panel
 from idl_lab.labs.implicit_gradients.panel import gradient_panel
@@ -59,6 +61,8 @@ PANELS = {  # how each is made, and a move that brings its longest words
     "08": (lambda: SolverComparison(problem(*data(), lam=0.5, kappa=0.9, ball=7),
                                     {"ADMM": ADMMSolver(progress=False, **CPU)}), {}),
     "09": (scale_panel, {}),
+    "14": (lambda: stability_panel(classifier().layer.f, draw(0, 1, 8, 4, 4).float()),
+           {"gain": 4.0, "norm": "none"}),
     "15": (transport_panel, {"kappa": 0.99, "length": 60, "step": 200}),
 }
 

@@ -37,14 +37,15 @@ def draw_short_gradients(terms: Sequence[int], errors: Mapping[str, Sequence[flo
     ValueError
         If a curve has another length than ``terms``.
     """
-    k, ax = array("terms", np.asarray(terms), 1), canvas.axes(ax)
+    k, ax, low = array("terms", np.asarray(terms), 1), canvas.axes(ax), 0.1
     for colour, (name, values) in zip(COLOURS, errors.items(), strict=False):
         curve = array(f"errors[{name!r}]", np.asarray(values), 1)
         if curve.size != k.size:
             raise ValueError(f"errors[{name!r}] must hold {k.size} numbers, one for each k, got "
                              f"{curve.size}.")
         ax.plot(k, curve, "o-", color=colour, markersize=4, label=name)
-    frame(ax, yscale="log", xlim=(0, k[-1] + 1), ylim=(1e-3, 1.5), xlabel="terms or steps k",
+        low = min(low, *curve)
+    frame(ax, yscale="log", xlim=(0, k[-1] + 1), ylim=(low / 3, 1.5), xlabel="terms or steps k",
           title="Relative error of the gradient")
     ax.legend(loc="lower left")
     return ax.figure
@@ -117,7 +118,7 @@ def draw_courses(tables: Mapping[str, pd.DataFrame], rtol: float,
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].set_ylim(0, None)
     axes[0].axhline(1, color=INK, linestyle="--", linewidth=0.8)
-    axes[1].set(yscale="log", ylim=(rtol / 10, 10))
+    axes[1].set(yscale="log", ylim=(rtol / 100, 10))
     axes[1].axhline(rtol, color=INK, linestyle="--", linewidth=0.8)
     canvas.log_axis(axes[1].yaxis)
     axes[2].set_ylim(0, 1.02)
