@@ -210,18 +210,16 @@ def train(net: nn.Sequential, batches: Iterable, test: Iterable, epochs: int, *,
             warnings.simplefilter("ignore", ConvergenceWarning)
             return {**health(net, U), "accuracy": training.evaluate(net, test)}
 
+    def weighed() -> Tensor:
+        return weight * net.layer.jacobian_penalty(generator)
+
+    penalty = weighed if weight else None
     rows, states = [looked()], [copy.deepcopy(net.state_dict())]
     for _ in range(epochs):
-        net.train()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            for images, labels in batches:
-                loss = nn.functional.cross_entropy(net(images.to(device)), labels.to(device))
-                if weight:
-                    loss = loss + weight * net.layer.jacobian_penalty(generator)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
+            training.fit(net, batches, epochs=1, optimizer=optimizer, penalty=penalty,
+                         progress=False)
         rows.append(looked())
         states.append(copy.deepcopy(net.state_dict()))
     return Course(pd.DataFrame(rows).rename_axis("epoch"), states)
