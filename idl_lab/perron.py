@@ -12,6 +12,7 @@ from torch import Tensor
 from idl_lab import validation
 from idl_lab.extras import full_precision, one_tangent, wide
 from idl_lab.operators import rounding_of_sums
+from idl_lab.unwatched import current
 
 _EPS = float(np.finfo(np.float64).eps)
 _INVERSE_STEPS = 20  # of Noda's iteration, at each of which the right digits double
@@ -177,19 +178,24 @@ def _settled(M: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
     """Upper bound on λ_PF, right and left eigenvector of M ≥ 0 by power steps, if they settle.
 
     They do where every state reaches every other, in a trained matrix for one. The device is
-    waited for once in 8 steps.
+    waited for once in 8 steps; unwatched, never: a bound of Collatz and Wielandt's holds wherever
+    the steps end, and that they had not settled is read later.
     """
-    eps = rounding_of_sums(len(M), M.dtype)
-    peak = M.amax()
+    eps, watch = rounding_of_sums(len(M), M.dtype), current()
+    peak = M.amax().clamp_min(torch.finfo(M.dtype).tiny)
     M, right, left = M / peak, M.new_ones(len(M)), M.new_ones(len(M))
-    for _ in range(_BLOCKS):
+    for _ in range(_BLOCKS if watch is None else -(-watch.begin() // _STEPS)):
         for _ in range(_STEPS):
             right, left = M @ right, M.mT @ left
-        right, left = right / right.amax(), left / left.amax()
+        # Positive whatever M is: of a nilpotent one all numbers are 0 in the end.
+        right, left = (v.div(v.amax()).nan_to_num(1.0).clamp_min(1e-30) for v in (right, left))
         low, high = torch.stack((M @ right / right, M.mT @ left / left)).aminmax()
-        if high - low <= 4 * eps * high:  # false where there is a NaN
+        if watch is None and high - low <= 4 * eps * high:  # false where there is a NaN
             return high * (1 + eps) * peak, right, left
-    return None
+    if watch is None:
+        return None
+    watch.end((high - low) / (4 * eps * high + torch.finfo(M.dtype).tiny))
+    return torch.minimum(high, M.sum(dim=1).amax()) * (1 + eps) * peak, right, left
 
 
 class _Perron(torch.autograd.Function):

@@ -14,6 +14,7 @@ from idl_lab import ImplicitModel
 from idl_lab.constraints import Constraint, constraint, shrink_rows
 from idl_lab.operators import LowRank, dense
 from idl_lab.perron import perron_frobenius, perron_root
+from idl_lab.unwatched import Unwatched
 from idl_lab.well_posedness import certificate, rescale
 
 # torch compiles its rules for forward mode at the first use, and warns of its own compiler.
@@ -352,3 +353,29 @@ def test_the_host_waits_for_no_constraint_but_perrons(name):
         (made_of.L if name in LOW else made_of).sum().backward()
         seen = device_waits()
     assert seen.total() <= (3 if name == "perron" else 0), seen
+
+
+@pytest.mark.parametrize("name", SPECIAL)
+def test_unwatched_the_eigenvalue_is_bounded_and_what_is_short_is_told(name):
+    A, watch = mat(SPECIAL[name]), Unwatched()
+    wanted = made("perron")(A)
+    for _ in range(12):
+        with watch.pass_through():
+            found = made("perron")(A.requires_grad_())
+        found.sum().backward()
+        assert A.grad.isfinite().all() and perron_frobenius(found).lower <= KAPPA
+        if watch.worst[0] <= 1:
+            break
+        watch.grow([0])
+    settles = name in ("random", "badly scaled", "weakly coupled")
+    assert (watch.worst[0] <= 1) == settles
+    assert not settles or torch.allclose(found, wanted, rtol=1e-12)
+
+
+def test_unwatched_nothing_waits():
+    with pretend_device() as device:
+        A = draw(0, 30, 30).to(device).requires_grad_()
+        device_waits()
+        with Unwatched().pass_through():
+            made("perron")(A).sum().backward()
+        assert not device_waits()

@@ -33,7 +33,8 @@ def model(**options):
 
 
 MODELS = {
-    **{f"constraint {c}": model(constraint=c) for c in ("scale", "row", "project", "triangular")},
+    **{f"constraint {c}": model(constraint=c)
+       for c in ("scale", "row", "project", "perron", "triangular")},
     "no constraint": lambda device: ImplicitModel.from_matrices(
         *(draw(k, *s, scale=0.05).to(device) for k, s in enumerate([(20, 20), (20, 3), (2, 20)]))),
     "low rank": model(rank=3, constraint="row"),
