@@ -29,7 +29,7 @@ from idl_lab.adjoints import (
 )
 from idl_lab.extras import full_precision, never_compiled, one_tangent, refuse_traced, under_vmap
 from idl_lab.fixed_point import Picard, Solver, check_solver, reshape, run, told
-from idl_lab.fixed_point.solution import Solution, warn
+from idl_lab.fixed_point.solution import ConvergenceError, Solution, Status, warn
 from idl_lab.operators import Operator, check_finite, from_leaves, leaves, once
 from idl_lab.sparse import Sparse
 from idl_lab.state_map import StateMap
@@ -210,6 +210,11 @@ class _Solve:
         left = int((~stats.converged & ~lost).sum())
         if left:
             worst = float(stats.relative[~lost].max())
+            if worst > 0.1 and solution.status is Status.DIVERGED:
+                raise ConvergenceError(
+                    f"the {name} solve diverged, with a relative residual of {worst:.2e}, and "
+                    f"there is no gradient to give: {solver} does not solve it. Give "
+                    f"adjoint=Implicit(solver) another, PeacemanRachford() for a monotone A.")
             warn(f"the {name} solve stopped early ({solution.status.value}): in {left} of "
                  f"{len(lost)} samples the relative residual is up to {worst:.2e} after "
                  f"{stats.steps} steps, so gradients are inexact. Lower kappa, or give "
