@@ -28,7 +28,7 @@ from idl_lab.adjoints import (
     check_adjoint,
 )
 from idl_lab.extras import full_precision, never_compiled, one_tangent, refuse_traced, under_vmap
-from idl_lab.fixed_point import Picard, Solver, check_solver, reshape, run, told
+from idl_lab.fixed_point import Pace, Picard, Solver, check_solver, reshape, run, told
 from idl_lab.fixed_point.solution import ConvergenceError, Solution, Status, warn
 from idl_lab.operators import Operator, check_finite, from_leaves, leaves, once
 from idl_lab.sparse import Sparse
@@ -98,7 +98,8 @@ def equilibrium(A: Operator, injection: Tensor, phi: str | Activation | Callable
 
 @never_compiled
 def solve(A: Operator, injection: Tensor, phi: Activation, X0: Tensor | None, solver: Solver,
-          adjoint: Adjoint, keep_states: bool = False, throw: bool = False) -> Solution:
+          adjoint: Adjoint, keep_states: bool = False, throw: bool = False,
+          paces: Sequence[Pace] = ()) -> Solution:
     """`equilibrium` for arguments that were checked before.
 
     Numbers of 16 bits are solved in float32 and rounded at the end, under autocast too.
@@ -107,6 +108,8 @@ def solve(A: Operator, injection: Tensor, phi: Activation, X0: Tensor | None, so
     ----------
     A, injection, phi, X0, solver, adjoint, keep_states, throw
         As for `equilibrium`; phi is an `Activation`.
+    paces : sequence of Pace
+        Of similar solves, that of the equation and that of its adjoint; or none.
 
     Raises
     ------
@@ -126,14 +129,16 @@ def solve(A: Operator, injection: Tensor, phi: Activation, X0: Tensor | None, so
     if given.itemsize < 4:
         A, b = from_leaves([T.float() for T in leaves(A)], A), b.float()
         X0 = None if X0 is None else X0.float()
-    solution = solve_map(StateMap(A, b, phi), X0, solver, adjoint, keep_states, throw)
+    solution = solve_map(StateMap(A, b, phi), X0, solver, adjoint, keep_states, throw,
+                         paces if X0 is None else ())
     if solution.value.dtype != given:
         solution = replace(solution, value=solution.value.to(given))
     return reshape(solution, lead)
 
 
 def solve_map(f: StateMap, X0: Tensor | None, solver: Solver, adjoint: Adjoint,
-              keep_states: bool = False, throw: bool = False) -> Solution:
+              keep_states: bool = False, throw: bool = False, paces: Sequence[Pace] = ()
+              ) -> Solution:
     """The fixed point of a map that knows its derivatives, on batches (m, n); differentiable.
 
     Parameters
@@ -141,8 +146,8 @@ def solve_map(f: StateMap, X0: Tensor | None, solver: Solver, adjoint: Adjoint,
     f : StateMap
         Or another class with its methods.
     X0 : Tensor, shape (m, n), optional
-    solver, adjoint, keep_states, throw
-        As for `equilibrium`.
+    solver, adjoint, keep_states, throw, paces
+        As for `solve`.
 
     Raises
     ------
@@ -160,7 +165,7 @@ def solve_map(f: StateMap, X0: Tensor | None, solver: Solver, adjoint: Adjoint,
             solution = run(f, f.zero(), solver, keep_states, lean=not keep_states,
                            watch=current())
         else:
-            solution = _Solve(f, solver, adjoint, keep_states).at(X0)
+            solution = _Solve(f, solver, adjoint, keep_states, paces).at(X0)
     return told(solution, throw)
 
 
@@ -178,6 +183,7 @@ class _Solve:
     solver: Solver
     adjoint: Adjoint = Implicit()
     keep_states: bool = False
+    paces: Sequence[Pace] = ()
     # Of the forward pass: a backward pass on a GPU runs in a thread of its own.
     watch: Unwatched | None = field(default_factory=current)
     solution: Solution = None  # type: ignore[assignment]
@@ -195,14 +201,15 @@ class _Solve:
         """The value alone; of several solves that torch.vmap makes, the worst is reported."""
         start = f.zero() if X0 is None else X0
         solution = run(f, start, self.solver, self.keep_states, lean=not self.keep_states,
-                       watch=self.watch)
+                       watch=self.watch, pace=self.paces[0] if self.paces else None)
         if self.solution is None or not solution.status.ok:
             self.solution = solution
         return solution.value
 
     def derivative(self, f: StateMap, solver: Solver, name: str) -> Tensor:
         """The fixed point of a linear map that a derivative is; itself differentiable."""
-        solution = _Solve(f, solver, watch=self.watch).at(None)
+        paces = self.paces[1:] if name == "adjoint" else ()
+        solution = _Solve(f, solver, watch=self.watch, paces=paces).at(None)
         if solution.status.ok:
             return solution.value
         stats = solution.stats

@@ -12,7 +12,7 @@ from idl_lab.activations import Activation
 from idl_lab.checkpoint import Constrained
 from idl_lab.equilibrium import Adjoint, Implicit, check_adjoint, solve
 from idl_lab.extras import full_precision, refuse_traced, unless_autocast
-from idl_lab.fixed_point import GaussSeidel, PeacemanRachford, Picard, Solver, check_solver
+from idl_lab.fixed_point import GaussSeidel, Pace, PeacemanRachford, Picard, Solver, check_solver
 from idl_lab.fixed_point.solution import Solution
 from idl_lab.operators import LowRank, Operator, check_finite, linear, uniform_
 from idl_lab.sparse import Sparse
@@ -106,6 +106,7 @@ class ImplicitModel(Constrained):
             solver = PeacemanRachford() if constraint == "monotone" else Picard()
         self.solver = check_solver(solver)
         self.adjoint = check_adjoint(adjoint)
+        self._paces = (Pace(), Pace())
         self.blocks: tuple[networks.Block, ...] = ()
         self.pattern_A: networks.Pattern | None = None  # of a sparse A
         self.pattern_B: networks.Pattern | None = None
@@ -329,8 +330,11 @@ class ImplicitModel(Constrained):
         U = unless_autocast(U, self.C)
         with full_precision(self.C):
             A = self.operator()
+            # Only in training, where the step before was alike: elsewhere equal inputs are to give
+            # equal outputs, whatever was solved before.
+            paces = self._paces if self.training and torch.is_grad_enabled() else ()
             return solve(A, self._injection(U, A), self.activation, X0, self.solver, self.adjoint,
-                         keep_states, throw)
+                         keep_states, throw, paces)
 
     def output(self, X: Tensor, U: Tensor) -> Tensor:
         """The prediction equation X Cᵀ + U Dᵀ (+ bias): (..., n), (..., p) → (..., q).

@@ -12,6 +12,36 @@ from idl_lab.fixed_point.solver import Map, Solver, SolverState, measure
 _FURTHEST = 15  # steps at most without a test, so that a wrong guess costs little
 
 
+@dataclass
+class Pace:
+    """How many steps the last solve of its kind needed, so that the next is tested about then.
+
+    A test costs as much as several steps of a small solve, and on a GPU a wait; a training step's
+    solves are like those of the step before.
+
+    Attributes
+    ----------
+    steps : int
+        Before the first test; 0 where nothing is known.
+    """
+
+    steps: int = 0
+
+    def learn(self, solver: Solver, state: SolverState) -> None:
+        """Take note of a solve that ended.
+
+        Parameters
+        ----------
+        solver : Solver
+        state : SolverState
+            At its end.
+        """
+        # From a relative residual of about 1 down to worst · rtol, at one rate.
+        rate = (state.worst * solver.rtol) ** (1 / state.steps) if state.worst <= 1 else 0.0
+        spare = int(math.log(state.worst) / math.log(rate)) if 0 < rate < 1 else 1
+        self.steps = max(state.steps - spare, 1) if state.worst <= 1 else 0
+
+
 @dataclass(frozen=True)
 class Picard(Solver):
     """Picard iteration x ← (1 − β) x + β f(x), with damping β.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from idl_lab import validation
 from idl_lab.fixed_point.anderson import Anderson
-from idl_lab.fixed_point.picard import Picard
+from idl_lab.fixed_point.picard import Pace, Picard
 from idl_lab.fixed_point.solution import (
     ConvergenceError,
     Solution,
@@ -87,7 +87,7 @@ def _checked(f: Map, x: Tensor) -> Map:
 
 
 def run(f: Map, x: Tensor, solver: Solver, keep_states: bool = False, lean: bool = False,
-        watch: Unwatched | None = None) -> Solution:
+        watch: Unwatched | None = None, pace: Pace | None = None) -> Solution:
     """`fixed_point` for a batch (m, n) that was checked before, without a word on how it ended.
 
     Parameters
@@ -96,6 +96,8 @@ def run(f: Map, x: Tensor, solver: Solver, keep_states: bool = False, lean: bool
         As for `fixed_point`.
     watch : Unwatched, optional
         Who reads later whether its number of steps was enough.
+    pace : Pace, optional
+        What similar solves needed; for a lean one by `Picard`.
     """
     if watch is not None:
         return _unwatched(f, x, solver, watch)
@@ -106,7 +108,10 @@ def run(f: Map, x: Tensor, solver: Solver, keep_states: bool = False, lean: bool
     status = Status.CONVERGED if len(x) == 0 else None
     value, residual, slow = x, x.new_empty(len(x)), False
     while status is None:
-        skip = solver.untested(state) if lean and state.steps and not keep_states else 0
+        skip = 0
+        if lean and not keep_states and isinstance(solver, Picard):
+            ahead = min(pace.steps, solver.max_steps) - 1 if pace else 0
+            skip = solver.untested(state) if state.steps else max(ahead, 0)
         x, fx, state = solver.step(f, x, state, skip) if skip else solver.step(f, x, state)
         value, residual, status = state.point, state.residual, solver.terminate(state)
         slow = slow or state.rate > SLOW
@@ -124,6 +129,8 @@ def run(f: Map, x: Tensor, solver: Solver, keep_states: bool = False, lean: bool
         states.append(x.detach())
         if not keep_states:
             states.clear()
+    if pace:
+        pace.learn(solver, state)
     residuals = log.rows()
     if not status.ok:
         value, residual = state.best, state.best_residual
