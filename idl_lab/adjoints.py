@@ -17,8 +17,8 @@ class Implicit:
     Parameters
     ----------
     solver : Picard or Anderson, optional
-        For the adjoint equation; by default the solver of the forward equation, with 100 times
-        its ``rtol``: four digits of a gradient train as well as six.
+        For the adjoint equation; by default the solver of the forward equation, with up to 100
+        times its ``rtol``, at most 1e-4: four digits of a gradient train as well as six.
 
     Raises
     ------
