@@ -141,7 +141,8 @@ class Solver:
         x, gain = x.detach(), state.gain()
         # Where f expands, it also multiplies what an inverse or a mixture rounded in x.
         numbers = torch.maximum(x.abs().amax(dim=1) * (1 if gain <= 1 else 8 * gain), state.first)
-        return residual <= torch.maximum(self.tolerance(x), rounding(x.dtype) * numbers)
+        allowed = torch.maximum(self.tolerance(x), rounding(x.dtype) * numbers)
+        return (residual <= allowed) & numbers.isfinite()
 
     def terminate(self, state: SolverState) -> Status | None:
         """How the solve ended at the point measured last, or None to go on.

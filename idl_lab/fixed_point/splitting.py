@@ -98,7 +98,11 @@ class PeacemanRachford(Solver):
         a = A.new_tensor(self.alpha or 1.0)
         if self.alpha is None and any_alpha:
             a = (len(A) ** 0.5 / torch.linalg.matrix_norm(eye - A.detach())).clamp(1e-6, 1e6)
-        return torch.linalg.inv_ex(eye + a * (eye - A)).inverse.mT.contiguous(), a
+        inverse, singular = torch.linalg.inv_ex(eye + a * (eye - A))
+        if singular:  # never of a monotone A; elsewhere another α will do
+            a = 0.7 * a
+            inverse = torch.linalg.inv(eye + a * (eye - A))
+        return inverse.mT.contiguous(), a
 
     def _prox(self, f: StateMap, u: Tensor, a: Tensor) -> Tensor:
         """The proximal map of α times the function whose proximal map is φ."""
