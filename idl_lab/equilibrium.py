@@ -83,7 +83,8 @@ def equilibrium(A: Operator, injection: Tensor, phi: str | Activation | Callable
     El Ghaoui et al. 2021, Implicit Deep Learning; Winston and Kolter 2020, arXiv 2006.08591.
     """
     for T in leaves(A):
-        validation.tensor("A", T if T.layout == torch.strided else T.values(), finite=False)
+        sparse = isinstance(T, Tensor) and T.layout == torch.sparse_csr
+        validation.tensor("A", T.values() if sparse else T, finite=False)
     if isinstance(A, Tensor):
         validation.check_shape("A", A, "n n")
     n = A.shape[0]
@@ -190,8 +191,15 @@ class _Solve:
     solved: bool = False
 
     def __post_init__(self) -> None:
-        # As it is now, so that every backward pass through one graph gives the same numbers.
-        self.pace_back = replace(self.paces[1]) if len(self.paces) > 1 else None
+        # As they are now, so that every pass through one graph gives the same numbers; what is
+        # learnt counts from the next backward pass on, so that equal inputs give equal outputs.
+        self.own = [replace(pace) for pace in self.paces]
+        self.back = self.paces[1].steps if len(self.paces) > 1 else 0
+
+    def learnt(self) -> None:
+        """Hand what this solve took on to the next training step."""
+        for pace, own in zip(self.paces, self.own, strict=True):
+            pace.steps = own.steps
 
     def at(self, X0: Tensor | None) -> Solution:
         """The solution, its value with derivatives."""
@@ -206,7 +214,7 @@ class _Solve:
         """The value alone; of several solves that torch.vmap makes, the worst is reported."""
         start = f.zero() if X0 is None else X0
         solution = run(f, start, self.solver, self.keep_states, lean=not self.keep_states,
-                       watch=self.watch, pace=self.paces[0] if self.paces else None)
+                       watch=self.watch, pace=self.own[0] if self.own else None)
         self.solved = solution.status.ok
         if self.solution is None or not self.solved:
             self.solution = solution
@@ -214,10 +222,12 @@ class _Solve:
 
     def derivative(self, f: StateMap, solver: Solver, name: str) -> Tensor:
         """The fixed point of a linear map that a derivative is; itself differentiable."""
-        pace = replace(self.pace_back) if self.pace_back and name == "adjoint" else None
-        solution = _Solve(f, solver, watch=self.watch, paces=(pace,) if pace else ()).at(None)
-        if pace:
-            self.paces[1].steps = pace.steps
+        back = _Solve(f, solver, watch=self.watch,
+                      paces=self.paces[1:] if name == "adjoint" else ())
+        for pace in back.own:
+            pace.steps = self.back
+        solution = back.at(None)
+        back.learnt()
         if solution.status.ok:
             return solution.value
         stats = solution.stats
@@ -276,6 +286,8 @@ class _Equilibrium(torch.autograd.Function):
                 if isinstance(how, Implicit):
                     solver = how.solver or looser(task.solver)
                     V = task.derivative(to_solve, solver, "adjoint")
+                    for pace, own in zip(task.paces[:1], task.own, strict=False):
+                        pace.steps = own.steps
                 else:
                     V = to_solve(to_solve.zero())
                     for _ in range(how.terms - 1):

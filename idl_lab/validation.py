@@ -41,7 +41,7 @@ def tensor(name: str, value: Tensor, shape: str | None = None, *, like: Tensor |
     TypeError
         If the value is no tensor of real numbers, or of another dtype than ``like``.
     ValueError
-        If its shape or device is another, or a number is not finite.
+        If its shape, layout or device is another, or a number is not finite.
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}: "
@@ -49,6 +49,9 @@ def tensor(name: str, value: Tensor, shape: str | None = None, *, like: Tensor |
     if not value.is_floating_point():
         raise TypeError(f"{name} must hold real floating-point numbers, got {value.dtype}: "
                         f"{name}.float() converts it.")
+    if value.layout != torch.strided or value.is_nested:
+        raise ValueError(f"{name} must be a dense tensor, got "
+                         f"{'a nested one' if value.is_nested else f'layout {value.layout}'}.")
     if shape is not None:
         check_shape(name, value, shape, **sizes)
     if like is not None and value.dtype != like.dtype:

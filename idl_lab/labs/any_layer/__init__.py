@@ -3,8 +3,8 @@
 from idl_lab.labs.any_layer.panel import stability_panel
 from idl_lab.labs.any_layer.plots import (
     draw_courses,
-    draw_gradient_table,
     draw_short_gradients,
+    draw_table,
 )
 from idl_lab.labs.any_layer.problems import (
     ADJOINTS,
@@ -24,6 +24,6 @@ from idl_lab.labs.any_layer.problems import (
 
 __all__ = [
     "ADJOINTS", "SOLVER", "Block", "Course", "classifier", "cosine", "draw_courses",
-    "draw_gradient_table", "draw_short_gradients", "gradient_table", "jacobians",
+    "draw_table", "draw_short_gradients", "gradient_table", "jacobians",
     "measure_gradient", "quietly", "radii", "relative_error", "stability_panel", "train",
 ]

@@ -14,8 +14,8 @@ from idl_lab.fixed_point import Picard
 from idl_lab.labs.any_layer.panel import stability_panel
 from idl_lab.labs.any_layer.plots import (
     draw_courses,
-    draw_gradient_table,
     draw_short_gradients,
+    draw_table,
 )
 from idl_lab.labs.any_layer.problems import classifier, gradient_table, train
 from idl_lab.labs.kit.problems import generator
@@ -46,9 +46,9 @@ def stability() -> Figure:
     return stability_panel(net.layer.f, u, gain=2.0).figure
 
 
-def gradients() -> Figure:
+def table() -> Figure:
     """What each adjoint gives and costs; the times are another in every run."""
-    return draw_gradient_table(gradient_table(*_trained()[1:], repeat=3))
+    return draw_table(gradient_table(*_trained()[1:], repeat=3))
 
 
 def short_gradients() -> Figure:
@@ -70,4 +70,4 @@ def courses() -> Figure:
     return draw_courses(tables, 1e-4)
 
 
-GALLERY = (stability, gradients, short_gradients, courses)
+GALLERY = (stability, table, short_gradients, courses)

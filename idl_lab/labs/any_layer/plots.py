@@ -52,7 +52,7 @@ def draw_short_gradients(terms: Sequence[int], errors: Mapping[str, Sequence[flo
 
 
 @styled
-def draw_gradient_table(table: pd.DataFrame) -> Figure:
+def draw_table(table: pd.DataFrame) -> Figure:
     """Cosine with the exact gradient, memory and time of each way to take it, as bars.
 
     Parameters
@@ -128,7 +128,7 @@ def draw_courses(tables: Mapping[str, pd.DataFrame], rtol: float,
 
 
 @styled
-def draw_iterates(states: Tensor, ax: Axes | None = None, *, max_steps: int | None = None
+def _iterates(states: Tensor, ax: Axes | None = None, *, max_steps: int | None = None
                   ) -> Figure:
     """Some components of the state against the step of the plain iteration.
 
@@ -160,7 +160,7 @@ def draw_iterates(states: Tensor, ax: Axes | None = None, *, max_steps: int | No
 
 
 @styled
-def draw_radius(gains: Sequence[float], radii: Sequence[float], gain: float, radius: float,
+def _radius(gains: Sequence[float], radii: Sequence[float], gain: float, radius: float,
                 ax: Axes | None = None) -> Figure:
     """ρ at the equilibrium against the factor of the weights, with the chosen one marked.
 
@@ -198,7 +198,7 @@ def draw_stability(solutions: Mapping[str, Solution], components: Sequence[int],
     components : sequence of int
         Which of the state are drawn.
     gains, radii, gain, radius
-        As for `draw_radius`.
+        As for `_radius`.
     tol : float
         The absolute tolerance of the solves.
     max_steps : int
@@ -209,7 +209,7 @@ def draw_stability(solutions: Mapping[str, Solution], components: Sequence[int],
     check_solutions(solutions, states=True)
     axes = canvas.row(figure, 3, 8.4, 3.0, left=0.05, bottom=0.16, top=0.87, wspace=0.25)
     plain = next(iter(solutions.values())).trace.states
-    draw_iterates(plain.flatten(1)[:, list(components)], axes[0], max_steps=max_steps)
+    _iterates(plain.flatten(1)[:, list(components)], axes[0], max_steps=max_steps)
     draw_residuals(solutions, tol=tol, ax=axes[1], max_steps=max_steps)
-    draw_radius(gains, radii, gain, radius, axes[2])
+    _radius(gains, radii, gain, radius, axes[2])
     return axes[0].figure
