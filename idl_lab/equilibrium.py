@@ -227,7 +227,9 @@ class _Solve:
         for pace in back.own:
             pace.steps = self.back
         solution = back.at(None)
-        back.learnt()
+        if back.own:
+            self.learnt()
+            back.learnt()
         if solution.status.ok:
             return solution.value
         stats = solution.stats
@@ -286,8 +288,6 @@ class _Equilibrium(torch.autograd.Function):
                 if isinstance(how, Implicit):
                     solver = how.solver or looser(task.solver)
                     V = task.derivative(to_solve, solver, "adjoint")
-                    for pace, own in zip(task.paces[:1], task.own, strict=False):
-                        pace.steps = own.steps
                 else:
                     V = to_solve(to_solve.zero())
                     for _ in range(how.terms - 1):
