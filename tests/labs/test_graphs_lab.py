@@ -220,7 +220,7 @@ def test_where_two_layers_guess_the_implicit_network_is_right():
 @pytest.mark.parametrize("seed", range(5))
 def test_of_five_seeds_every_one_bears_the_lab_out(seed):
     for length in (3, 5, 10, 20, 40):
-        assert at_the_end(implicit, length, seed) >= 0.95
+        assert at_the_end(implicit, length, seed) > 0.95 - 1e-6  # 57 of 60, a mean in float32
         for build, sees in ((layers(2), 3), (layers(4), 5), (layers(32, 0.99), 33)):
             share = at_the_end(build, length, seed)
             assert share >= 0.95 if length <= sees else share == pytest.approx(1 / 3)
