@@ -7,8 +7,9 @@ BIN     := .venv/bin
 READY   := .venv/.complete
 PIP     := $(BIN)/python -m pip --disable-pip-version-check
 PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
-# Only make bench installs them, without the commercial solver and the CUDA that one of them asks for.
-PEERS   := torchidl==0.0.4 torchdeq==0.1.0
+# Only make bench installs them, without the commercial solver, the CUDA and the old numpy that they
+# ask for.
+PEERS   := torchidl==0.0.4 torchdeq==0.1.0 silva-networks==1.2.2
 # A file stays in one process, and the files go out in the order given: no long one comes last.
 JOBS    := -n 2 --dist loadfile --no-loadscope-reorder
 PROBE   := $(shell grep -m1 '^[a-z].*==' requirements.txt)
@@ -20,7 +21,7 @@ help:
 	@echo "make fast       ruff, types, the tests of core and models, in a minute"
 	@echo "make notebooks  execute the labs and save them; T=notebooks/02_*.ipynb for one"
 	@echo "make figures    redraw the committed gallery figures/"
-	@echo "make bench      time this project beside torchidl and torchdeq (some minutes)"
+	@echo "make bench      time this project beside its peers (some minutes)"
 	@echo "make hooks      ruff and types before each commit, notebook diffs as text"
 	@echo "make venv       make the environment .venv alone"
 	@echo "make clean      remove .venv and caches; runs/ stays"

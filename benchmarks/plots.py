@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, LogLocator, NullLocator
 
 from idl_lab.labs.kit import canvas
 from idl_lab.labs.kit.canvas import COLOURS, FAINT, INK, styled
@@ -16,43 +17,59 @@ _OURS = "idl_lab"
 
 
 @styled
-def draw_bench(tables: Mapping[str, pd.DataFrame], targets: Mapping[str, float],
+def draw_bench(tables: Mapping[str, pd.DataFrame], goals: Mapping[str, float],
                memory: pd.DataFrame) -> Figure:
     """Milliseconds of a training step, a picture a size, and peak memory against the steps.
 
     Parameters
     ----------
     tables : mapping of str to DataFrame
-        By size, with a row a contestant and columns ``ms`` and ``of torchidl``.
-    targets : mapping of str to float
-        The share of torchidl's time that was to be reached, a dashed line.
+        By size, with a row a contestant and columns ``ms``, its quartiles ``low`` and ``high``,
+        and ``of its floor`` where there is one.
+    goals : mapping of str to float
+        The share of torchidl's time that is to be reached, a dashed line.
     memory : DataFrame
         Megabytes, rows the fixed-point steps, columns the adjoints.
     """
     if not tables:
         raise ValueError("tables must hold at least one size, got none.")
-    axes = canvas.row(None, len(tables) + 1, 3.3 * (len(tables) + 1), 2.9,
-                      left=0.02, right=0.985, top=0.86, wspace=0.14)
-    for ax, (name, table) in zip(axes, tables.items(), strict=False):
-        ms, at = table["ms"].to_numpy(), np.arange(len(table))
-        colours = [COLOURS[0] if row.startswith(_OURS) else FAINT for row in table.index]
-        ax.barh(at, ms, color=colours, height=0.86)
+    names = list(dict.fromkeys(name for table in tables.values() for name in table.index))
+    axes = canvas.row(None, len(tables) + 1, 2.5 * (len(tables) + 1) + 2.2, 3.1,
+                      left=0.185, right=0.96, top=0.89, wspace=0.14)
+    for ax, (size, table) in zip(axes, tables.items(), strict=False):
+        at = np.array([names.index(name) for name in table.index])
+        ours = np.array([name.startswith(_OURS) for name in table.index])
+        spread = abs(table[["low", "high"]].to_numpy().T - table["ms"].to_numpy())
+        for rows, colour in ((ours, COLOURS[0]), (~ours, INK)):
+            ax.errorbar(table["ms"][rows], at[rows], xerr=spread[:, rows], fmt="o", color=colour,
+                        markersize=5, linewidth=1.2)
+        floor = table["ms"] / table.get("of its floor", np.nan)
+        ax.plot(floor, at, "|", color=COLOURS[1], markersize=11, markeredgewidth=2)
         if "torchidl" in table.index:
-            goal = targets[name] * table.loc["torchidl", "ms"]
-            ax.axvline(goal, color=INK, linestyle="--", linewidth=0.9)
-            ax.text(goal, len(table) - 0.42, " to reach", fontsize=8, va="center")
-        for k, (row, value) in enumerate(table["ms"].items()):
-            ax.text(0.012 * ms.max(), k, f"{row}: {value:.3g} ms", va="center", fontsize=8,
-                    bbox={"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1})
-        ax.set(yticks=[], ylim=(len(table) - 0.2, -0.6), xlabel="ms a training step", title=name)
+            ax.axvline(goals[size] * table.loc["torchidl", "ms"], color=INK, linestyle="--",
+                       linewidth=0.9)
+        ax.set(xscale="log", ylim=(len(names) - 0.5, -0.5), yticks=range(len(names)),
+               xlabel="ms a training step", title=size)
+        ax.set_yticklabels(names if ax is axes[0] else [])
+        ax.grid(axis="y", color=FAINT, linewidth=0.5)
+        ax.tick_params(axis="y", length=0)
+        _plain(ax.xaxis, LogLocator(subs=(1, 2, 5)))
+    last = axes[len(tables) - 1]
+    last.plot([], [], "|", color=COLOURS[1], markersize=11, markeredgewidth=2, label="its floor")
+    last.plot([], [], "--", color=INK, linewidth=0.9, label="to reach")
+    last.legend(loc="lower right", frameon=True, framealpha=1, edgecolor="none")
     ax = axes[-1]
     for colour, (name, column) in zip(COLOURS, memory.items(), strict=False):
-        ax.plot(memory.index, np.maximum(column, 0.1), "o-", color=colour, label=name)
-    ax.set(xscale="log", yscale="log", xlabel="fixed-point steps",
-           title="Peak memory, forward + backward (MB)")
-    ax.xaxis.set_major_locator(FixedLocator(list(memory.index)))
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_minor_locator(NullLocator())
-        axis.set_major_formatter(ScalarFormatter())
+        ax.plot(memory.index, column, "o-", color=colour, label=name)
+    ax.set(xscale="log", yscale="log", xlabel="fixed-point steps", title="Peak memory (MB)")
+    _plain(ax.xaxis, FixedLocator(list(memory.index)))
+    _plain(ax.yaxis, LogLocator())
+    ax.yaxis.tick_right()
     ax.legend(loc="upper left")
     return ax.figure
+
+
+def _plain(axis: Axis, at: Locator) -> None:
+    axis.set_major_locator(at)
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -76,15 +76,18 @@ class Activation:
         return Activation, tuple(getattr(self, f.name) for f in fields(self))
 
     def derivative(self, S: Tensor) -> Tensor:
-        """φ′(S) by automatic differentiation, the shape and dtype of ``S``.
+        """φ′(S) by automatic differentiation, the shape and dtype of ``S``; differentiable.
 
         Parameters
         ----------
         S : Tensor, of any shape
         """
+        if torch._C._are_functorch_transforms_active():
+            return torch.func.vjp(self.fn, S)[1](torch.ones_like(S))[0]
+        again = torch.is_grad_enabled() and S.requires_grad
         with torch.enable_grad():
-            S = S.detach().requires_grad_()
-            (slope,) = torch.autograd.grad(self.fn(S).sum(), S)
+            S = S if again else S.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(self.fn(S).sum(), S, create_graph=again)
         return slope
 
 

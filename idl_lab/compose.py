@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from idl_lab import validation
+from idl_lab.fixed_point import GaussSeidel, Picard
 from idl_lab.model import ImplicitModel
 from idl_lab.networks import blockwise
 
@@ -156,7 +157,7 @@ def multiply(M: Tensor, model: ImplicitModel) -> ImplicitModel:
         If ``model`` is no model, or M does not have its dtype and device and q columns.
     """
     (part,) = _read((model,))
-    M = validation.tensor("M", M, "r q", like=part.A, q=part.C.shape[0]).detach()
+    M = _matrix("M", M, "r q", part, q=part.C.shape[0])
     part = part._replace(C=M @ part.C, D=M @ part.D, c=M @ part.c)
     return _build(part, (model,), model, model.D is not None)
 
@@ -180,7 +181,7 @@ def precompose(model: ImplicitModel, M: Tensor) -> ImplicitModel:
         If ``model`` is no model, or M does not have its dtype and device and p rows.
     """
     (part,) = _read((model,))
-    M = validation.tensor("M", M, "p r", like=part.A, p=part.B.shape[1]).detach()
+    M = _matrix("M", M, "p r", part, p=part.B.shape[1])
     part = part._replace(B=part.B @ M, D=part.D @ M)
     return _build(part, (model,), model, model.D is not None)
 
@@ -214,10 +215,11 @@ def feedback(model: ImplicitModel, F: Tensor) -> ImplicitModel:
     (part,) = _read((model,))
     A, B, C, D, b, c = part
     q, p = D.shape
-    F = validation.tensor("F", F, "p q", like=A, p=p, q=q).detach()
+    F = _matrix("F", F, "p q", part, p=p, q=q)
     eye = torch.eye(q, dtype=A.dtype, device=A.device)
     loop = D @ F
-    _check_invertible(loop)
+    if validation.readable(loop):
+        _check_invertible(loop)
     G = torch.linalg.solve(eye - loop, torch.cat([C, D, c[:, None]], 1))
     GC, GD, Gc = G[:, :len(A)], G[:, len(A):-1], G[:, -1]
     BF = B @ F
@@ -250,11 +252,22 @@ def _read(models: tuple[ImplicitModel, ...]) -> list[_Parts]:
         A, B, C = (M.detach().to_dense() for M in (model.A, model.B, model.C))
         D, b, c = (None if M is None else M.detach().to_dense()
                    for M in (model.D, model.state_bias, model.output_bias))
-        validation.tensor(f"A of {name}", A, like=parts[0].A if parts else None)
-        parts.append(_Parts(A, B, C, A.new_zeros(len(C), B.shape[1]) if D is None else D,
-                            A.new_zeros(len(A)) if b is None else b,
-                            A.new_zeros(len(C)) if c is None else c))
+        part = _Parts(A, B, C, A.new_zeros(len(C), B.shape[1]) if D is None else D,
+                      A.new_zeros(len(A)) if b is None else b,
+                      A.new_zeros(len(C)) if c is None else c)
+        for letter, M in part._asdict().items():
+            validation.tensor(f"{letter} of {name}", M, like=parts[0].A if parts else A)
+        parts.append(part)
     return parts
+
+
+def _matrix(name: str, M: Tensor, shape: str, part: _Parts, **sizes: int) -> Tensor:
+    """A matrix that the caller gives, in a dense layout and without its graph."""
+    if isinstance(M, Tensor):
+        if M.is_nested:
+            raise TypeError(f"{name} must be one matrix, got a nested tensor.")
+        M = M.detach().to_dense()
+    return validation.tensor(name, M, shape, like=part.A, **sizes)
 
 
 def _same_size(rule: str, what: str, sizes: list[int]) -> None:
@@ -269,8 +282,11 @@ def _build(parts: _Parts, order: tuple[ImplicitModel, ...], first: ImplicitModel
     """The model of these parts; the states of ``order`` stand one after the other."""
     A, B, C, D, b, c = parts
     bias = any(m.state_bias is not None or m.output_bias is not None for m in order)
+    solver = first.solver
+    if isinstance(solver, GaussSeidel):  # whose blocks are those of one model alone
+        solver = Picard(solver.rtol, atol=solver.atol, max_steps=solver.max_steps)
     return ImplicitModel.from_matrices(
         A, B, C, D if feedthrough else None, state_bias=b if bias else None,
         output_bias=c if bias else None,
         activation=blockwise([(m.activation, m.B.shape[0]) for m in order]),
-        solver=first.solver, adjoint=first.adjoint)
+        solver=solver, adjoint=first.adjoint)

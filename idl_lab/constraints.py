@@ -12,8 +12,22 @@ import torch
 from torch import Tensor
 
 from idl_lab import validation
-from idl_lab.operators import LowRank, largest_row_sum, rounding_of_sums, row_sums
-from idl_lab.well_posedness import perron_root
+from idl_lab.extras import full_precision, wide
+from idl_lab.norms import (
+    floor,
+    largest_row_sum,
+    largest_sum,
+    radius,
+    row_sums,
+    shrink,
+    shrink_rows,
+    sums,
+)
+from idl_lab.operators import LowRank, rounding_of_sums
+from idl_lab.perron import perron_root
+
+_TINY = torch.finfo(torch.float32).tiny  # a divisor that is not zero
+
 
 
 @dataclass(frozen=True)
@@ -50,37 +64,6 @@ class Constraint:
         return (A,)
 
 
-def radius(A: Tensor, kappa: float) -> float:
-    """κ less what rounding adds to a row's sum, so that the bound itself holds.
-
-    Parameters
-    ----------
-    A : Tensor, shape (n, p)
-        Its dtype and the length of its rows count.
-    kappa : float
-        Radius κ ≥ 0.
-    """
-    return kappa * (1 - rounding_of_sums(A.shape[1], A.dtype))
-
-
-def _factor(kappa: float, size: Tensor) -> Tensor:
-    """min(1, κ/size), without dividing by zero where it is not needed."""
-    over = size > kappa
-    return torch.where(over, kappa / torch.where(over, size, 1), 1)
-
-
-def shrink_rows(A: Tensor, kappa: float) -> Tensor:
-    """Each row times min(1, κ/Σ_j|A_ij|), so that ‖A‖∞ ≤ κ in any order of adding.
-
-    Parameters
-    ----------
-    A : Tensor, shape (n, p)
-    kappa : float
-        Radius κ ≥ 0.
-    """
-    return A * _factor(radius(A, kappa), A.abs().sum(dim=1, keepdim=True))
-
-
 @dataclass(frozen=True)
 class Scale(Constraint):
     """A · min(1, κ/‖A‖∞): one factor for the whole matrix, so ‖A‖∞ ≤ κ.
@@ -92,9 +75,7 @@ class Scale(Constraint):
     """
 
     def __call__(self, A: Tensor) -> Tensor:
-        # The norm is its largest row's: autograd would go through all rows several times.
-        at = A.detach().abs().sum(dim=1).argmax()
-        return A * _factor(radius(A, self.kappa), A.index_select(0, at).abs().sum())
+        return shrink(A, self.kappa, largest_sum)
 
 
 @dataclass(frozen=True)
@@ -139,8 +120,10 @@ def project_rows(A: Tensor, kappa: float) -> Tensor:
     """
     validation.tensor("A", A, "n p")
     validation.real("kappa", kappa, at_least=0.0)
-    if A.numel() == 0:
-        return A.clone()
+    return A.clone() if A.numel() == 0 else _project(wide(A), kappa).to(A.dtype)
+
+
+def _project(A: Tensor, kappa: float) -> Tensor:
     magnitude = A.abs()
     inside = magnitude.sum(dim=1, keepdim=True) <= kappa
     # Entries are told by how far they lie below the row's largest: as heights above 0, a κ of 1
@@ -166,9 +149,11 @@ class Project(Constraint):
     """
 
     def __call__(self, A: Tensor) -> Tensor:
-        A = project_rows(A, radius(A, self.kappa))
+        room = radius(A, self.kappa)
+        P = _project(wide(A), room)
         # A row far outside is rounded in proportion to what it was, and may end just above κ.
-        return A * _factor(radius(A, self.kappa), A.detach().abs().sum(dim=1, keepdim=True))
+        over = (sums(P.detach()) / room).clamp_min(1) if room else 1
+        return (P / over).to(A.dtype)
 
 
 @dataclass(frozen=True)
@@ -182,7 +167,7 @@ class Perron(Constraint):
     """
 
     def __call__(self, A: Tensor) -> Tensor:
-        return A * _factor(radius(A, self.kappa), perron_root(A))
+        return shrink(A, self.kappa, perron_root)
 
 
 @dataclass(frozen=True)
@@ -214,9 +199,14 @@ class Monotone(Constraint):
     """
 
     def __call__(self, M: Tensor) -> Tensor:
-        P, K = M.triu(), M.tril(-1)
-        A = K - K.mT - P.mT @ P
-        return A + self.kappa * torch.eye(len(M), dtype=M.dtype, device=M.device)
+        P, K = wide(M).triu(), wide(M).tril(-1)
+        with full_precision(P):
+            A = K - K.mT - P.mT @ P
+        kappa = torch.full((), self.kappa, dtype=A.dtype, device=A.device)
+        if A.dtype != M.dtype:  # rounded to 16 bits, (A + Aᵀ)/2 must not rise above κ
+            size = (A.detach().abs().sum(dim=0) + A.detach().abs().sum(dim=1)).amax() / 2 + kappa
+            kappa = kappa - rounding_of_sums(len(M), M.dtype) * size - len(M) * floor(M)
+        return (A + torch.diag(kappa.expand(len(M)))).to(M.dtype)
 
     def free(self, A: Tensor) -> tuple[Tensor]:
         """The free matrix of A, or of the nearest matrix in the set, found in float64.
@@ -252,17 +242,27 @@ class Factors(Constraint):
 
     def __call__(self, L: Tensor, R: Tensor) -> LowRank:
         """The constrained matrix by its factors, each (n, r)."""
-        A = LowRank(L, R)
         if self.constraint is None:
-            return A
-        # Terms of L Rᵀ may cancel, so rounding is in proportion not to the product's row sums
-        # but to the larger Σ_k |L_ik| Σ_j |R_jk|.
-        with torch.no_grad():
-            eps = rounding_of_sums(len(L), L.dtype) + self.rank * torch.finfo(L.dtype).eps
-            slack = eps * (L.abs() @ R.abs().sum(dim=0))
-        if self.constraint == "scale":
-            return LowRank(L * _factor(self.kappa, largest_row_sum(A) + slack.amax()), R)
-        return LowRank(L * _factor(self.kappa, row_sums(A) + slack)[:, None], R)
+            return LowRank(L, R)
+        scale, terms = self.constraint == "scale", len(L) * self.rank
+        small = 0.5 ** (4 + terms.bit_length())  # with L in units of its largest: no overflow
+        tall = wide(L).detach().abs().amax().clamp_min(_TINY)
+        A, room = LowRank(wide(L) / tall, wide(R) * small), self.kappa * small
+        with full_precision(L):
+            size = largest_row_sum(A) if scale else row_sums(A)[:, None]
+            with torch.no_grad():
+                # Terms of L Rᵀ may cancel, so rounding is in proportion not to the product's row
+                # sums but to the larger Σ_k |L_ik| Σ_j |R_jk|.
+                reach = A.R.abs().sum(dim=0)
+                slack = (A.L.abs() @ reach)[:, None]
+                slack = (slack.amax() if scale else slack) * (
+                    rounding_of_sums(len(L), L.dtype) + self.rank * torch.finfo(A.L.dtype).eps)
+        if L.dtype != A.L.dtype:
+            room = (room - floor(L) * reach.sum()).clamp_min(0)
+        size = size + slack
+        over = size * tall > room
+        shrunk = A.L * (room / torch.where(over, size, 1))
+        return LowRank(torch.where(over, shrunk, wide(L)).to(L.dtype), R)
 
     def free(self, A: Tensor) -> tuple[Tensor, Tensor]:
         """Factors of the nearest matrix of rank r (Eckart and Young 1936).
@@ -271,7 +271,7 @@ class Factors(Constraint):
         ----------
         A : Tensor, shape (n, n)
         """
-        U, s, Vt = torch.linalg.svd(A.detach(), full_matrices=False)
+        U, s, Vt = torch.linalg.svd(wide(A.detach()), full_matrices=False)
         root = s[:self.rank].sqrt()
         return U[:, :self.rank] * root, Vt[:self.rank].mT * root
 
@@ -307,42 +307,3 @@ def constraint(name: str | None, kappa: float, rank: int | None = None) -> Const
         raise ValueError(f"constraint={name!r} needs all of A, which rank={rank} never forms; with "
                          f"a rank there is {', '.join(map(repr, OF_FACTORS))} and None.")
     return Factors(kappa, rank, name)
-
-
-def to_bytes(name: str | None, kappa: float) -> Tensor:
-    """A constraint's name and κ as the bytes of a text, uint8, for a checkpoint.
-
-    Parameters
-    ----------
-    name : str or None
-    kappa : float
-    """
-    return torch.tensor(list(f"{name} {kappa!r}".encode()), dtype=torch.uint8, device="cpu")
-
-
-def kappa_of(state: Tensor, name: str | None) -> float:
-    """The κ in what `to_bytes` made.
-
-    Parameters
-    ----------
-    state : Tensor of uint8
-    name : str or None
-        The constraint that it is wanted for.
-
-    Raises
-    ------
-    ValueError
-        If it is of another constraint, or of none: averaged or scaled along with the parameters.
-    """
-    try:
-        saved, kappa = bytes(state.tolist()).decode().split()
-        kappa = float(kappa)
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError("_extra_state must be the bytes (uint8) of a constraint's name and κ, "
-                         f"left as they are where parameters are averaged or cast; got {state}."
-                         ) from error
-    if saved != str(name):
-        raise ValueError(f"this checkpoint is of a model with constraint={saved}, which makes "
-                         f"another A of the same parameters than constraint={name} does: build "
-                         f"the model with constraint={saved}, or assign model.A.")
-    return kappa

@@ -83,6 +83,8 @@ def load(name: str = "digits", *, batch_size: int = 64, test_size: float | None 
 
     Raises
     ------
+    TypeError, ValueError
+        If an argument is none, or does not fit the dataset.
     ConnectionError
         If a dataset is not there and cannot be fetched.
 
@@ -92,11 +94,15 @@ def load(name: str = "digits", *, batch_size: int = 64, test_size: float | None 
     Learning Repository. H. Xiao, K. Rasul and R. Vollgraf 2017, Fashion-MNIST, arXiv 1708.07747.
     """
     validation.choice("name", name, DATASETS)
-    validation.integer("batch_size", batch_size)
+    batch_size = validation.integer("batch_size", batch_size)
     test_size is None or validation.real("test_size", test_size, above=0.0, below=1.0)
     samples is None or validation.integer("samples", samples)
-    validation.integer("seed", seed, at_least=0)
+    generator = _generator(seed)
     validation.floating(dtype)
+    if not (data_home is None or isinstance(data_home, (str, os.PathLike))):
+        raise TypeError(f"data_home must be a path, got {data_home!r}.")
+    if not isinstance(cache, bool):
+        raise TypeError(f"cache must be True or False, got {cache!r}.")
     if name == "digits":
         U, labels = _sklearn("datasets").load_digits(return_X_y=True)
         split = _sklearn("model_selection").train_test_split
@@ -115,10 +121,16 @@ def load(name: str = "digits", *, batch_size: int = 64, test_size: float | None 
     (U_train, y_train), (U_test, y_test) = ((U[part], y[part]) for part in rows)
     if samples is not None:
         U_train, y_train = _choose(U_train, y_train, samples, seed)
-    generator = torch.Generator("cpu").manual_seed(seed)
     train = DataLoader(TensorDataset(U_train, y_train), batch_size, shuffle=True,
                        generator=generator)
     return train, DataLoader(TensorDataset(U_test, y_test), batch_size)
+
+
+def _generator(seed: int) -> torch.Generator:
+    seed = validation.integer("seed", seed, at_least=0)
+    if seed >= 2 ** 63:
+        raise ValueError(f"seed must be below 2**63, got {seed}.")
+    return torch.Generator("cpu").manual_seed(seed)
 
 
 def _choose(U: Tensor, y: Tensor, samples: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -206,8 +218,7 @@ def spiky_series(level: int = 7, *, points: int = 10_000, seed: int = 0) -> tupl
     validation.integer("level", level)
     size = 100 + level
     validation.integer("points", points, at_least=size + 1)
-    validation.integer("seed", seed, at_least=0)
-    generator = torch.Generator("cpu").manual_seed(seed)
+    generator = _generator(seed)
     t = torch.linspace(0, 100, points, dtype=torch.float64, device="cpu")
     starts = torch.randint(0, points - size, (20 + level,), generator=generator, device="cpu")
     noise = torch.randn(points, generator=generator, dtype=t.dtype, device="cpu")
@@ -253,7 +264,7 @@ def spiky(level: int = 7, *, look_back: int = 60, points: int = 10_000, test_siz
         If a size does not fit the length of the series.
     """
     validation.integer("look_back", look_back)
-    validation.integer("batch_size", batch_size)
+    batch_size = validation.integer("batch_size", batch_size)
     validation.real("test_size", test_size, above=0.0, below=1.0)
     validation.floating(dtype)
     series, _ = spiky_series(level, points=points, seed=seed)
@@ -265,6 +276,5 @@ def spiky(level: int = 7, *, look_back: int = 60, points: int = 10_000, test_siz
                              f"got {look_back}.")
         windows = part.to(dtype)[:, None].unfold(0, look_back + 1, 1).mT  # no copies
         parts.append(TensorDataset(windows[:, :-1], windows[:, -1]))
-    generator = torch.Generator("cpu").manual_seed(seed)
-    train = DataLoader(parts[0], batch_size, shuffle=True, generator=generator)
+    train = DataLoader(parts[0], batch_size, shuffle=True, generator=_generator(seed))
     return train, DataLoader(parts[1], batch_size)

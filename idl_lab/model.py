@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from idl_lab import constraints, networks, validation
+from idl_lab import activations, constraints, networks, validation
 from idl_lab.activations import Activation
-from idl_lab.activations import activation as as_activation
+from idl_lab.checkpoint import Constrained
 from idl_lab.equilibrium import Adjoint, Implicit, check_adjoint, solve
-from idl_lab.fixed_point import PeacemanRachford, Picard, Solver, check_solver
+from idl_lab.extras import full_precision, refuse_traced, unless_autocast
+from idl_lab.fixed_point import GaussSeidel, Pace, PeacemanRachford, Picard, Solver, check_solver
 from idl_lab.fixed_point.solution import Solution
 from idl_lab.operators import LowRank, Operator, check_finite, linear, uniform_
+from idl_lab.sparse import Sparse
 from idl_lab.well_posedness import Certificate, certificate
 
 
-class ImplicitModel(nn.Module):
+class ImplicitModel(Constrained):
     """Implicit model; a drop-in for any torch training loop.
 
     The state X solves X = φ(X Aᵀ + U Bᵀ) and the prediction is Ŷ = X Cᵀ + U Dᵀ. ``model.A`` is
@@ -98,13 +99,14 @@ class ImplicitModel(nn.Module):
         def empty(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(*shape, device=device, dtype=dtype))
 
-        self.activation = as_activation(activation)
+        self.activation = activations.activation(activation)
         self.constrain = constraints.constraint(constraint, kappa, rank)
         self.constraint, self.rank = constraint, rank
         if solver is None:
             solver = PeacemanRachford() if constraint == "monotone" else Picard()
         self.solver = check_solver(solver)
         self.adjoint = check_adjoint(adjoint)
+        self._paces = (Pace(), Pace())
         self.blocks: tuple[networks.Block, ...] = ()
         self.pattern_A: networks.Pattern | None = None  # of a sparse A
         self.pattern_B: networks.Pattern | None = None
@@ -117,15 +119,6 @@ class ImplicitModel(nn.Module):
         if rank is not None:
             self.free_L, self.free_R = empty(n, rank), empty(n, rank)
         self.reset_parameters(generator)
-
-    @property
-    def kappa(self) -> float:
-        """Radius κ of the constraint; assigning it moves the constraint."""
-        return self.constrain.kappa
-
-    @kappa.setter
-    def kappa(self, value: float) -> None:
-        self.constrain = dataclasses.replace(self.constrain, kappa=value)
 
     def __setattr__(self, name: str, value: object) -> None:
         # A Parameter torch would register under a name that is computed from others.
@@ -144,6 +137,8 @@ class ImplicitModel(nn.Module):
     def A(self) -> Tensor:
         """The matrix in use, (n, n), with the constraint applied; see the class."""
         A = self.operator()
+        if isinstance(A, Sparse):
+            return A.to_tensor()
         return A.to_dense() if isinstance(A, LowRank) else A
 
     @A.setter
@@ -159,7 +154,7 @@ class ImplicitModel(nn.Module):
         """The matrix of the inputs, (n, p): a parameter, or sparse and made of ``free_B``."""
         if self.pattern_B is None:
             return self.__getattr__("B")  # torch's: the parameter, or an AttributeError
-        return self.pattern_B(self.free_B)
+        return self.pattern_B(self.free_B).to_tensor()
 
     @B.setter
     @torch.no_grad()
@@ -231,8 +226,8 @@ class ImplicitModel(nn.Module):
         Parameters
         ----------
         net : torch.nn.Module
-            Of Linear, Conv2d, BatchNorm, average pooling, Flatten, Dropout, additions and
-            elementwise activations; left as it is.
+            Of affine operations and elementwise activations, as `networks.READABLE` lists them;
+            left as it is.
         input_shape : sequence of int, optional
             Without the batch dimension, such as ``(1, 28, 28)``; a net that starts with Linear
             needs none.
@@ -240,22 +235,28 @@ class ImplicitModel(nn.Module):
             Change the units of the states so that ‖A‖∞ ≤ κ, with the same predictions; for
             positively homogeneous activations such as ReLU.
         kappa, solver, adjoint
-            As for `ImplicitModel`; the constraint is None. With ``rescale`` the default solver's
+            As for `ImplicitModel`; the constraint is None. Where A is sparse the default solver is
+            GaussSeidel, which goes through the layers once. With ``rescale`` the default solver's
             tolerance is divided by the largest unit, so that it means what it did before.
 
         Raises
         ------
         ValueError
             For an operation that has no place in the two equations, named with its place in the
-            net; for ``rescale`` where an activation is not homogeneous.
+            net; if the net, called on random inputs, does not give what its matrices give; for
+            ``rescale`` where an activation is not homogeneous.
         """
-        network = networks.as_matrices(net, input_shape)
+        network, v = networks.as_matrices(net, input_shape), torch.ones(1, device="cpu")
         if rescale:
             network, v = network.rescaled(kappa)
-            solver = solver or Picard().in_units(v)
         device = next(net.parameters(), torch.empty(0, device="cpu")).device
-        model = cls.from_matrices(**network.tensors(device), activation=network.activation,
-                                  kappa=kappa, solver=solver, adjoint=adjoint)
+        matrices = network.tensors(device)
+        if solver is None:
+            layers = tuple(block.size for block in network.blocks)
+            thin = matrices["A"].layout != torch.strided
+            solver = (GaussSeidel(blocks=layers) if thin else Picard()).in_units(v)
+        model = cls.from_matrices(**matrices, activation=network.activation, kappa=kappa,
+                                  solver=solver, adjoint=adjoint)
         model.blocks = network.blocks
         return model
 
@@ -277,30 +278,6 @@ class ImplicitModel(nn.Module):
         if self.constraint == "monotone":  # of the others a free matrix is like the A it makes
             self.free_A.copy_(*self.constrain.free(self.free_A))
 
-    def get_extra_state(self) -> Tensor:
-        """The constraint's name and κ, which belong to a checkpoint, as the bytes of a text."""
-        return constraints.to_bytes(self.constraint, self.kappa)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Take over a checkpoint's κ.
-
-        Parameters
-        ----------
-        state : Tensor
-            What `get_extra_state` gave.
-        """
-        self.kappa = constraints.kappa_of(state, self.constraint)
-
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
-        # Under another constraint the same free matrix is another A: refused before anything is
-        # copied here. In a larger net, what torch loads before this part is copied already.
-        if (saved := state_dict.get(f"{prefix}_extra_state")) is not None:
-            constraints.kappa_of(saved, self.constraint)
-        if (old := f"{prefix}parametrizations.A.original") in state_dict:
-            raise ValueError(f"this checkpoint is of an older version and does not say its κ: its "
-                             f"{old} is free_A of a model with the same constraint and kappa.")
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
     def injection(self, U: Tensor) -> Tensor:
         """What the input adds to each state, U Bᵀ (+ bias): (..., p) → (..., n).
 
@@ -313,9 +290,15 @@ class ImplicitModel(nn.Module):
         TypeError, ValueError
             If U has another dtype, device or size, or is not finite.
         """
-        B = self.B
-        validation.tensor("U", U, "... p", like=self.C, p=B.shape[1])
-        return linear(U, B, self.state_bias)
+        return self._injection(U, None)
+
+    def _injection(self, U: Tensor, A: Operator | None) -> Tensor:
+        B = self.B if self.pattern_B is None else self.pattern_B(self.free_B)
+        validation.tensor("U", U, "... p", like=self.C, p=B.shape[1], finite=False)
+        b = linear(U, B, self.state_bias)
+        check_finite({"A": A, "U": U, "B": B, "state_bias": self.state_bias, "U Bᵀ": b},
+                     ("A", "U", "U Bᵀ"))
+        return b
 
     def equilibrium(self, U: Tensor, *, X0: Tensor | None = None, keep_states: bool = False,
                     throw: bool = False) -> Solution:
@@ -343,8 +326,15 @@ class ImplicitModel(nn.Module):
         ConvergenceError
             With ``throw``, if some sample did not converge.
         """
-        return solve(check_finite(self.operator()), self.injection(U), self.activation, X0,
-                     self.solver, self.adjoint, keep_states, throw)
+        refuse_traced()
+        U = unless_autocast(U, self.C)
+        with full_precision(self.C):
+            A = self.operator()
+            # Only in training, where the step before was alike: elsewhere equal inputs are to give
+            # equal outputs, whatever was solved before.
+            paces = self._paces if self.training and torch.is_grad_enabled() else ()
+            return solve(A, self._injection(U, A), self.activation, X0, self.solver, self.adjoint,
+                         keep_states, throw, paces)
 
     def output(self, X: Tensor, U: Tensor) -> Tensor:
         """The prediction equation X Cᵀ + U Dᵀ (+ bias): (..., n), (..., p) → (..., q).
@@ -384,7 +374,7 @@ class ImplicitModel(nn.Module):
         TypeError, ValueError
             As `equilibrium`.
         """
-        return self._output(self.equilibrium(U, X0=X0).value, U)
+        return self._output(self.equilibrium(U, X0=X0).value, unless_autocast(U, self.C))
 
     def certificate(self) -> Certificate:
         """Which sufficient condition for a unique equilibrium ``model.A`` meets, in words."""

@@ -1,22 +1,20 @@
-"""The matrix A of the state equation in three forms, and the map X ↦ φ(X Aᵀ + b) made of it.
+"""The matrix A of the state equation in three forms.
 
-A is a dense tensor, a sparse tensor in CSR layout (a network read off), or a `LowRank` product
-L Rᵀ that is never formed. Whatever solves the equation, forward or adjoint, sees only these
-functions.
+A is a dense tensor, a `Sparse` matrix (a network read off), or a `LowRank` product L Rᵀ that is
+never formed. Whatever solves the equation, forward or adjoint, sees only these functions.
 """
 
 from __future__ import annotations
 
-import functools
-import warnings
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from idl_lab import validation
-from idl_lab.activations import Activation
+from idl_lab import sparse, validation
+from idl_lab.sparse import Sparse
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class LowRank:
         return self.L @ self.R.mT
 
 
-Operator = Tensor | LowRank
+Operator = Tensor | Sparse | LowRank
 
 
 def rounding_of_sums(terms: int, dtype: torch.dtype) -> float:
@@ -56,9 +54,12 @@ def rounding_of_sums(terms: int, dtype: torch.dtype) -> float:
     ----------
     terms : int
     dtype : torch.dtype
-        In which is added.
+        In which is added; of 16 bits, in float32, and the numbers are rounded before.
     """
-    return (8 + terms.bit_length()) * torch.finfo(dtype).eps
+    eps = torch.finfo(dtype).eps
+    if dtype.itemsize < 4:
+        return rounding_of_sums(terms, torch.float32) + eps / 2
+    return (8 + int(terms).bit_length()) * eps
 
 
 @torch.no_grad()
@@ -83,9 +84,9 @@ def dense(A: Operator) -> Tensor:
 
     Parameters
     ----------
-    A : Tensor, shape (n, n), dense or sparse; or LowRank
+    A : Tensor, Sparse or LowRank, shape (n, n)
     """
-    return A if isinstance(A, Tensor) and A.layout == torch.strided else A.to_dense()
+    return A if isinstance(A, Tensor) else A.to_dense()
 
 
 def leaves(A: Operator) -> tuple[Tensor, ...]:
@@ -93,38 +94,54 @@ def leaves(A: Operator) -> tuple[Tensor, ...]:
 
     Parameters
     ----------
-    A : Tensor or LowRank
+    A : Tensor, Sparse or LowRank
     """
+    if isinstance(A, Sparse):
+        return (A.values,)
     return (A.L, A.R) if isinstance(A, LowRank) else (A,)
 
 
-def from_leaves(tensors: tuple[Tensor, ...]) -> Operator:
+def from_leaves(tensors: Sequence[Tensor], like: Operator) -> Operator:
     """The operator of these `leaves`.
 
     Parameters
     ----------
-    tensors : tuple of one Tensor, or of L and R
+    tensors : sequence of one Tensor, or of L and R
+    like : Tensor, Sparse or LowRank
+        Of the kind that is made.
     """
-    return LowRank(*tensors) if len(tensors) == 2 else tensors[0]
+    if isinstance(like, Sparse):
+        return Sparse(tensors[0], like.layout)
+    return LowRank(*tensors) if isinstance(like, LowRank) else tensors[0]
 
 
-def check_finite(A: Operator) -> Operator:
-    """Check that the numbers of A are real and finite.
+def check_finite(made_of: Mapping[str, Operator | None], show: Sequence[str] = ()) -> None:
+    """Check that numbers are finite, at the price of one wait of the host.
+
+    A sum is finite only if every entry is. It may overflow where they are, so a slow look at one
+    after the other has the last word, and names the first that is not finite.
 
     Parameters
     ----------
-    A : Tensor, dense or sparse (CSR); or LowRank
+    made_of : mapping of name to Tensor, dense or sparse (CSR), LowRank, or None
+    show : sequence of str
+        Those whose sums are taken, if not all: what the others hold shows in them.
 
     Raises
     ------
-    TypeError
-        If A is not made of tensors of real numbers.
     ValueError
-        If one of them is not finite.
+        If a number is NaN or infinite.
     """
-    for T in leaves(A):
-        validation.tensor("A", T if T.layout == torch.strided else T.values())
-    return A
+    parts = {name: [T if T.layout == torch.strided else T.values() for T in leaves(A)]
+             for name, A in made_of.items() if A is not None}
+    with torch.no_grad():
+        total = sum(T.sum() for name in show or parts for T in parts.get(name, ()))
+        if not validation.readable(total) or math.isfinite(total):
+            return
+        for name, tensors in parts.items():
+            if bad := sum(int((~torch.isfinite(T)).sum()) for T in tensors):
+                raise ValueError(f"{name} must be finite, got {bad} NaN or infinite of "
+                                 f"{sum(T.numel() for T in tensors)} entries.")
 
 
 def detach(A: Operator) -> Operator:
@@ -132,9 +149,9 @@ def detach(A: Operator) -> Operator:
 
     Parameters
     ----------
-    A : Tensor or LowRank
+    A : Tensor, Sparse or LowRank
     """
-    return from_leaves(tuple(T.detach() for T in leaves(A)))
+    return from_leaves([T.detach() for T in leaves(A)], A)
 
 
 def transpose(A: Operator) -> Operator:
@@ -142,43 +159,24 @@ def transpose(A: Operator) -> Operator:
 
     Parameters
     ----------
-    A : Tensor, shape (n, n), dense or sparse; or LowRank
+    A : Tensor, Sparse or LowRank, shape (n, n)
     """
     if isinstance(A, LowRank):
         return LowRank(A.R, A.L)
-    return A.mT if A.layout == torch.strided else A.mT.to_sparse_csr()
+    return A.mT
 
 
-_ROWS = 256  # of L Rᵀ formed at a time: n · 256 numbers instead of n², in products still large
-
-
-def largest_row_sum(A: LowRank, chunk: int = 64) -> Tensor:
-    """‖L Rᵀ‖∞ without forming the product; differentiable.
-
-    A row's sum is at most √n ‖R l‖₂, which is cheap for all rows at once (a QR of R makes it
-    an r-vector's norm). So rows are summed in the order of that bound, until it falls below the
-    largest sum found: a few in a hundred, for factors that are not contrived.
+def rows(A: Operator, part: slice) -> Operator:
+    """Some rows of A, (k, n), in its form.
 
     Parameters
     ----------
-    A : LowRank
-    chunk : int
-        Rows summed at a time; more would often sum some that need not be.
+    A : Tensor, Sparse or LowRank, shape (n, n)
+    part : slice
     """
-    L, R = A.L.detach(), A.R.detach()
-    T = torch.linalg.qr(R.to(torch.promote_types(R.dtype, torch.float32)), mode="r").R.to(R.dtype)
-    rounding = 8 * torch.finfo(R.dtype).eps * torch.linalg.vector_norm(T)
-    bound = len(R) ** 0.5 * (torch.linalg.vector_norm(L @ T.mT, dim=1)
-                             + rounding * torch.linalg.vector_norm(L, dim=1))
-    order = bound.argsort(descending=True)
-    best, at = bound.new_full((), -1.0), order[0]
-    for rows in order.split(chunk):
-        if bound[rows[0]] <= best:
-            break
-        sums = (L[rows] @ R.mT).abs().sum(dim=1)
-        at = torch.where(sums.amax() > best, rows[sums.argmax()], at)
-        best = torch.maximum(best, sums.amax())
-    return (A.R @ A.L[at]).abs().sum()
+    if isinstance(A, LowRank):
+        return LowRank(A.L[part], A.R)
+    return A.rows(part) if isinstance(A, Sparse) else A[part]
 
 
 def once(T: Tensor, why: str, *causes: Tensor) -> Tensor:
@@ -202,6 +200,8 @@ def once(T: Tensor, why: str, *causes: Tensor) -> Tensor:
 class _Once(torch.autograd.Function):
     """Its first argument; see `once`."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(T: Tensor, why: str, *causes: Tensor) -> Tensor:
         return T.clone()
@@ -215,40 +215,14 @@ class _Once(torch.autograd.Function):
         raise RuntimeError(ctx.why)
 
 
-class _RowSums(torch.autograd.Function):
-    """Σ_j |L Rᵀ|_ij for every row i, (n,), a block of rows at a time."""
-
-    @staticmethod
-    def forward(L: Tensor, R: Tensor) -> Tensor:
-        return torch.cat([(part @ R.mT).abs().sum(dim=1) for part in L.split(_ROWS)])
-
-    @staticmethod
-    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
-        L, R = ctx.saved_tensors
-        dL, dR = [], torch.zeros_like(R)
-        for part, g in zip(L.split(_ROWS), grad.split(_ROWS), strict=True):
-            S = (part @ R.mT).sign() * g[:, None]
-            dL.append(S @ R)
-            dR = dR + S.mT @ part
-        return torch.cat(dL), dR
-
-
-def row_sums(A: LowRank) -> Tensor:
-    """Absolute row sums of L Rᵀ, shape (n,), without forming it; differentiable.
+def by_rows(A: Operator) -> bool:
+    """Whether `affine` reads A row by row, and so gives its result transposed in memory.
 
     Parameters
     ----------
-    A : LowRank
+    A : Tensor, Sparse or LowRank, shape (n, n)
     """
-    return _RowSums.apply(A.L, A.R)
-
-
-def _by_rows(A: Operator) -> bool:
-    return isinstance(A, Tensor) and (A.layout != torch.strided or A.is_contiguous())
+    return isinstance(A, Sparse) or isinstance(A, Tensor) and A.is_contiguous()
 
 
 def affine(A: Operator) -> Callable[[Tensor, Tensor], Tensor]:
@@ -256,31 +230,17 @@ def affine(A: Operator) -> Callable[[Tensor, Tensor], Tensor]:
 
     Parameters
     ----------
-    A : Tensor, shape (n, n), dense or sparse (CSR); or LowRank
+    A : Tensor, Sparse or LowRank, shape (n, n)
     """
     if isinstance(A, LowRank):
         R, Lt = A.R, A.L.mT.contiguous()
         return lambda b, X: torch.addmm(b, X @ R, Lt)
+    if isinstance(A, Sparse):
+        return A.step()
     # (A Xᵀ + bᵀ)ᵀ or X Aᵀ + b: whichever reads A in the order in which it lies in memory.
-    if _by_rows(A):
+    if by_rows(A):
         return lambda b, X: torch.addmm(b.mT, A, X.mT).mT
     return lambda b, X: torch.addmm(b, X, A.mT)
-
-
-def csr(crow: Tensor, col: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
-    """A sparse matrix in CSR layout; gradients flow to its values.
-
-    Parameters
-    ----------
-    crow, col : Tensor of int64, shapes (n + 1,) and (entries,)
-    values : Tensor, shape (entries,)
-    shape : tuple of int
-        (n, p).
-    """
-    with warnings.catch_warnings():  # torch announces once a process that the layout is young
-        warnings.simplefilter("ignore", UserWarning)
-        return torch.sparse_csr_tensor(crow, col, values, shape, device=values.device,
-                                       check_invariants=False)
 
 
 def gradients(A: Operator, V: Tensor, X: Tensor) -> tuple[Tensor, ...]:
@@ -288,38 +248,14 @@ def gradients(A: Operator, V: Tensor, X: Tensor) -> tuple[Tensor, ...]:
 
     Parameters
     ----------
-    A : Tensor, shape (n, n), or LowRank
+    A : Tensor, Sparse or LowRank, shape (n, n)
     V, X : Tensor, shape (m, n)
     """
     if isinstance(A, LowRank):
         return V.mT @ (X @ A.R), X.mT @ (V @ A.L)
-    if A.layout == torch.strided:
-        return (V.mT @ X,)
-    crow, col = A.crow_indices(), A.col_indices()
-    row = torch.repeat_interleave(torch.arange(len(A), device=A.device), crow.diff())
-    values = X.new_zeros(len(col))
-    for v, x in zip(V, X, strict=True):  # nnz numbers at a time, not m · nnz
-        values.addcmul_(v[row], x[col])
-    return (csr(crow, col, values, A.shape),)
-
-
-class _Linear(torch.autograd.Function):
-    """X Mᵀ for a sparse M, with the gradient on M's pattern only."""
-
-    @staticmethod
-    def forward(X: Tensor, M: Tensor) -> Tensor:
-        return (M @ X.mT).mT
-
-    @staticmethod
-    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        X, M = ctx.saved_tensors
-        wants_X, wants_M = ctx.needs_input_grad
-        return ((M.mT @ grad.mT).mT if wants_X else None,
-                gradients(M, grad, X)[0] if wants_M else None)
+    if isinstance(A, Sparse):
+        return (sparse.on_entries(V, X, A.layout),)
+    return (V.mT @ X,)
 
 
 def linear(U: Tensor, M: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -328,72 +264,10 @@ def linear(U: Tensor, M: Tensor, bias: Tensor | None = None) -> Tensor:
     Parameters
     ----------
     U : Tensor, shape (..., p)
-    M : Tensor, shape (n, p), dense or sparse (CSR)
+    M : Tensor or Sparse, shape (n, p)
     bias : Tensor, shape (n,), optional
     """
-    if M.layout == torch.strided:
+    if not isinstance(M, Sparse):
         return nn.functional.linear(U, M, bias)
-    Y = _Linear.apply(U.reshape(-1, U.shape[-1]), M).reshape(*U.shape[:-1], len(M))
+    Y = sparse.product(U.reshape(-1, U.shape[-1]), M).reshape(*U.shape[:-1], M.shape[0])
     return Y if bias is None else Y + bias
-
-
-class StateMap:
-    """f(X) = φ(X Aᵀ + b) on batches (m, n): what a solver iterates.
-
-    Parameters
-    ----------
-    A : Tensor, shape (n, n), or LowRank
-    b : Tensor, shape (m, n)
-    phi : Activation
-    """
-
-    def __init__(self, A: Operator, b: Tensor, phi: Activation) -> None:
-        self.A, self.phi = A, phi
-        self.b = b.mT.contiguous().mT if _by_rows(A) else b.contiguous()  # as `affine` reads it
-        self._affine, self._act = affine(A), phi.in_place or phi.fn
-        self._zero: Tensor | None = None
-
-    def zero(self) -> Tensor:
-        """The start X = 0; its image φ(b) then costs no product."""
-        self._zero = torch.zeros_like(self.b)
-        return self._zero
-
-    def pre(self, X: Tensor) -> Tensor:
-        """X Aᵀ + b, shape (m, n).
-
-        Parameters
-        ----------
-        X : Tensor, shape (m, n)
-        """
-        return self._affine(self.b, X)
-
-    def __call__(self, X: Tensor) -> Tensor:
-        if X is self._zero:
-            return self.phi.fn(self.b)
-        return self._act(self._affine(self.b, X))
-
-    def slope(self, X: Tensor, fX: Tensor) -> Tensor:
-        """φ′ at X Aᵀ + b, shape (m, n), where f(X) = ``fX`` is known.
-
-        Parameters
-        ----------
-        X, fX : Tensor, shape (m, n)
-            A state and its image.
-        """
-        if self.phi.slope_of_value is not None:
-            return self.phi.slope_of_value(fX)
-        return self.phi.derivative(self.pre(X))
-
-    def adjoint(self, slope: Tensor, g: Tensor) -> StateMap:
-        """V ↦ φ′ ∘ (V A + g), whose fixed point is the gradient with respect to b.
-
-        Parameters
-        ----------
-        slope : Tensor, shape (m, n)
-            φ′ at the solution.
-        g : Tensor, shape (m, n)
-            The gradient there.
-        """
-        return StateMap(transpose(self.A), g, Activation(
-            "slope", functools.partial(torch.mul, slope), 1.0, True, self.phi.increasing,
-            lambda S: S.mul_(slope)))

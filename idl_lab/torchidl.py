@@ -61,7 +61,7 @@ class ImplicitModel(model.ImplicitModel):
     mitr, grad_mitr : int
         Steps at most, forward and backward.
     tol, grad_tol : float
-        Tolerances; that of the gradient is relative here.
+        Tolerances: of the state absolute, of the gradient relative to its size.
     kappa : float
     is_low_rank : bool
     rank : int, optional
@@ -87,9 +87,9 @@ class ImplicitModel(model.ImplicitModel):
             activation="relu" if f.phi is ImplicitFunction.phi else f.phi,
             constraint=f.constraint, rank=rank if is_low_rank else None, bias=bias,
             feedthrough=not no_D,
-            solver=Picard(getattr(f, "tol", tol), getattr(f, "mitr", mitr)),
+            solver=Picard(0.0, atol=getattr(f, "tol", tol), max_steps=getattr(f, "mitr", mitr)),
             adjoint=Implicit(Picard(getattr(f, "grad_tol", grad_tol),
-                                    getattr(f, "grad_mitr", grad_mitr))))
+                                    max_steps=getattr(f, "grad_mitr", grad_mitr))))
 
     def forward(self, U: Tensor, X0: Tensor | None = None) -> Tensor:
         """Predictions (m, q); an input of three dimensions is flattened to two.

@@ -14,9 +14,12 @@ from collections.abc import Container, Iterable, Mapping
 import torch
 from torch import Tensor
 
+from idl_lab.extras import under_vmap
+from idl_lab.unwatched import current
+
 
 def tensor(name: str, value: Tensor, shape: str | None = None, *, like: Tensor | None = None,
-           **sizes: int) -> Tensor:
+           finite: bool = True, **sizes: int) -> Tensor:
     """Check a finite floating-point tensor.
 
     Parameters
@@ -28,6 +31,8 @@ def tensor(name: str, value: Tensor, shape: str | None = None, *, like: Tensor |
         Axis names such as ``"n n"`` or ``"... p"``; equal names must have equal sizes.
     like : Tensor, optional
         The dtype and device wanted.
+    finite : bool
+        False leaves the numbers to who looks at what is made of them.
     **sizes : int
         Sizes of named axes that are known already.
 
@@ -36,7 +41,7 @@ def tensor(name: str, value: Tensor, shape: str | None = None, *, like: Tensor |
     TypeError
         If the value is no tensor of real numbers, or of another dtype than ``like``.
     ValueError
-        If its shape or device is another, or a number is not finite.
+        If its shape, layout or device is another, or a number is not finite.
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}: "
@@ -44,6 +49,9 @@ def tensor(name: str, value: Tensor, shape: str | None = None, *, like: Tensor |
     if not value.is_floating_point():
         raise TypeError(f"{name} must hold real floating-point numbers, got {value.dtype}: "
                         f"{name}.float() converts it.")
+    if value.layout != torch.strided or value.is_nested:
+        raise ValueError(f"{name} must be a dense tensor, got "
+                         f"{'a nested one' if value.is_nested else f'layout {value.layout}'}.")
     if shape is not None:
         check_shape(name, value, shape, **sizes)
     if like is not None and value.dtype != like.dtype:
@@ -52,13 +60,29 @@ def tensor(name: str, value: Tensor, shape: str | None = None, *, like: Tensor |
     if like is not None and value.device != like.device:
         raise ValueError(f"{name} is on {value.device}, wanted on {like.device}: "
                          f"move one of them with .to(device).")
+    if not finite:
+        return value
     # A sum is finite only if every entry is, and takes a fifteenth of the time of looking at each.
     # It may overflow where they are finite, so the slow look has the last word.
-    if not math.isfinite(value.detach().sum()) and not torch.isfinite(value).all():
-        bad = int((~torch.isfinite(value)).sum())
+    if not readable(value) or math.isfinite(value.detach().sum()):
+        return value
+    if bad := int((~torch.isfinite(value)).sum()):
         raise ValueError(f"{name} must be finite, got {bad} NaN or infinite of {value.numel()} "
                          f"entries.")
     return value
+
+
+def readable(value: Tensor) -> bool:
+    """Whether numbers of a tensor can be looked at: not under torch.vmap, nor without storage.
+
+    Nor where a solve goes unwatched, so that the host waits for nothing.
+
+    Parameters
+    ----------
+    value : Tensor
+    """
+    empty = value.is_meta and type(value) in (Tensor, torch.nn.Parameter)
+    return not (empty or under_vmap() or current() is not None or torch.jit.is_tracing())
 
 
 def check_shape(name: str, value: Tensor, shape: str, **sizes: int) -> None:

@@ -18,11 +18,9 @@ from torch import Tensor
 
 from idl_lab import validation
 from idl_lab.activations import Activation, activation
-from idl_lab.operators import once
+from idl_lab.perron import PerronFrobenius, magnitudes, perron_frobenius
 
 _EPS = float(np.finfo(np.float64).eps)
-_INVERSE_STEPS = 20  # of Noda's iteration, at each of which the right digits double
-_SMALLEST = 1e-290  # an eigenvector's entry that underflows to 0 would make a ratio 0/0
 _MOST_EIGENVALUES = 3000  # states: of more, the eigenvalues of (A + Aᵀ)/2 would take minutes
 
 
@@ -42,165 +40,6 @@ def inf_norm(A: Tensor) -> Tensor:
     if A.numel() == 0:
         return A.sum()
     return A.abs().sum(dim=1).amax()
-
-
-@dataclass(frozen=True)
-class PerronFrobenius:
-    """λ_PF(|A|) between certified bounds, with its eigenvectors.
-
-    Attributes
-    ----------
-    lower, upper : float
-        Collatz–Wielandt bounds, widened by the rounding of their own evaluation.
-    right, left : Tensor, shape (n,), float64 on the CPU
-        Non-negative right and left eigenvectors of the class of |A| that attains the
-        eigenvalue, zero outside it; max-norm 1.
-    """
-
-    lower: float
-    upper: float
-    right: Tensor
-    left: Tensor
-
-    @property
-    def value(self) -> float:
-        """The middle of the bounds."""
-        return 0.5 * (self.lower + self.upper)
-
-
-def perron_frobenius(A: Tensor, tol: float = 1e-12, max_steps: int = 200) -> PerronFrobenius:
-    """Perron–Frobenius eigenvalue of |A|, with a certificate.
-
-    |A| is split into its strongly connected classes; λ_PF is the largest over them, so
-    reducible, nilpotent and zero matrices need no special case. In each class power iteration
-    on M + sI (the shift makes it primitive) gives, for its positive vector x, the
-    Collatz–Wielandt bounds min_i (Mx)_i/x_i ≤ λ ≤ max_i (Mx)_i/x_i. Where it is slow, Noda's
-    inverse iteration, shifted by the upper bound, closes the gap quadratically.
-
-    Parameters
-    ----------
-    A : Tensor, shape (n, n), dense or sparse (CSR)
-    tol : float
-        Relative width of the bounds at which to stop; the bounds hold wherever it stops.
-    max_steps : int
-        Power steps in each class before inverse iteration takes over.
-
-    Returns
-    -------
-    PerronFrobenius
-
-    Raises
-    ------
-    TypeError, ValueError
-        If A is no finite square matrix of real numbers, or an option is out of its bounds.
-
-    References
-    ----------
-    Collatz 1942; Wielandt 1950; T. Noda, Numer. Math. 17 (1971).
-    """
-    validation.real("tol", tol, at_least=0.0)
-    validation.integer("max_steps", max_steps)
-    M = _magnitudes(A)
-    _, label = scipy.sparse.csgraph.connected_components(M, directed=True, connection="strong")
-    members = np.split(np.argsort(label, kind="stable"), np.cumsum(np.bincount(label))[:-1])
-    best = (0.0, 0.0, members[0], np.ones(len(members[0])))
-    lower, loops = 0.0, M.diagonal()
-    for members_k in members:
-        if len(members_k) == 1 and not loops[members_k[0]]:
-            continue
-        block = M[np.ix_(members_k, members_k)].toarray()
-        if block.sum(axis=1).max() <= best[1]:  # the largest row sum bounds λ from above
-            continue
-        low, high, x = _perron_irreducible(block, tol, max_steps)
-        lower = max(lower, low)
-        if high > best[1]:
-            best = (low, high, members_k, x)
-    _, upper, members_k, x = best
-    right, left = np.zeros(len(A)), np.zeros(len(A))
-    right[members_k] = x
-    block = M[np.ix_(members_k, members_k)].toarray()
-    left[members_k] = _perron_irreducible(block.T, tol, max_steps)[2]
-    return PerronFrobenius(lower, upper, torch.from_numpy(right), torch.from_numpy(left))
-
-
-def _magnitudes(A: Tensor) -> scipy.sparse.csr_array:
-    """|A| in float64 on the CPU, checked."""
-    if not isinstance(A, Tensor) or A.layout == torch.strided:
-        validation.square("A", A)
-        # In this order: some devices have no float64.
-        return scipy.sparse.csr_array(A.detach().cpu().double().abs().numpy())
-    validation.check_shape("A", A, "n n")
-    values = validation.tensor("A.values()", A.values())
-    parts = (values.detach().cpu().double().abs().numpy(),
-             A.col_indices().cpu().numpy(), A.crow_indices().cpu().numpy())
-    return scipy.sparse.csr_array(parts, shape=tuple(A.shape))
-
-
-def _perron_irreducible(M: np.ndarray, tol: float, max_steps: int
-                        ) -> tuple[float, float, np.ndarray]:
-    n = len(M)
-    if n == 1:
-        return float(M[0, 0]), float(M[0, 0]), np.ones(1)
-    _, exponent = np.frexp(M.max())
-    M = np.ldexp(M, -exponent)  # exact, and nothing below under- or overflows
-    slack = 4 * (n + 2) * _EPS  # each ratio is a sum of n non-negative products, and a quotient
-    x = np.ones(n)
-    low, high, best = 0.0, np.inf, x
-    for step in range(max_steps + _INVERSE_STEPS):
-        Mx = M @ x
-        ratio = Mx / x
-        if ratio.max() - ratio.min() < high - low:
-            best = x
-        low, high = max(low, ratio.min()), min(high, ratio.max())
-        if high - low <= max(tol, slack) * high:
-            break
-        if step < max_steps:
-            x = Mx + 0.5 * high * x
-        else:
-            try:
-                x = np.abs(np.linalg.solve(high * (1 + slack) * np.eye(n) - M, x))
-            except np.linalg.LinAlgError:
-                break
-        x = np.maximum(x / x.max(), _SMALLEST)
-        if not np.isfinite(x).all():
-            break
-    return (float(np.ldexp(low * (1 - slack), exponent)),
-            float(np.ldexp(high * (1 + slack), exponent)), best)
-
-
-class _PerronRoot(torch.autograd.Function):
-    """Upper bound on λ_PF(|A|); ∂λ/∂|A| = l rᵀ / (lᵀ r)."""
-
-    @staticmethod
-    def forward(ctx, A: Tensor) -> Tensor:
-        pf = perron_frobenius(A)
-        right, left = pf.right.to(A), pf.left.to(A)
-        ctx.save_for_backward(A, right, left)
-        return A.new_full((), pf.upper)  # new_tensor would wait for the device
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
-        A, right, left = ctx.saved_tensors
-        slope = A.sign() * torch.outer(left, right) / torch.dot(left, right)
-        if torch.is_grad_enabled():  # the eigenvectors depend on A
-            slope = once(slope, "λ_PF(|A|) and constraint='perron' have no second "
-                               "derivatives; constraint='scale' and 'row' have them.", A)
-        return grad * slope
-
-
-def perron_root(A: Tensor) -> Tensor:
-    """Upper bound on λ_PF(|A|) of A (n, n), a scalar; once differentiable if λ_PF is simple.
-
-    Parameters
-    ----------
-    A : Tensor, shape (n, n)
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `perron_frobenius`.
-    """
-    return _PerronRoot.apply(A)
 
 
 class Condition(enum.Enum):
@@ -257,7 +96,7 @@ def certificate(A: Tensor, phi: str | Activation | Callable = "relu") -> Certifi
     phi = activation(phi)
     pf = perron_frobenius(A)
     # The norm of what is stored, summed in float64, so that float32 sums cannot tip it.
-    norm, L = float(_magnitudes(A).sum(axis=1).max()), phi.slope
+    norm, L = float(magnitudes(A).sum(axis=1).max()), phi.slope
     times = "" if f"{L:.3g}" == "1" else f"{L:.3g}·"
     size, root = f"{times}‖A‖∞", f"{times}λ_PF(|A|)"
     if L * norm < 1:
@@ -321,7 +160,7 @@ def units(A: Tensor, kappa: float) -> Tensor:
     if pf.upper >= kappa:
         raise ValueError(f"rescale needs λ_PF(|A|) < {kappa:g}, got {pf.value:.6g}: no diagonal "
                          f"change of units brings ‖A‖∞ to {kappa:g} or below.")
-    M = _magnitudes(A)
+    M = magnitudes(A)
     with np.errstate(all="ignore"):
         identity = scipy.sparse.eye_array(M.shape[0], format="csc")
         v = scipy.sparse.linalg.spsolve(identity - M.tocsc() / kappa, np.ones(M.shape[0]))

@@ -108,7 +108,8 @@ def _run(func, args: tuple, kwargs: dict):
         raise RuntimeError(f"{name}: a generator of the CPU cannot draw on the device.")
     leaves_it = not isinstance(args[0], Pretend) if name == "aten::copy_" else not to_device
     by_mask = name == "aten::index" and any(t.dtype == torch.bool for t in tensors[1:])
-    if on_device and (name in WAITS or leaves_it or by_mask):
+    later = name == "aten::copy_" and len(args) > 2 and args[2]  # non_blocking: the host goes on
+    if on_device and (name in WAITS or leaves_it and not later or by_mask):
         _waits[_place(name)] += 1
     plain.pop("pin_memory", None)
     out = func(*tree_map(_held, args), **tree_map(_held, plain))

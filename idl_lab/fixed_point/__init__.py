@@ -5,11 +5,13 @@ code that training runs. States x are batches, shape (m, n); every sample conver
 """
 
 from idl_lab.fixed_point.anderson import Anderson
+from idl_lab.fixed_point.gauss_seidel import GaussSeidel
 from idl_lab.fixed_point.newton import Broyden, Newton
-from idl_lab.fixed_point.picard import Picard
-from idl_lab.fixed_point.solve import fixed_point, reshape
+from idl_lab.fixed_point.picard import Pace, Picard
+from idl_lab.fixed_point.solve import fixed_point, reshape, run, told
 from idl_lab.fixed_point.solver import Guard, Map, Solver, SolverState, check_solver, measure
 from idl_lab.fixed_point.splitting import PeacemanRachford
 
-__all__ = ["Anderson", "Broyden", "Guard", "Map", "Newton", "PeacemanRachford", "Picard",
-           "Solver", "SolverState", "check_solver", "fixed_point", "measure", "reshape"]
+__all__ = ["Anderson", "Broyden", "GaussSeidel", "Guard", "Map", "Newton", "Pace",
+           "PeacemanRachford", "Picard", "Solver", "SolverState", "check_solver", "fixed_point",
+           "measure", "reshape", "run", "told"]

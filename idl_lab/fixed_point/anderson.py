@@ -23,7 +23,7 @@ class Anderson(Solver):
 
     Parameters
     ----------
-    tol, max_steps, damping
+    rtol, atol, max_steps, damping
         As for `Solver`.
     window : int
         Points mixed at most.
@@ -79,7 +79,7 @@ class Anderson(Solver):
         """
         R, G, S, counts, *guard = state.memory
         guard, fx = Guard(*guard), f(x)
-        measured = measure(x, fx, state, self.tol)
+        measured = measure(self, x, fx, state)
         rejected = guard.rejects(measured.residual)
         image = self.mix(x, fx)
         r = fx - x

@@ -10,7 +10,36 @@ from torch import Tensor
 from idl_lab.fixed_point.solver import Map, Solver, SolverState, measure
 
 _FURTHEST = 15  # steps at most without a test, so that a wrong guess costs little
-_LEAST_TOL = 1e-300  # stands for a tol of 0, whose logarithm is not finite
+
+
+@dataclass
+class Pace:
+    """How many steps the last solve of its kind needed, so that the next is tested about then.
+
+    A test costs as much as several steps of a small solve, and on a GPU a wait; a training step's
+    solves are like those of the step before.
+
+    Attributes
+    ----------
+    steps : int
+        Before the first test; 0 where nothing is known.
+    """
+
+    steps: int = 0
+
+    def learn(self, solver: Solver, state: SolverState) -> None:
+        """Take note of a solve that ended.
+
+        Parameters
+        ----------
+        solver : Solver
+        state : SolverState
+            At its end.
+        """
+        # From a relative residual of about 1 down to worst · rtol, at one rate.
+        rate = (state.worst * solver.rtol) ** (1 / state.steps) if state.worst <= 1 else 0.0
+        spare = int(math.log(state.worst) / math.log(rate)) if 0 < rate < 1 else 1
+        self.steps = max(state.steps - spare, 1) if state.worst <= 1 else 0
 
 
 @dataclass(frozen=True)
@@ -19,7 +48,7 @@ class Picard(Solver):
 
     Parameters
     ----------
-    tol, max_steps, damping
+    rtol, atol, max_steps, damping
         As for `Solver`.
     """
 
@@ -37,9 +66,10 @@ class Picard(Solver):
             Steps taken before the one that is tested.
         """
         for _ in range(skip):
-            x = self.mix(x, f(x))
+            x = f(x) if self.damping == 1 else self.mix(x, f(x))
         fx = f(x)
-        return self.mix(x, fx), fx, measure(x, fx, state, self.tol, skip)
+        image = self.damping == 1 and state.steps + skip > 0
+        return self.mix(x, fx), fx, measure(self, x, fx, state, image=image, skipped=skip)
 
     def untested(self, state: SolverState) -> int:
         """How many steps the residuals so far say are needed, less one.
@@ -53,6 +83,6 @@ class Picard(Solver):
         if not 0 < state.rate < 1:
             wanted = 2  # no rate is known yet: one step unseen, then a test
         else:
-            wanted = math.log(max(self.tol, _LEAST_TOL) / state.worst) / math.log(state.rate)
+            wanted = -math.log(state.worst) / math.log(state.rate)
         left = self.max_steps - state.steps
         return max(min(math.ceil(wanted) - 1, state.steps, _FURTHEST, left - 1), 0)

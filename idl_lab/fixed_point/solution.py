@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import sys
 import warnings
 from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
@@ -15,15 +17,17 @@ from torch import Tensor
 class Status(enum.Enum):
     """How a fixed-point solve ended; the value is the sentence for the reader."""
 
-    CONVERGED = "every sample's residual is at most tol"
-    ROUNDING = "the residual is down to rounding: tol asks for more than the dtype resolves"
-    MAX_STEPS = "max_steps was reached before the residual came down to tol"
+    CONVERGED = "every sample's residual is within its tolerance"
+    ROUNDING = "the residual is down to rounding: the tolerance asks for more than the dtype has"
+    ILL_CONDITIONED = "the solve went through numbers whose rounding exceeds the solution's digits"
+    UNWATCHED = "a number of steps was taken, and nobody has looked yet whether it was enough"
+    MAX_STEPS = "max_steps was reached before the residual came down to the tolerance"
     DIVERGED = "the residual grew instead of shrinking"
 
     @property
     def ok(self) -> bool:
         """Whether the value may be used as a fixed point."""
-        return self in (Status.CONVERGED, Status.ROUNDING)
+        return self in (Status.CONVERGED, Status.ROUNDING, Status.UNWATCHED)
 
 
 class ConvergenceWarning(UserWarning):
@@ -32,6 +36,28 @@ class ConvergenceWarning(UserWarning):
 
 class ConvergenceError(RuntimeError):
     """A solve stopped before it reached its tolerance and the caller asked for an error."""
+
+
+_collected: ContextVar[list[str] | None] = ContextVar("collected", default=None)
+
+
+def warn(message: str) -> None:
+    """Give a ConvergenceWarning, or hand its text to the `one_warning` around this call.
+
+    (`warnings.catch_warnings` would change the filters of all threads.)
+
+    Parameters
+    ----------
+    message : str
+    """
+    if (collected := _collected.get()) is not None:
+        collected.append(message)
+        return
+    frame, level = sys._getframe(1), 2  # the line that is shown is the user's
+    ours = ("idl_lab.", "torch.", "contextlib")
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith(ours):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, ConvergenceWarning, stacklevel=level)
 
 
 @contextlib.contextmanager
@@ -43,16 +69,14 @@ def one_warning(of: str) -> Iterator[None]:
     of : str
         Such as ``"an epoch"``.
     """
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", ConvergenceWarning)
+    early: list[str] = []
+    token = _collected.set(early)
+    try:
         yield
-    early = [w for w in caught if issubclass(w.category, ConvergenceWarning)]
-    for other in caught:
-        if other not in early:
-            warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
+    finally:
+        _collected.reset(token)
     if early:
-        warnings.warn(f"{len(early)} solves of {of} stopped early, the last of them so: "
-                      f"{early[-1].message}", ConvergenceWarning, stacklevel=3)
+        warn(f"{len(early)} solves of {of} stopped early, the last of them so: {early[-1]}")
 
 
 @dataclass(frozen=True)
@@ -64,18 +88,18 @@ class Stats:
     steps : int
         Evaluations of the map.
     residual : Tensor, shape (...)
-        ‖f(x) − x‖∞ of each sample: the last where the solve succeeded, else the smallest, to which
-        the value belongs.
+        ‖f(x) − x‖∞ of each sample, at the value.
     value : Tensor, shape (..., n)
         The solution's, without its gradient.
-    tol : float
-        The tolerance that was asked for.
+    rtol, atol : float
+        The tolerances that were asked for.
     """
 
     steps: int
     residual: Tensor
     value: Tensor
-    tol: float
+    rtol: float
+    atol: float
 
     @property
     def size(self) -> Tensor:
@@ -91,10 +115,8 @@ class Stats:
     @property
     def converged(self) -> Tensor:
         """Which samples reached the tolerance, or what rounding leaves of it, (...) of bool."""
-        # f(x) − x is a difference of numbers of size ‖x‖∞, each rounded in a product and a sum.
-        rounding = 4 * torch.finfo(self.value.dtype).eps * self.size
-        return (self.residual <= self.tol) | (
-            (self.residual <= rounding) & self.residual.isfinite())
+        share = max(self.rtol, 4 * torch.finfo(self.value.dtype).eps)
+        return (self.residual <= self.atol + share * self.size) & self.residual.isfinite()
 
 
 @dataclass(frozen=True)
@@ -130,8 +152,7 @@ class Solution:
     Attributes
     ----------
     value : Tensor, shape (..., n)
-        The point that passed the test, f of the last one measured; where the solve failed,
-        each sample's point of smallest residual.
+        The point that passed the test; where the solve failed, each sample's best.
     status : Status
     stats : Stats
     trace : Trace

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from idl_lab import validation
-from idl_lab.fixed_point.picard import Picard
+from idl_lab.fixed_point.anderson import Anderson
+from idl_lab.fixed_point.picard import Pace, Picard
 from idl_lab.fixed_point.solution import (
     ConvergenceError,
-    ConvergenceWarning,
     Solution,
     Stats,
     Status,
     Trace,
+    warn,
 )
-from idl_lab.fixed_point.solver import Map, Solver, check_solver
-from idl_lab.operators import StateMap
+from idl_lab.fixed_point.solver import SLOW, Map, Solver, check_solver, rounding
+from idl_lab.state_map import StateMap
+from idl_lab.unwatched import Unwatched
 
 
 def fixed_point(f: Map, x: Tensor, solver: Solver = Picard(), *, keep_states: bool = False,
@@ -55,24 +56,18 @@ def fixed_point(f: Map, x: Tensor, solver: Solver = Picard(), *, keep_states: bo
     Warns
     -----
     ConvergenceWarning
-        If some sample did not converge; the message holds the residual and what to do. Also
-        where ``tol`` is below what a 16-bit dtype resolves: the solve then ends at rounding.
+        If some sample did not converge; the message holds the residual and what to do.
     """
     check_solver(solver)
     if isinstance(f, StateMap) and x.dim() == 2:
-        solution = _solve(f, x, solver, keep_states, lean)
+        solution = run(f, x, solver, keep_states, lean)
     else:
         validation.tensor("x", x)
         if x.dim() < 1 or x.shape[-1] == 0:
             raise ValueError(f"x must have shape (..., n) with n at least 1, got {tuple(x.shape)}.")
         flat = x.reshape(-1, x.shape[-1])
-        solution = reshape(_solve(_checked(f, x), flat, solver, keep_states, lean), x.shape[:-1])
-    sentence = _sentence(solution, solver)
-    if sentence:
-        if throw and not solution.status.ok:
-            raise ConvergenceError(sentence)
-        warnings.warn(sentence, ConvergenceWarning, stacklevel=2)
-    return solution
+        solution = reshape(run(_checked(f, x), flat, solver, keep_states, lean), x.shape[:-1])
+    return told(solution, throw)
 
 
 def _checked(f: Map, x: Tensor) -> Map:
@@ -91,31 +86,102 @@ def _checked(f: Map, x: Tensor) -> Map:
     return flat
 
 
-def _solve(f: Map, x: Tensor, solver: Solver, keep_states: bool, lean: bool) -> Solution:
+def run(f: Map, x: Tensor, solver: Solver, keep_states: bool = False, lean: bool = False,
+        watch: Unwatched | None = None, pace: Pace | None = None) -> Solution:
+    """`fixed_point` for a batch (m, n) that was checked before, without a word on how it ended.
+
+    Parameters
+    ----------
+    f, x, solver, keep_states, lean
+        As for `fixed_point`.
+    watch : Unwatched, optional
+        Who reads later whether its number of steps was enough.
+    pace : Pace, optional
+        What similar solves needed; for a lean one by `Picard`.
+    """
+    if watch is not None:
+        return _unwatched(f, x, solver, watch)
     state = solver.init(x)
-    states, steps = [x.detach()], []
-    # Residuals go into one block that doubles when full. Kept as a tensor a step, they would lie
-    # between the large temporaries and keep the allocator from using that memory again.
-    log = x.new_empty(16, len(x))
+    if isinstance(f, StateMap):
+        state = replace(state, gain=f.gain)
+    states, steps, log = [x.detach()], [], _Log(x)
     status = Status.CONVERGED if len(x) == 0 else None
-    fx = x
+    value, residual, slow = x, x.new_empty(len(x)), False
     while status is None:
-        skip = solver.untested(state) if lean and state.steps and not keep_states else 0
+        skip = 0
+        if lean and not keep_states and isinstance(solver, Picard):
+            ahead = min(pace.steps, solver.max_steps) - 1 if pace else 0
+            skip = solver.untested(state) if state.steps else max(ahead, 0)
         x, fx, state = solver.step(f, x, state, skip) if skip else solver.step(f, x, state)
-        status = solver.terminate(fx, state)
-        if len(steps) == len(log):
-            log = torch.cat([log, torch.empty_like(log)])
-        log[len(steps)] = state.residual
+        value, residual, status = state.point, state.residual, solver.terminate(state)
+        slow = slow or state.rate > SLOW
+        log.append(residual)
         steps.append(state.steps)
-        if keep_states:
-            states.append((fx if status else x).detach())
-    value = fx if status.ok else state.best
-    residual = state.best_residual if not status.ok else log[len(steps) - 1] if steps else log[0]
+        if status is not None and status.ok and not state.image:
+            # An accelerated point may be far from f(x) where f expands, and is no value of φ.
+            value, again, state = fx, f(fx), replace(state, steps=state.steps + 1)
+            residual = (again.detach() - value.detach()).abs_().amax(dim=1)
+            log.append(residual)
+            steps.append(state.steps)
+            states.append(value.detach())
+            if not solver.reached(value, residual, state).all():
+                status = Status.MAX_STEPS if state.steps >= solver.max_steps else None
+        states.append(x.detach())
+        if not keep_states:
+            states.clear()
+    if pace:
+        pace.learn(solver, state)
+    residuals = log.rows()
+    if not status.ok:
+        value, residual = state.best, state.best_residual
+    elif slow and _is_drowned(value.detach(), residuals):
+        status = Status.ILL_CONDITIONED
     return Solution(
-        value, status,
-        Stats(state.steps, residual, value.detach(), solver.tol),
-        Trace(log[:len(steps)], tuple(steps) if lean else None,
+        value, status, Stats(state.steps, residual, value.detach(), solver.rtol, solver.atol),
+        Trace(residuals, tuple(steps) if lean else None,
               torch.stack(states) if keep_states else None))
+
+
+def _unwatched(f: Map, x: Tensor, solver: Solver, watch: Unwatched) -> Solution:
+    """So many plain steps, Anderson's too, without a wait for the device."""
+    if not isinstance(solver, (Picard, Anderson)):
+        raise RuntimeError(f"{type(solver).__name__}() has no steps that can be taken unwatched: "
+                           f"Picard() and Anderson() have.")
+    steps = watch.begin()
+    for _ in range(steps - 1):
+        x = solver.mix(x, f(x))
+    x = f(x)  # an image of f, as every value is: at a damped point the slopes may be others
+    residual = (f(x) - x).detach().abs_().amax(dim=1)
+    # More steps do not help below rounding.
+    floor = rounding(x.dtype) * x.detach().abs().amax(dim=1)
+    watch.end((residual / torch.maximum(solver.tolerance(x.detach()), floor)).amax())
+    return Solution(x, Status.UNWATCHED, Stats(steps + 1, residual, x.detach(), solver.rtol,
+                                               solver.atol), Trace(residual[None], (steps + 1,)))
+
+
+class _Log:
+    """Residuals, stacked at the end; of many steps in blocks.
+
+    Kept as a tensor a step, thousands of them would lie between the large temporaries and keep
+    the allocator from using that memory again.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self.blocks, self.new = [x.new_empty(0, len(x))], []
+
+    def append(self, residual: Tensor) -> None:
+        self.new.append(residual)
+        if len(self.new) == 32:
+            self.blocks, self.new = [self.rows()], []
+
+    def rows(self) -> Tensor:
+        return torch.cat([*self.blocks, torch.stack(self.new)]) if self.new else self.blocks[0]
+
+
+def _is_drowned(x: Tensor, residuals: Tensor) -> bool:
+    """Whether rounding of what a solve went through may reach a thousandth of some solution."""
+    size = x.abs().amax(dim=1)
+    return bool(((rounding(x.dtype) * residuals.amax(dim=0) > 1e-3 * size) & (size > 0)).any())
 
 
 def reshape(solution: Solution, lead: torch.Size) -> Solution:
@@ -138,19 +204,45 @@ def reshape(solution: Solution, lead: torch.Size) -> Solution:
               None if states is None else states.reshape(len(states), *lead, n)))
 
 
-def _sentence(solution: Solution, solver: Solver) -> str:
+def told(solution: Solution, throw: bool = False) -> Solution:
+    """The solution, after a warning, or an error, where it is not within its tolerance.
+
+    Parameters
+    ----------
+    solution : Solution
+    throw : bool
+        Raise instead of warning.
+
+    Raises
+    ------
+    ConvergenceError
+        With ``throw``, if its status is not ok.
+    """
+    if (sentence := _sentence(solution)) and throw and not solution.status.ok:
+        raise ConvergenceError(sentence)
+    if sentence:
+        warn(sentence)
+    return solution
+
+
+def _sentence(solution: Solution) -> str:
     """What the caller should know of how the solve ended; empty where all is well."""
-    if solution.status is Status.CONVERGED:
-        return ""
     stats, dtype = solution.stats, solution.value.dtype
+    status = solution.status
+    if status.ok and not (status is Status.ROUNDING and dtype.itemsize == 2):
+        return ""
     worst = float(stats.residual.max())
     if solution.status is Status.ROUNDING:
-        eps = torch.finfo(dtype).eps
-        return "" if dtype.itemsize > 2 else (
-            f"tol={solver.tol:g} is below what {dtype} resolves (eps = {eps:.1e}): the solve ended "
-            f"at rounding with residual {worst:.2e}. Give a tol of {4 * eps:.0e} or more, or use "
-            f"float32.")
+        return (f"rtol={stats.rtol:g} is below what {dtype} resolves (eps = "
+                f"{torch.finfo(dtype).eps:.1e}): the solve ended at rounding with residual "
+                f"{worst:.2e}. Give an rtol of {rounding(dtype):.0e} or more, or use float32.")
+    if solution.status is Status.ILL_CONDITIONED:
+        return (f"{solution.status.value}: residuals of up to "
+                f"{float(solution.trace.residuals.max()):.1e} on the way to a solution of "
+                f"{float(stats.size.min()):.1e} in {dtype}. Use float64, or a "
+                f"smaller A.")
     left = int((~stats.converged).sum())
     return (f"{solution.status.value}: {left} of {stats.residual.numel()} samples did not reach "
-            f"tol={solver.tol:g} in {stats.steps} steps (residual at best {worst:.2e}). Keep ‖A‖∞ "
-            f"below 1 (certificate() says what holds), raise max_steps, or use Anderson().")
+            f"rtol={stats.rtol:g}, atol={stats.atol:g} in {stats.steps} steps (residual at best "
+            f"{worst:.2e}). Keep ‖A‖∞ below 1 (certificate() says what holds), raise max_steps, or "
+            f"use Anderson().")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from idl_lab import validation
-from idl_lab.fixed_point.solution import Stats, Status
+from idl_lab.fixed_point.solution import Status
 
 Map = Callable[[Tensor], Tensor]
 # A jump is taken back if its residual is over so many times the smallest so far. A fast method's
@@ -20,7 +20,7 @@ _SLACK = 4.0
 _SHORTEST = 1 / 64  # of a jump's length, so that a few good ones make it whole again
 # A test for rounding and divergence costs another pass over x: it is made at every eighth step, and
 # where a step gains less than a tenth.
-_TEST_EVERY, _SLOW = 8, 0.9
+_TEST_EVERY, SLOW = 8, 0.9
 
 
 @dataclass(frozen=True)
@@ -33,24 +33,33 @@ class SolverState:
         Evaluations of f so far.
     residual, first : Tensor, shape (m,), or None
         ‖f(x) − x‖∞ at the last and at the first point measured; None before the first step.
+    point : Tensor, shape (m, n), or None
+        The point measured last.
+    image : bool
+        Whether that is itself an image of f.
     worst : float
-        The largest entry of ``residual``.
+        The largest of the samples' residuals, each divided by its tolerance.
     rate : float
         The factor by which ``worst`` changed a step since the measurement before; NaN at first.
     best, best_residual : Tensor or None, shapes (m, n) and (m,)
-        The best f(x) seen, to fall back on where a solve fails.
+        The point of smallest residual seen, to fall back on where a solve fails.
     memory : tuple of Tensor
         The solver's own.
+    gain : callable
+        How large the numbers are that f adds up, as a multiple of ‖x‖∞; asked where a solve ends.
     """
 
     steps: int = 0
     residual: Tensor | None = None
     first: Tensor | None = None
+    point: Tensor | None = None
+    image: bool = False
     worst: float = math.inf
     rate: float = math.nan
     best: Tensor | None = None
     best_residual: Tensor | None = None
     memory: tuple[Tensor, ...] = ()
+    gain: Callable[[], float] = float(1).conjugate
 
 
 @dataclass(frozen=True)
@@ -59,17 +68,17 @@ class Solver:
 
     ``init(x)`` is the `SolverState` before the first step; ``step(f, x, state)`` evaluates f
     once and returns the next iterate, f(x) and the next state. A solve stops once
-    ‖f(x) − x‖∞ ≤ tol in every sample, and the point it returns is f(x); undamped, that is
-    ‖x_{k+1} − x_k‖∞ ≤ tol at x_{k+1}. Damping does not enter the test: short steps cannot pass
-    for convergence.
+    ‖f(x) − x‖∞ ≤ atol + rtol ‖x‖∞ in every sample, at the point x that it returns, which is an
+    image of f: an accelerated point that passes is followed by one evaluation more.
 
     Parameters
     ----------
-    tol : float
-        Stop once ‖f(x) − x‖∞ ≤ tol in every sample (or at the dtype's rounding).
+    rtol, atol : float
+        Tolerances of ‖f(x) − x‖∞, relative to the sample's own ‖x‖∞ and absolute.
     max_steps : int
     damping : float
-        β in (0, 1]; 1 is undamped.
+        β in (0, 1]; 1 is undamped. It does not enter the test: short steps cannot pass for
+        convergence.
 
     Raises
     ------
@@ -77,12 +86,15 @@ class Solver:
         If a setting is out of its bounds.
     """
 
-    tol: float = 1e-6
+    rtol: float = 1e-6
+    _: KW_ONLY
+    atol: float = 0.0
     max_steps: int = 2000
     damping: float = 1.0
 
     def __post_init__(self) -> None:
-        validation.real("tol", self.tol, at_least=0.0)
+        validation.real("rtol", self.rtol, at_least=0.0)
+        validation.real("atol", self.atol, at_least=0.0)
         validation.integer("max_steps", self.max_steps)
         validation.real("damping", self.damping, above=0.0, at_most=1.0)
 
@@ -105,22 +117,47 @@ class Solver:
         """
         return fx if self.damping == 1 else torch.lerp(x, fx, self.damping)
 
-    def terminate(self, x: Tensor, state: SolverState) -> Status | None:
-        """How the solve ended at f(x) = ``x``, or None to go on.
+    def tolerance(self, x: Tensor) -> Tensor:
+        """What ‖f(x) − x‖∞ may be, atol + rtol ‖x‖∞ of each sample, (m,).
 
         Parameters
         ----------
         x : Tensor, shape (m, n)
-            The last image.
+        """
+        # Never 0, by which a residual of 0 could not be divided.
+        return x.abs().amax(dim=1).mul_(self.rtol).add_(self.atol + torch.finfo(x.dtype).tiny)
+
+    def reached(self, x: Tensor, residual: Tensor, state: SolverState) -> Tensor:
+        """Which samples' residuals are within the tolerance, or are rounding, (m,) of bool.
+
+        Parameters
+        ----------
+        x : Tensor, shape (m, n)
+        residual : Tensor, shape (m,)
+            ‖f(x) − x‖∞ there.
+        state : SolverState
+            Of the solve, whose start tells of what size the numbers are that f adds up.
+        """
+        x, gain = x.detach(), state.gain()
+        # Where f expands, it also multiplies what an inverse or a mixture rounded in x.
+        numbers = torch.maximum(x.abs().amax(dim=1) * (1 if gain <= 1 else 8 * gain), state.first)
+        allowed = torch.maximum(self.tolerance(x), rounding(x.dtype) * numbers)
+        return (residual <= allowed) & numbers.isfinite()
+
+    def terminate(self, state: SolverState) -> Status | None:
+        """How the solve ended at the point measured last, or None to go on.
+
+        Parameters
+        ----------
         state : SolverState
         """
-        if state.worst <= self.tol:
+        if state.worst <= 1:
             return Status.CONVERGED
         last = state.steps >= self.max_steps
         if (math.isfinite(state.worst) and not last and state.steps % _TEST_EVERY
-                and not state.rate > _SLOW):
+                and not state.rate > SLOW):
             return None
-        reached = Stats(state.steps, state.residual, x, self.tol).converged
+        reached = self.reached(state.point, state.residual, state)
         if reached.all():
             return Status.ROUNDING
         lost = ~state.residual.isfinite()
@@ -139,7 +176,7 @@ class Solver:
         return 0
 
     def in_units(self, v: Tensor) -> Solver:
-        """These settings for states x/v, in units v (n,): tol divided by the largest above 1.
+        """These settings for states x/v, in units v (n,): tolerances over the largest above 1.
 
         A residual is a number in units, and what is small in a large unit need not be small.
 
@@ -147,7 +184,18 @@ class Solver:
         ----------
         v : Tensor, shape (n,), positive
         """
-        return replace(self, tol=self.tol / max(float(v.max()), 1.0))
+        unit = max(float(v.max()), 1.0)
+        return replace(self, rtol=self.rtol / unit, atol=self.atol / unit)
+
+
+def rounding(dtype: torch.dtype) -> float:
+    """The share of ‖x‖∞ below which f(x) − x, a difference of rounded numbers, says nothing.
+
+    Parameters
+    ----------
+    dtype : torch.dtype
+    """
+    return 4 * torch.finfo(dtype).eps
 
 
 def check_solver(solver: Solver) -> Solver:
@@ -167,46 +215,50 @@ def check_solver(solver: Solver) -> Solver:
     return solver
 
 
-def measure(x: Tensor, fx: Tensor, state: SolverState, tol: float, skipped: int = 0) -> SolverState:
+def measure(solver: Solver, x: Tensor, fx: Tensor, state: SolverState, *, image: bool = False,
+            skipped: int = 0) -> SolverState:
     """The next state after f was evaluated at x, and unseen ``skipped`` times before.
 
     Parameters
     ----------
+    solver : Solver
+        Whose tolerance counts.
     x, fx : Tensor, shape (m, n)
         The point and its image.
     state : SolverState
         Where the solve stood; its memory is handed on.
-    tol : float
+    image : bool
+        Whether x is itself an image of f.
     skipped : int
     """
-    with torch.no_grad():
-        residual = (fx - x).abs_().amax(dim=1)
-        worst = float(residual.amax())
+    at, image_of_it = (x.detach(), fx.detach()) if fx.requires_grad else (x, fx)
+    residual = (image_of_it - at).abs_().amax(dim=1)
+    # A start of zeros has no size to be relative to.
+    worst = float((residual / solver.tolerance(image_of_it if state.best is None else at)).amax())
     steps = state.steps + 1 + skipped
-    # Where steps were skipped nobody compares sample by sample, which is what a lean solve saves:
-    # if the batch's worst residual fell, the whole new point counts as the best.
-    if skipped and worst < state.worst:
-        rate = (worst / state.worst) ** (1 / (1 + skipped))
-        return SolverState(steps, residual, state.first, worst, rate, fx, residual, state.memory)
+    rate, first, best = math.nan, residual, (x, residual)
     if state.best is None:
-        # Of samples whose first image overflowed the start is kept, so that the value is finite.
-        start = (fx, residual) if math.isfinite(worst) else _better(
-            x, torch.full_like(residual, math.inf), fx, residual, tol)
-        return SolverState(steps, residual, residual, worst, math.nan, *start, state.memory)
-    rate = (worst / state.worst) ** (1 / (1 + skipped)) if state.worst > 0 else math.nan
-    return SolverState(steps, residual, state.first, worst, rate,
-                 *_better(state.best, state.best_residual, fx, residual, tol), state.memory)
+        if not math.isfinite(worst):  # the start is a sample's best until its image is finite
+            best = x, residual.nan_to_num(nan=math.inf, posinf=math.inf)
+    else:
+        first = state.first
+        if state.worst > 0:
+            rate = (worst / state.worst) ** (1 / (1 + skipped))
+        # Where steps were skipped nobody compares sample by sample, which is what a lean solve
+        # saves: if the batch's worst residual fell, the whole new point counts as the best.
+        if not (worst <= 1 or skipped and worst < state.worst):
+            best = _better(state.best, state.best_residual, x, residual)
+    return SolverState(steps, residual, first, x, image, worst, rate, *best, state.memory,
+                       state.gain)
 
 
-def _better(best: Tensor, best_residual: Tensor, fx: Tensor, residual: Tensor, tol: float
+def _better(best: Tensor, best_residual: Tensor, x: Tensor, residual: Tensor
             ) -> tuple[Tensor, Tensor]:
     """Of each sample the point of smaller residual, and that residual."""
-    # Below tol the residual only rounds up and down. Comparing it there would make a copy of the
-    # batch at nearly every step, for the sake of samples that are done.
-    better = (residual < best_residual) | (residual <= tol)
+    better = residual < best_residual
     if better.all():
-        return fx, residual
-    return (torch.where(better[:, None], fx, best), torch.where(better, residual, best_residual))
+        return x, residual
+    return torch.where(better[:, None], x, best), torch.where(better, residual, best_residual)
 
 
 class Guard(NamedTuple):

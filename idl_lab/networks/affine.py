@@ -1,15 +1,14 @@
 """What the operations of a network do to affine functions of its input and of its states.
 
 The tables at the end say what can be read. An operation is a function of `Value` objects and
-of the options that torch gives it; it returns a `Value`, or raises a `ValueError` whose words
-follow the operation's name and place ("... : it takes ...").
+of the options that torch gives it; it returns the `Store` of the result, whose shape torch says,
+or raises a `ValueError` whose words follow the operation's name and place ("... : it takes ...").
 """
 
 from __future__ import annotations
 
-import functools
+import itertools
 import math
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,83 +16,104 @@ import numpy as np
 import scipy
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from idl_lab.activations import ACTIVATION_CALLS, ACTIVATION_MODULES
-from idl_lab.networks.value import BATCH, Store, Value
-
-
-def _array(numbers: Any) -> np.ndarray:
-    if isinstance(numbers, Tensor):
-        return numbers.detach().to("cpu", torch.float64).numpy()
-    return np.asarray(numbers, dtype=np.float64)
+from idl_lab.networks.value import BATCH, Store, Value, numbers
 
 
-def _pair(value: Any) -> tuple:
-    return tuple(value) * (2 // len(value)) if isinstance(value, Sequence) else (value, value)
+def _array(given: Any) -> np.ndarray:
+    if isinstance(given, Tensor):
+        return given.detach().to("cpu", torch.float64).numpy()
+    return np.asarray(given, dtype=np.float64)
 
 
-def _select(x: Value, pick: Callable[[Tensor], Tensor], view: bool = False) -> Value:
-    """What only moves components, found by moving their numbers; 0 stands for a zero."""
-    where = pick(x.indices())
-    source = where.numpy().astype(np.int64).ravel() - 1
-    rows = np.flatnonzero(source >= 0)
-    M = scipy.sparse.csr_array((np.ones(rows.size), (rows, source[rows])),
-                         shape=(source.size, math.prod(x.shape)))
-    result = x.map(M, where.shape[1:])
-    if view:
-        x.store.viewed = result.store.viewed = True
-    return result
+def _each(value: Any, count: int) -> tuple:
+    """An option for each axis: torch takes one for all, and lists of one."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(value) * (count // len(value))
+    return (value,) * count
 
 
-def _linear(x: Value, weight: Tensor, bias: Tensor | None = None) -> Value:
+def _linear(x: Value, weight: Tensor, bias: Tensor | None = None) -> Store:
     W = _array(weight)
     x.expect((*[None] * (len(x.shape) - 1), W.shape[1]))
     copies = math.prod(x.shape[:-1])
     shift = 0.0 if bias is None else np.tile(_array(bias), copies)
-    M = scipy.sparse.kron(scipy.sparse.eye_array(copies), scipy.sparse.csr_array(W), format="csr")
-    return x.map(M, (*x.shape[:-1], W.shape[0]), shift)
+    return x.store.map(scipy.sparse.kron(scipy.sparse.eye_array(copies),
+                                         scipy.sparse.csr_array(W), format="csr"), shift)
 
 
-def _matmul(x: Value, weight: Tensor) -> Value:
+def _matmul(x: Value, weight: Tensor) -> Store:
     if not (isinstance(x, Value) and isinstance(weight, Tensor) and weight.dim() == 2):
         raise ValueError("of products with matrices only x @ W is read, W a constant matrix")
     return _linear(x, weight.T)
 
 
-def _conv2d(x: Value, weight: Tensor, bias: Tensor | None = None, stride: Any = 1,
-            padding: Any = 0, dilation: Any = 1, groups: int = 1,
-            padding_mode: str = "zeros") -> Value:
-    W, stride, dilation = _array(weight), _pair(stride), _pair(dilation)
-    q, kernel = W.shape[0], W.shape[2:]
-    x.expect((W.shape[1] * groups, None, None))
-    reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-    if padding == "same":
-        top, left = (r // 2 for r in reach)
-        sides = (left, reach[1] - left, top, reach[0] - top)
-    else:
-        high, wide = _pair(0 if padding == "valid" else padding)
-        sides = (wide, wide, high, high)
-    mode = "constant" if padding_mode == "zeros" else padding_mode
-    around = F.pad(x.indices(), sides, mode=mode)
-    size = [(n - r - 1) // s + 1 for n, r, s in zip(around.shape[2:], reach, stride, strict=True)]
-    # One torch operation on the components' numbers says which of them each weight multiplies at
-    # each place of the output, whatever stride, padding and dilation are: arithmetic of our own
-    # would have to repeat torch's rules. Shape (groups, weights of a channel, places).
-    meets = F.unfold(around, kernel, dilation=dilation, stride=stride).numpy().astype(np.int64)
-    places = meets.shape[-1]
-    meets = np.repeat(meets.reshape(groups, -1, places), q // groups, axis=0) - 1
+def _correlation(W: np.ndarray, around: Tensor, stride: tuple[int, ...],
+                 dilation: tuple[int, ...], groups: int, places: Sequence[int | None],
+                 inputs: int) -> scipy.sparse.csr_array:
+    """The matrix of a convolution without its padding.
+
+    Windows on the components' numbers say which of them each weight multiplies at each place of
+    the output, whatever stride, padding and dilation are: arithmetic of our own would have to
+    repeat torch's rules. ``around`` (1, channels, …) is padded with zeros, which number nothing.
+    """
+    q, axes = W.shape[0], len(stride)
+    for i, (k, s, d, n) in enumerate(zip(W.shape[2:], stride, dilation, places, strict=True)):
+        around = around.unfold(2 + i, d * (k - 1) + 1, s)[..., ::d]
+        around = around.narrow(2 + i, 0, n or around.shape[2 + i])
+    # (channels, places, window) to (groups, weights of a channel of the output, places)
+    meets = around[0].permute(0, *range(1 + axes, 1 + 2 * axes), *range(1, 1 + axes))
+    meets = meets.reshape(groups, W[0].size, -1).numpy().astype(np.int64) - 1
+    meets = np.repeat(meets, q // groups, axis=0)
     values = np.broadcast_to(W.reshape(q, -1, 1), meets.shape)
-    rows = np.broadcast_to(np.arange(q * places).reshape(q, 1, places), meets.shape)
+    rows = np.broadcast_to(np.arange(q * meets.shape[-1]).reshape(q, 1, -1), meets.shape)
     used = (meets >= 0) & (values != 0)
-    M = scipy.sparse.csr_array((values[used], (rows[used], meets[used])),
-                         shape=(q * places, math.prod(x.shape)))
-    return x.map(M, (q, *size), 0.0 if bias is None else np.repeat(_array(bias), places))
+    return scipy.sparse.csr_array((values[used], (rows[used], meets[used])),
+                                  shape=(q * meets.shape[-1], inputs))
+
+
+def _shift(bias: Tensor | None, rows: int) -> np.ndarray | float:
+    """A bias for each channel, at every place of it."""
+    return 0.0 if bias is None else np.repeat(_array(bias), rows // bias.numel())
+
+
+def _conv(x: Value, weight: Tensor, bias: Tensor | None = None, stride: Any = 1,
+          padding: Any = 0, dilation: Any = 1, groups: int = 1,
+          padding_mode: str = "zeros") -> Store:
+    W, axes = _array(weight), weight.dim() - 2
+    stride, dilation = _each(stride, axes), _each(dilation, axes)
+    x.expect((W.shape[1] * groups, *[None] * axes))
+    if padding == "same":
+        reach = [d * (k - 1) for d, k in zip(dilation, W.shape[2:], strict=True)]
+        sides = [(r // 2, r - r // 2) for r in reach]
+    else:
+        sides = [(p, p) for p in _each(0 if padding == "valid" else padding, axes)]
+    mode = "constant" if padding_mode == "zeros" else padding_mode
+    around = F.pad(numbers(x.shape), [*itertools.chain(*reversed(sides))], mode=mode)
+    M = _correlation(W, around, stride, dilation, groups, [None] * axes, x.size)
+    return x.store.map(M, _shift(bias, M.shape[0]))
+
+
+def _conv_transpose(x: Value, weight: Tensor, bias: Tensor | None = None, stride: Any = 1,
+                    padding: Any = 0, output_padding: Any = 0, groups: int = 1,
+                    dilation: Any = 1) -> Store:
+    """The transpose of the convolution that leads from its output to its input."""
+    W, axes = _array(weight), weight.dim() - 2
+    stride, padding, extra, dilation = (_each(v, axes) for v in (stride, padding, output_padding,
+                                                                 dilation))
+    x.expect((W.shape[0], *[None] * axes))
+    size = [(n - 1) * s - 2 * p + d * (k - 1) + e + 1 for n, s, p, d, k, e in
+            zip(x.shape[1:], stride, padding, dilation, W.shape[2:], extra, strict=True)]
+    output = numbers((W.shape[1] * groups, *size))
+    around = F.pad(output, [v for p in reversed(padding) for v in (p, p)])
+    M = _correlation(W, around, stride, dilation, groups, x.shape[1:], output.numel()).T
+    return x.store.map(M, _shift(bias, M.shape[0]))
 
 
 def _batch_norm(x: Value, running_mean: Tensor | None, running_var: Tensor | None,
                 weight: Tensor | None = None, bias: Tensor | None = None, training: bool = False,
-                momentum: float = 0.1, eps: float = 1e-5) -> Value:
+                momentum: float = 0.1, eps: float = 1e-5) -> Store:
     if training or running_mean is None or running_var is None:
         raise ValueError("it normalises by the statistics of the batch, which mixes samples; "
                          "track_running_stats=True keeps running ones")
@@ -101,218 +121,257 @@ def _batch_norm(x: Value, running_mean: Tensor | None, running_var: Tensor | Non
     factor = (1.0 if weight is None else _array(weight)) / np.sqrt(_array(running_var) + eps)
     shift = (0.0 if bias is None else _array(bias)) - _array(running_mean) * factor
     factor, shift = (np.repeat(v, math.prod(x.shape[1:])) for v in (factor, shift))
-    return x.map(scipy.sparse.diags_array(factor), x.shape, shift)
+    return x.store.map(scipy.sparse.diags_array(factor), shift)
 
 
-def _pool(x: Value, along: Callable[[Tensor, int], Tensor], divisor: float = 1.0) -> Value:
-    """Pooling averages one axis after the other, so its matrix is a Kronecker product."""
-    x.expect((None, None, None))
-    units = [torch.eye(n, dtype=torch.float64, device="cpu")[:, None, :, None]
-             for n in x.shape[1:]]
-    P, Q = (along(unit, axis).squeeze((1, 3)).T.numpy() for axis, unit in enumerate(units))
-    plane = scipy.sparse.kron(scipy.sparse.csr_array(P), scipy.sparse.csr_array(Q / divisor))
-    return x.map(scipy.sparse.kron(scipy.sparse.eye_array(x.shape[0]), plane, format="csr"),
-                 (x.shape[0], len(P), len(Q)))
-
-
-def _avg_pool2d(x: Value, kernel_size: Any, stride: Any = None, padding: Any = 0,
-                ceil_mode: bool = False, count_include_pad: bool = True,
-                divisor_override: int | None = None) -> Value:
-    k, s, p = map(_pair, (kernel_size, stride or kernel_size, padding))
-    return _pool(x, lambda unit, i: F.avg_pool2d(
-        unit, (k[i], 1), (s[i], 1), (p[i], 0), ceil_mode, count_include_pad,
-        divisor_override and 1), divisor_override or 1.0)
-
-
-def _adaptive_avg_pool2d(x: Value, output_size: Any) -> Value:
-    size = _pair(output_size)  # None keeps an axis as it is
-    return _pool(x, lambda unit, i: F.adaptive_avg_pool2d(unit, (size[i], 1)))
-
-
-def _mean(x: Value, dim: Any = None, keepdim: bool = False) -> Value:
-    if dim is None:
-        raise ValueError("it averages over the batch too; give it dim")
-    axes = {x.axis(d) for d in (dim if isinstance(dim, Sequence) else (dim,))}
+def _axis_by_axis(x: Value, matrices: dict[int, np.ndarray]) -> Store:
+    """One axis after the other, each by its matrix: a Kronecker product."""
     M = scipy.sparse.eye_array(1)
     for i, n in enumerate(x.shape):
-        M = scipy.sparse.kron(M, np.full((1, n), 1 / n) if i in axes else scipy.sparse.eye_array(n))
-    kept = [1 if i in axes else n for i, n in enumerate(x.shape) if keepdim or i not in axes]
-    return x.map(M.tocsr(), kept)
+        M = scipy.sparse.kron(M, scipy.sparse.csr_array(matrices[i]) if i in matrices
+                              else scipy.sparse.eye_array(n))
+    return x.store.map(M.tocsr())
 
 
-def _add(x: Any, y: Any, alpha: float = 1.0) -> Value:
-    y = _mul(y, alpha) if isinstance(y, Value) else _array(y) * alpha
-    if not isinstance(x, Value):
-        x, y = y, _array(x)
-    if not isinstance(y, Value):
-        return x.map(scipy.sparse.eye_array(x.store.bias.size), x.shape, _like(x, y))
+def _last_axes(x: Value, axes: int, along: Callable[[Tensor, int], Tensor]) -> Store:
+    """What torch does to unit vectors along each of the last axes, (n, 1, n) → (n, 1, size)."""
+    first = len(x.shape) - axes
+    units = [torch.eye(n, dtype=torch.float64, device="cpu")[:, None] for n in x.shape[first:]]
+    return _axis_by_axis(x, {first + i: along(unit, i).squeeze(1).T.numpy()
+                             for i, unit in enumerate(units)})
+
+
+def _avg_pool(axes: int) -> Callable[..., Store]:
+    def rule(x: Value, kernel_size: Any, stride: Any = None, padding: Any = 0,
+             ceil_mode: bool = False, count_include_pad: bool = True,
+             divisor_override: int | None = None) -> Store:
+        k, s, p = (_each(v, axes) for v in (kernel_size, stride or kernel_size, padding))
+        share = [divisor_override or 1.0, *[1.0] * axes]  # the divisor is of all axes together
+
+        def along(unit: Tensor, i: int) -> Tensor:
+            return F.avg_pool2d(unit[:, None], (1, k[i]), (1, s[i]), (0, p[i]), ceil_mode,
+                                count_include_pad, divisor_override and 1)[:, 0] / share[i]
+
+        return _last_axes(x, axes, along)
+
+    return rule
+
+
+def _adaptive_avg_pool(axes: int) -> Callable[..., Store]:
+    def rule(x: Value, output_size: Any) -> Store:
+        size = _each(output_size, axes)  # None keeps an axis as it is
+        return _last_axes(x, axes, lambda unit, i: F.adaptive_avg_pool1d(
+            unit, unit.shape[2] if size[i] is None else size[i]))
+
+    return rule
+
+
+def _interpolate(x: Value, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
+                 align_corners: bool | None = None, recompute_scale_factor: bool | None = None,
+                 antialias: bool = False) -> Store:
+    if mode not in ("linear", "bilinear", "trilinear") or antialias:
+        raise ValueError(f"of its modes only nearest and (bi-, tri-)linear are read, without "
+                         f"antialias; got {mode!r}")
+    axes = len(x.shape) - 1
+    size, factor = _each(size, axes), _each(scale_factor, axes)
+    return _last_axes(x, axes, lambda unit, i: F.interpolate(
+        unit, size[i], factor[i], "linear", align_corners, recompute_scale_factor))
+
+
+def _reduce(weigh: Callable[[int], float]) -> Callable[..., Store]:
+    def rule(x: Value, dim: Any = None, keepdim: bool = False) -> Store:
+        dims = dim if isinstance(dim, Sequence) else () if dim is None else (dim,)
+        if not dims:  # to torch no dimension means all of them
+            raise ValueError("without a dimension it reduces the batch too; give it dim")
+        return _axis_by_axis(x, {i: np.full((1, x.shape[i]), weigh(x.shape[i]))
+                                 for i in map(x.axis, dims)})
+
+    return rule
+
+
+def _add(x: Any, y: Any, alpha: float = 1.0) -> Store:
+    if not (isinstance(x, Value) and isinstance(y, Value)):
+        x, shift, sign = (x, _array(y) * alpha, 1.0) if isinstance(x, Value) else (
+            y, _array(x), alpha)
+        return x.store.map(scipy.sparse.diags_array(np.full(x.size, sign)), _like(x, shift))
     if len(x.shape) != len(y.shape):
         raise ValueError(f"it adds shapes (batch, *{x.shape}) and (batch, *{y.shape})")
     shape = np.broadcast_shapes(x.shape, y.shape)
-    x, y = (v if v.shape == shape else _select(v, lambda index: index.expand(1, *shape))
-            for v in (x, y))
-    terms = dict(x.store.terms)
-    for k, T in y.store.terms.items():
-        terms[k] = terms[k] + T if k in terms else T
-    return Value(shape, Store(terms, x.store.bias + y.store.bias))
+    return _broadcast(x, shape).plus(_broadcast(y, shape, alpha))
 
 
-def _mul(x: Any, y: Any) -> Value:
+def _broadcast(x: Value, shape: tuple[int, ...], factor: float = 1.0) -> Store:
+    return x.store.map(_picked(numbers(x.shape).expand(1, *shape), x.size) * factor)
+
+
+def _picked(where: Tensor, size: int) -> scipy.sparse.csr_array:
+    """The matrix that picks components by their numbers from 1 on; 0 stands for a zero."""
+    source = where.numpy().astype(np.int64).ravel() - 1
+    rows = np.flatnonzero(source >= 0)
+    return scipy.sparse.csr_array((np.ones(rows.size), (rows, source[rows])),
+                                  shape=(source.size, size))
+
+
+def _mul(x: Any, y: Any) -> Store:
     x, y = (x, y) if isinstance(x, Value) else (y, x)
-    return x.map(scipy.sparse.diags_array(_like(x, _array(y))), x.shape)
+    return x.store.map(scipy.sparse.diags_array(_like(x, _array(y))))
 
 
-def _div(x: Any, y: Any) -> Value:
+def _div(x: Any, y: Any) -> Store:
     if not isinstance(x, Value):
         raise ValueError("it divides by what depends on the input")
     return _mul(x, 1 / _array(y))
 
 
-def _like(x: Value, numbers: np.ndarray) -> np.ndarray:
-    return np.broadcast_to(numbers, (1, *x.shape)).ravel()
+def _like(x: Value, given: np.ndarray) -> np.ndarray:
+    return np.broadcast_to(given, (1, *x.shape)).ravel()
 
 
-def _cat(tensors: Sequence[Value], dim: int = 0) -> Value:
-    axis, total, parts = tensors[0].axis(dim), 0, []
-    length = sum(x.shape[axis] for x in tensors)
-    for x in tensors:
-        sides = [0, 0] * (len(x.shape) - axis)
-        sides[-2:] = [total, length - total - x.shape[axis]]
-        parts.append(_select(x, functools.partial(F.pad, pad=sides)))
-        total += x.shape[axis]
-    return functools.reduce(_add, parts)
-
-
-def _view(x: Value, *shape: Any) -> Value:
-    first, *rest = shape[0] if isinstance(shape[0], Sequence) else shape
-    if first is not BATCH and (first != -1 or -1 in rest):
-        raise ValueError("its first dimension must stay the batch, x.size(0)")
-    size, known = math.prod(x.shape), math.prod(n for n in rest if n != -1)
-    rest = [size // known if n == -1 else n for n in rest]
-    if math.prod(rest) != size:
-        raise ValueError(f"{x.shape} does not fit into {tuple(rest)}; check input_shape")
-    return Value(tuple(rest), x.store)
-
-
-def _flatten(x: Value, start_dim: int = 0, end_dim: int = -1) -> Value:
-    first, end = x.axis(start_dim), x.axis(end_dim) + 1
-    return Value((*x.shape[:first], math.prod(x.shape[first:end]), *x.shape[end:]), x.store)
-
-
-def _squeeze(x: Value, dim: int | None = None) -> Value:
-    axes = range(len(x.shape)) if dim is None else [x.axis(dim)]
-    return Value(tuple(n for i, n in enumerate(x.shape) if n != 1 or i not in axes), x.store)
-
-
-def _getitem(x: Value, index: Any) -> Value:
-    index = index if isinstance(index, tuple) else (index,)
-    if {type(i) for i in index} - {int, slice, type(None), type(...)}:
-        raise ValueError("only whole numbers and slices are read as an index")
-    if index[0] != slice(None) and (index[0] is not ... or len(index) > len(x.shape) + 1):
-        raise ValueError("it picks samples of the batch; write x[:, ...]")
-    return _select(x, lambda count: count[index], view=True)
-
-
-def _in_order(pick: Callable[..., Tensor], x: Value, dims: Sequence[int]) -> Value:
-    """A permutation of the axes, the batch left in front."""
-    if pick(torch.empty(1, *[2] * len(x.shape), device="cpu"), *dims).shape[0] != 1:
-        raise ValueError("it moves the batch from its place")
-    return _select(x, lambda index: pick(index, *dims), view=True)
-
-
-def _pad(x: Value, pad: Sequence[int], mode: str = "constant", value: float = 0.0) -> Value:
-    if value or len(pad) > 2 * len(x.shape):
-        raise ValueError(f"it pads with {value}, or the batch")
-    return _select(x, lambda index: F.pad(index, tuple(pad), mode=mode))
-
-
-def _dropout(x: Value, p: float = 0.5, training: bool = True, inplace: bool = False) -> Value:
+def _dropout(x: Value, p: float = 0.5, training: bool = True, inplace: bool = False) -> Store:
     if training:
         raise ValueError("it drops at random in eval mode too")
-    return x
+    return x.store
 
 
-def _size(x: Value, dim: int | None = None) -> Any:
-    return (BATCH, *x.shape) if dim is None else (BATCH, *x.shape)[dim]
-
-
-def _getattr(x: Value, name: str) -> tuple:
-    if name != "shape":
-        raise ValueError(f"of a tensor's attributes only shape is read, not {name}")
-    return _size(x)
-
-
-# --- what can be read -----------------------------------------------------------------------
-
-READABLE = (
-    "What can be read: Linear, Conv2d, BatchNorm, average pooling, Flatten, view, Dropout, "
-    "indexing, padding, cat, means, sums of states, products with constants, and the activations "
-    + ", ".join(kind.__name__ for kind, call in ACTIVATION_MODULES.items() if call) + ".")
-
-_OVERWRITING = {"add": _add, "sub": lambda x, y, alpha=1.0: _add(x, y, -alpha),
-                "mul": _mul, "div": _div, "truediv": _div, "neg": lambda x: _mul(x, -1.0)}
-OPERATIONS: dict[str, Callable[..., Any]] = {
-    "linear": _linear, "matmul": _matmul, "conv2d": _conv2d,
-    "batch_norm": _batch_norm, "avg_pool2d": _avg_pool2d,
-    "adaptive_avg_pool2d": _adaptive_avg_pool2d, "mean": _mean, **_OVERWRITING, "cat": _cat,
-    "view": _view, "reshape": _view, "flatten": _flatten, "squeeze": _squeeze,
-    "unsqueeze": lambda x, dim: _view(x, BATCH, *np.insert(
-        x.shape, Value((*x.shape, 1), x.store).axis(dim), 1).tolist()),
-    "permute": lambda x, *dims: _in_order(torch.Tensor.permute, x, dims),
-    "transpose": lambda x, *dims: _in_order(torch.Tensor.transpose, x, dims),
-    "getitem": _getitem, "pad": _pad, "size": _size, "dim": lambda x: len(x.shape) + 1,
-    "getattr": _getattr, "dropout": _dropout, "dropout2d": _dropout, "dropout1d": _dropout,
-    "clone": lambda x: Value(x.shape, Store(x.store.terms, x.store.bias)),
-    **dict.fromkeys(("identity", "contiguous", "detach"), lambda x: x),
-}
-# The operation that a layer is, and its options among the layer's attributes.
-LAYERS: dict[type[nn.Module], tuple[str, str]] = {
-    nn.Linear: ("linear", "weight bias"),
-    nn.Conv2d: ("conv2d", "weight bias stride padding dilation groups padding_mode"),
-    nn.BatchNorm1d: ("batch_norm", "running_mean running_var weight bias eps"),
-    nn.BatchNorm2d: ("batch_norm", "running_mean running_var weight bias eps"),
-    nn.AvgPool2d: ("avg_pool2d", "kernel_size stride padding ceil_mode count_include_pad "
-                                 "divisor_override"),
-    nn.AdaptiveAvgPool2d: ("adaptive_avg_pool2d", "output_size"),
-    nn.Flatten: ("flatten", "start_dim end_dim"),
-    nn.Dropout: ("identity", ""), nn.Dropout2d: ("identity", ""), nn.Identity: ("identity", ""),
-    **{kind: known for kind, known in ACTIVATION_MODULES.items() if known is not None},
-}
-
-
-def _functions() -> dict[Callable, str]:
-    """torch's and Python's functions of these names; `relu_` and `iadd` overwrite."""
-    names: dict[Callable, str] = {getattr: "getattr"}
-    for name in [*OPERATIONS, *ACTIVATION_CALLS]:
-        for room in (F, torch, operator):
-            # torch.batch_norm is left out: it takes its arguments in another order than the rule
-            # here, which is F.batch_norm's, and would be read wrongly.
-            if hasattr(room, name) and (room, name) != (torch, "batch_norm"):
-                names[getattr(room, name)] = name
-            for overwriting in (f"{name}_", f"i{name}"):
-                if hasattr(room, overwriting):
-                    names[getattr(room, overwriting)] = f"{name}_"
-    return names
-
-
-_FUNCTIONS = _functions()
-OVERWRITING = {f"{name}_" for name in [*_OVERWRITING, *ACTIVATION_CALLS]}
-
-
-def operation_name(target: str | Callable) -> str:
-    """The name in these tables of a tensor's method or of a function.
+def move(given: Sequence[Value], call: Callable[[dict[Value, Tensor]], Any]
+         ) -> list[Store]:
+    """What only moves components, found by moving their numbers, and constants among them.
 
     Parameters
     ----------
-    target : str or callable
-        Of a node that torch.fx recorded.
+    given : sequence of Value
+        Those that the operation depends on.
+    call : callable
+        The operation with tensors, (2, *shape), in their place; gives one tensor or several.
+
+    Returns
+    -------
+    list of Store
+        Of each result.
 
     Raises
     ------
     ValueError
-        If the tables have no rule for it.
+        If it moves something from one sample to another.
     """
-    name = target if isinstance(target, str) else _FUNCTIONS.get(target)
-    if name in OPERATIONS or name in ACTIVATION_CALLS or name in OVERWRITING:
-        return name
-    raise ValueError(f"there is no rule for {getattr(target, '__name__', target)}")
+    given = list(dict.fromkeys(given))
+    total, first, marked = sum(x.size for x in given), 1, {}
+    for x in given:
+        marked[x] = torch.cat([numbers(x.shape, first), numbers(x.shape, first + total)])
+        first += x.size
+    moved, fixed = call(marked), call({x: torch.zeros_like(n) for x, n in marked.items()})
+    several = isinstance(moved, Sequence)
+    stores = []
+    for result, shift in zip(*(r if several else [r] for r in (moved, fixed)), strict=True):
+        where = result - shift
+        if len(where) != 2 or not torch.equal(where[1], where[0] + total * (where[0] > 0)) \
+                or (where[0] > total).any() or not torch.equal(shift[0], shift[1]):
+            raise ValueError("it moves the batch from its place, or takes only some of its "
+                             "samples")
+        M, parts, start = _picked(where[0], total), [], 0
+        for x in given:
+            parts.append(x.store.map(M[:, start:start + x.size]))
+            start += x.size
+        store = parts[0]
+        for part in parts[1:]:
+            store = store.plus(part)
+        store.bias = store.bias + _array(shift[0]).ravel()
+        for x in given:
+            if marked[x].untyped_storage().data_ptr() == result.untyped_storage().data_ptr():
+                x.store.viewed = store.viewed = True
+        stores.append(store)
+    return stores
+
+
+def check_index(x: Value, index: Any) -> None:
+    """Ask that an index takes the whole batch.
+
+    Parameters
+    ----------
+    x : Value
+    index : as ``x[index]`` has it
+
+    Raises
+    ------
+    ValueError
+        If it does not.
+    """
+    first = index[0] if isinstance(index, tuple) else index
+    whole = isinstance(first, slice) and first == slice(None)
+    if not (whole or first is ... and len(index) <= len(x.shape) + 1):
+        raise ValueError("it picks samples of the batch; write x[:, ...]")
+
+
+def check_roll(x: Value, shifts: Any, dims: Any = None) -> None:
+    """Ask that the batch is not rolled, which a batch as long as the shift would hide.
+
+    Parameters
+    ----------
+    x : Value
+    shifts, dims : as torch.roll has them
+
+    Raises
+    ------
+    ValueError
+        If it is.
+    """
+    for dim in dims if isinstance(dims, Sequence) else (0 if dims is None else dims,):
+        x.axis(dim)
+
+
+def nearest(x: Value, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
+            *args: Any, **kwargs: Any) -> bool:
+    """Whether an interpolation only copies components.
+
+    Parameters
+    ----------
+    x, size, scale_factor, mode, *args, **kwargs
+        As torch.nn.functional.interpolate has them.
+    """
+    return mode in ("nearest", "nearest-exact")
+
+
+def size(x: Value, dim: int | None = None) -> Any:
+    """The shape with `BATCH` for the batch, or one of its entries.
+
+    Parameters
+    ----------
+    x : Value
+    dim : int, optional
+    """
+    shape = (BATCH, *x.shape)
+    return shape if dim is None else shape[dim]
+
+
+def attribute(x: Value, name: str) -> tuple:
+    """A tensor's attribute.
+
+    Parameters
+    ----------
+    x : Value
+    name : str
+
+    Raises
+    ------
+    ValueError
+        If it is not the shape.
+    """
+    if name != "shape":
+        raise ValueError(f"of a tensor's attributes only shape is read, not {name}")
+    return size(x)
+
+
+OVERWRITING = {"add": _add, "sub": lambda x, y, alpha=1.0: _add(x, y, -alpha),
+               "mul": _mul, "div": _div, "truediv": _div, "neg": lambda x: _mul(x, -1.0)}
+WEIGHTED: dict[str, Callable[..., Store]] = {
+    "linear": _linear, "matmul": _matmul, "batch_norm": _batch_norm, "interpolate": _interpolate,
+    "sum": _reduce(lambda n: 1.0), "mean": _reduce(lambda n: 1 / n),
+    **{f"{name}{axes}d": rule for axes in (1, 2, 3) for name, rule in (
+        ("conv", _conv), ("conv_transpose", _conv_transpose), ("avg_pool", _avg_pool(axes)),
+        ("adaptive_avg_pool", _adaptive_avg_pool(axes)))},
+    **OVERWRITING,
+    **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d"), _dropout),
+    "clone": lambda x: Store(x.store.terms, x.store.bias),
+    **dict.fromkeys(("identity", "contiguous", "detach", "view", "reshape", "flatten", "unflatten",
+                     "squeeze", "unsqueeze"), lambda x, *args, **options: x.store),
+}

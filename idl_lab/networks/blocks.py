@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from idl_lab import validation
-from idl_lab.activations import Activation, activation
+from idl_lab.activations import ACTIVATION_CALLS, Activation, activation
 from idl_lab.constraints import radius
 from idl_lab.networks.patterns import from_scipy
 from idl_lab.well_posedness import units
@@ -40,7 +40,7 @@ def blockwise(parts: Sequence[tuple[Activation, int]]) -> Activation:
     """
     merged: list[tuple[Activation, int]] = []
     for phi, size in _flat(parts):
-        if merged and merged[-1][0] == phi:
+        if merged and merged[-1][0] == phi and _length(phi) is None:
             size += merged.pop()[1]
         if size:
             merged.append((phi, size))
@@ -59,16 +59,48 @@ def blockwise(parts: Sequence[tuple[Activation, int]]) -> Activation:
         if all(phi.slope_of_value for phi in phis) else None)
 
 
+def prelu(slopes: Tensor) -> Activation:
+    """max(0, s) + a ∘ min(0, s), with a slope a of its own for each component.
+
+    Parameters
+    ----------
+    slopes : Tensor, shape (n,)
+        Where all are one, the leaky ReLU of that slope.
+    """
+    least, most = (float(v) for v in slopes.aminmax())
+    if least == most:
+        return ACTIVATION_CALLS["leaky_relu"](least)
+    slopes = slopes.detach().clone()
+    return Activation("prelu", functools.partial(_bend, slopes), max(1.0, -least, most),
+                      homogeneous=True, increasing=least >= 0, slope_of_value=functools.partial(
+                          _slope_of_bend, slopes) if least >= 0 else None)
+
+
+def _bend(slopes: Tensor, S: Tensor) -> Tensor:
+    return torch.where(S > 0, S, slopes.to(S.device, S.dtype) * S)
+
+
+def _slope_of_bend(slopes: Tensor, X: Tensor) -> Tensor:
+    return torch.where(X > 0, 1, slopes.to(X.device, X.dtype))
+
+
+def _length(phi: Activation) -> int | None:
+    """How many components an activation is for; None where any number will do."""
+    how, args = getattr(phi.fn, "func", None), getattr(phi.fn, "args", ())
+    return len(args[0]) if how is _bend else sum(
+        n for _, n in args[0]) if how is _apply_blocks else None
+
+
 def _flat(parts: Sequence[tuple[Activation, int]]) -> Iterator[tuple[Activation, int]]:
     """The parts, blocks of blocks taken apart: two of those alike are not one twice as long."""
     for phi, size in parts:
         phi, size = activation(phi), validation.integer("size", size, at_least=0)
-        if getattr(phi.fn, "func", None) is _apply_blocks and size:
-            inner = phi.fn.args[0]
-            if sum(n for _, n in inner) != size:
-                raise ValueError(f"blockwise: {phi.name} acts on {sum(n for _, n in inner)} "
-                                 f"components, but was given {size}.")
-            yield from inner
+        length = _length(phi)
+        if size and length not in (None, size):
+            raise ValueError(f"blockwise: {phi.name} acts on {length} components, but was given "
+                             f"{size}.")
+        if size and getattr(phi.fn, "func", None) is _apply_blocks:
+            yield from phi.fn.args[0]
         else:
             yield phi, size
 
@@ -145,6 +177,35 @@ class Network:
     def activation(self) -> Activation:
         """φ, each block with its own activation."""
         return blockwise([(block.activation, block.size) for block in self.blocks])
+
+    def predict(self, U: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        """ŷ for a batch, block after block, and the magnitudes that rounding is relative to.
+
+        Parameters
+        ----------
+        U : ndarray of float64, shape (m, p)
+
+        Returns
+        -------
+        Y, magnitudes : ndarrays of float64, shape (m, q)
+            ŷ, and the sum of the sizes of what each of its entries is made of.
+        largest : float
+            The largest such sum of a state's argument.
+        """
+        m, stop = len(U), self.A.shape[0]
+        S, X = (self.B @ U.T).T + self.state_bias, np.zeros((m, stop))
+        sums, sizes = (abs(self.B) @ abs(U).T).T + abs(self.state_bias), np.zeros((m, stop))
+        for block in reversed(self.blocks):
+            part = slice(stop - block.size, stop)
+            A = self.A[part]
+            S[:, part] += (A @ X.T).T
+            sums[:, part] += (abs(A) @ abs(X).T).T
+            X[:, part] = block.activation(torch.from_numpy(S[:, part])).numpy()
+            sizes[:, part] = np.maximum(abs(X[:, part]), block.activation.slope * sums[:, part])
+            stop -= block.size
+        Y = (self.C @ X.T).T + (self.D @ U.T).T + self.output_bias
+        magnitudes = (abs(self.C) @ sizes.T).T + (abs(self.D) @ abs(U).T).T + abs(self.output_bias)
+        return Y, magnitudes, float(sums.max())
 
     def tensors(self, device: torch.device | str = "cpu") -> dict[str, Tensor | None]:
         """The matrices and biases by their names, in ``dtype``; no D where it is zero.

@@ -7,7 +7,7 @@ import scipy
 import torch
 from torch import Tensor, nn
 
-from idl_lab.operators import csr
+from idl_lab.sparse import Layout, Sparse
 
 
 def from_scipy(M: scipy.sparse.csr_array, dtype: torch.dtype, device: torch.device | str = "cpu"
@@ -22,7 +22,7 @@ def from_scipy(M: scipy.sparse.csr_array, dtype: torch.dtype, device: torch.devi
     """
     M.sort_indices()
     crow, col = (torch.as_tensor(i.astype(np.int64), device=device) for i in (M.indptr, M.indices))
-    return csr(crow, col, torch.as_tensor(M.data, dtype=dtype, device=device), M.shape)
+    return Layout(crow, col, M.shape).tensor(torch.as_tensor(M.data, dtype=dtype, device=device))
 
 
 class Pattern(nn.Module):
@@ -38,15 +38,21 @@ class Pattern(nn.Module):
         self.register_buffer("crow", M.crow_indices())
         self.register_buffer("col", M.col_indices())
         self.shape = tuple(M.shape)
+        self._layout: tuple[tuple, Layout] | None = None
 
-    def forward(self, values: Tensor) -> Tensor:
-        """The matrix in CSR layout.
+    def forward(self, values: Tensor) -> Sparse:
+        """The matrix.
 
         Parameters
         ----------
         values : Tensor, shape (entries,)
         """
-        return csr(self.crow, self.col, values, self.shape)
+        # One layout for all calls, which knows the transpose, until another is loaded or it moves.
+        key = (self.crow, self.crow._version, self.col, self.col._version)
+        if self._layout is None or any(a is not b for a, b in zip(key, self._layout[0],
+                                                                  strict=True)):
+            self._layout = key, Layout(self.crow, self.col, self.shape)
+        return Sparse(values, self._layout[1])
 
     def free(self, M: Tensor) -> tuple[Tensor]:
         """The values of M, which must have this pattern.

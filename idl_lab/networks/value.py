@@ -42,39 +42,66 @@ class Store:
     bias: np.ndarray
     viewed: bool = False
 
+    @classmethod
+    def source(cls, k: int, size: int) -> Store:
+        """The input, or the states of a block, as they are.
 
-@dataclass(eq=False)
-class Value:
-    """A tensor of one sample: its shape without the batch, its components in order.
+        Parameters
+        ----------
+        k : int
+        size : int
+        """
+        return cls({k: scipy.sparse.eye_array(size, format="csr")}, np.zeros(size))
 
-    Attributes
-    ----------
-    shape : tuple of int
-    store : Store
-        The affine function of which the components are the values.
-    """
-
-    shape: tuple[int, ...]
-    store: Store
-
-    def map(self, M: scipy.sparse.sparray, shape: Sequence[int], shift: np.ndarray | float = 0.0
-            ) -> Value:
-        """M times this, plus a shift: a new value, in memory of its own.
+    def map(self, M: scipy.sparse.sparray, shift: np.ndarray | float = 0.0) -> Store:
+        """M times this, plus a shift, in memory of its own.
 
         Parameters
         ----------
         M : sparse array, shape (size, size of this)
-        shape : sequence of int
-            Of the result.
         shift : ndarray of shape (size,), or float
         """
-        terms = {k: (M @ T).tocsr() for k, T in self.store.terms.items()}
-        return Value(tuple(shape), Store(terms, M @ self.store.bias + shift))
+        terms = {k: (M @ T).tocsr() for k, T in self.terms.items()}
+        return Store(terms, M @ self.bias + shift)
 
-    def indices(self) -> Tensor:
-        """The number of each component from 1 on, in this shape with a batch of one."""
-        count = torch.arange(1, math.prod(self.shape) + 1, dtype=torch.float64, device="cpu")
-        return count.reshape(1, *self.shape)
+    def plus(self, other: Store) -> Store:
+        """The sum of two of one size.
+
+        Parameters
+        ----------
+        other : Store
+        """
+        terms = dict(self.terms)
+        for k, T in other.terms.items():
+            terms[k] = terms[k] + T if k in terms else T
+        return Store(terms, self.bias + other.bias)
+
+
+@dataclass(eq=False)
+class Value:
+    """A tensor of the network: its components as an affine function, and a batch of it.
+
+    Attributes
+    ----------
+    batch : Tensor, shape (2, *shape)
+        What torch itself makes of two inputs there, so that it says which arguments are right
+        and which shape comes out.
+    store : Store
+        The affine function of which the components are the values.
+    """
+
+    batch: Tensor
+    store: Store
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample."""
+        return tuple(self.batch.shape[1:])
+
+    @property
+    def size(self) -> int:
+        """How many components a sample has."""
+        return math.prod(self.shape)
 
     def axis(self, dim: int) -> int:
         """Where in `shape` a dimension of torch's is, which counts the batch as 0.
@@ -95,7 +122,7 @@ class Value:
                              f"is the batch or none at all")
         return dim % rank - 1
 
-    def expect(self, shape: Sequence[int]) -> None:
+    def expect(self, shape: Sequence[int | None]) -> None:
         """Ask for a shape.
 
         Parameters
@@ -113,3 +140,17 @@ class Value:
             wanted = ", ".join("any" if a is None else str(a) for a in shape)
             raise ValueError(f"it takes (batch, {wanted}), got (batch, "
                              f"{', '.join(map(str, self.shape))}); check input_shape")
+
+
+def numbers(shape: Sequence[int], first: int = 1) -> Tensor:
+    """The number of each component, in a shape with a batch of one.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Without the batch.
+    first : int
+    """
+    size = math.prod(shape)
+    count = torch.arange(first, first + size, dtype=torch.float64, device="cpu")
+    return count.reshape(1, *shape)

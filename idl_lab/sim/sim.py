@@ -337,7 +337,7 @@ class SIM:
             A, B, A.new_zeros(grams.q, grams.n), activation=grams.activation, kappa=self.kappa,
             state_bias=None if bias is None else bias.to(self.dtype).double(),
             output_bias=None if bias is None else zero,
-            solver=Picard(tol=1e-9, max_steps=10_000).in_units(grams.units))
+            solver=Picard(rtol=1e-9, max_steps=10_000).in_units(grams.units))
         if not (found := student.certificate()).well_posed:
             raise ValueError(f"regenerate_states=True needs a well-posed model: {found.sentence}")
 

@@ -21,7 +21,7 @@ KAPPA = 0.5
 NORM_BOUND = ["scale", "row", "project"]
 
 
-def model_with(constraint, phi="tanh", n=4, p=2, kappa=KAPPA, solver=Picard(tol=1e-13), **options):
+def model_with(constraint, phi="tanh", n=4, p=2, kappa=KAPPA, solver=Picard(rtol=1e-13), **options):
     return ImplicitModel(p, 3, n, activation=phi, kappa=kappa, constraint=constraint, solver=solver,
                          device="cpu", dtype=torch.float64, **options)
 
@@ -158,18 +158,18 @@ def test_ignoring_the_constraint_would_be_noticed(constraint):
         model.free_A.copy_(mat(raw))
         model.B.copy_(mat(B))
     free = ImplicitModel.from_matrices(model.A.detach(), model.B.detach(), model.C.detach(),
-                                       activation="tanh", solver=Picard(tol=1e-13))
+                                       activation="tanh", solver=Picard(rtol=1e-13))
     for m in (model, free):
         (m.equilibrium(mat(U)).value * W).sum().backward()
     right, wrong = model.free_A.grad, free.A.grad
     assert float((right - wrong).norm() / right.norm()) > 0.3
 
 
-@pytest.mark.parametrize("solver", [Anderson(tol=1e-13), Picard(1e-13, damping=0.7)])
+@pytest.mark.parametrize("solver", [Anderson(rtol=1e-13), Picard(1e-13, damping=0.7)])
 def test_the_solver_does_not_change_the_gradient(solver):
     raw, B, U = problem("project", "tanh")
     grads = []
-    for s in (Picard(tol=1e-13), solver):
+    for s in (Picard(rtol=1e-13), solver):
         model = model_with("project", solver=s)
         with torch.no_grad():
             model.free_A.copy_(mat(raw))
@@ -184,7 +184,7 @@ def test_the_solver_does_not_change_the_gradient(solver):
 @pytest.mark.parametrize("options", [
     *({"constraint": c} for c in CONSTRAIN), {"constraint": "monotone"},
     *({"constraint": c, "rank": 2} for c in ("scale", "row", None))], ids=str)
-def test_second_derivatives_are_right_or_refused(options):
+def test_second_derivatives_are_right(options):
     """A product with the Hessian against central differences of the gradient."""
     solver = PeacemanRachford(1e-14) if options["constraint"] == "monotone" else Picard(1e-14)
     model = model_with(**options, n=5, solver=solver, adjoint=Unrolled(),
@@ -202,11 +202,6 @@ def test_second_derivatives_are_right_or_refused(options):
     start = [scale * p.detach() for p in free]
     along = sum((g * v).sum() for g, v in zip(gradient(0.0, create_graph=True), direction,
                                               strict=True))
-    if options["constraint"] == "perron":
-        rejects(lambda: torch.autograd.grad(along, free, retain_graph=True), RuntimeError,
-                "no second", "'scale'")
-        rejects(along.backward, RuntimeError, "no second", "'scale'")
-        return
     found = torch.autograd.grad(along, free)
     high, low = gradient(1e-5), gradient(-1e-5)
     for one, up, down in zip(found, high, low, strict=True):

@@ -9,11 +9,11 @@ from helpers import PHI, central_difference, draw, mat, rejects, unrolled
 from hypothesis import given
 from hypothesis import strategies as st
 
-from idl_lab.equilibrium import Implicit, OneStep, Unrolled, equilibrium
+from idl_lab.equilibrium import Implicit, Neumann, OneStep, Phantom, Unrolled, equilibrium
 from idl_lab.fixed_point import Anderson, Newton, Picard
 from idl_lab.fixed_point.solution import ConvergenceError, ConvergenceWarning, Status
 
-TIGHT = Picard(tol=1e-13)
+TIGHT = Picard(rtol=1e-13)
 
 
 def problem(seed=0, n=5, m=3, norm=0.8):
@@ -30,7 +30,7 @@ def gradients(A, b, W, phi, **options):
 
 
 @pytest.mark.parametrize("phi", PHI)
-@pytest.mark.parametrize("solver", [TIGHT, Picard(1e-13, damping=0.8), Anderson(tol=1e-13)])
+@pytest.mark.parametrize("solver", [TIGHT, Picard(1e-13, damping=0.8), Anderson(rtol=1e-13)])
 def test_value_is_the_plain_loops(phi, solver):
     A, b, _ = problem()
     solution = equilibrium(A, b, phi, solver=solver)
@@ -56,7 +56,7 @@ def test_implicit_gradient_is_the_implicit_function_theorem(seed, phi):
 
 
 @pytest.mark.parametrize("phi", PHI)
-@pytest.mark.parametrize("solver", [TIGHT, Picard(1e-13, damping=0.7), Anderson(tol=1e-13)],
+@pytest.mark.parametrize("solver", [TIGHT, Picard(1e-13, damping=0.7), Anderson(rtol=1e-13)],
                          ids=["picard", "damped", "anderson"])
 def test_unrolled_equals_implicit_at_tight_tolerance(phi, solver):
     A, b, W = problem(4)
@@ -70,7 +70,7 @@ def test_unrolled_equals_implicit_at_tight_tolerance(phi, solver):
 def test_a_sample_that_is_done_early_does_not_spoil_andersons_unrolled_gradient(early):
     """Its residuals are 0, or so small that their squares' inverse roots overflow when cubed."""
     A, b, W = mat([[0, 0], [0, 0.9]]), mat([[1, 1], early]), mat([[1, 1], [1, 0]])
-    solver = Anderson(tol=1e-12)
+    solver = Anderson(rtol=1e-12)
     through = gradients(A, b, W, "tanh", solver=solver, adjoint=Unrolled())
     for one, other in zip(gradients(A, b, W, "tanh", solver=TIGHT), through, strict=True):
         assert torch.allclose(one, other, atol=1e-6) and one.abs().max() > 0.1
@@ -91,7 +91,7 @@ def test_unrolled_is_the_gradient_of_the_truncated_loop():
 
     def loss(A):
         X = np.zeros(b.shape)
-        for _ in range(3):
+        for _ in range(2):  # the point that the third evaluation measures
             X = np.tanh(X @ A.T + b.numpy())
         return float((X * W.numpy()).sum())
 
@@ -103,15 +103,13 @@ def test_unrolled_is_the_gradient_of_the_truncated_loop():
     assert not torch.allclose(gA, exact, rtol=1e-2)
 
 
-def test_unrolled_can_be_differentiated_twice_and_implicit_says_it_cannot():
+@pytest.mark.parametrize("adjoint", [OneStep(), Neumann(3), Phantom()], ids=repr)
+def test_a_biased_gradient_says_that_it_has_no_derivative(adjoint):
     A, b, W = problem(3, n=2, m=1)
-    twice = lambda A: equilibrium(A, b, "tanh", solver=TIGHT, adjoint=Unrolled()).value  # noqa: E731
-    assert torch.autograd.gradgradcheck(twice, A.clone().requires_grad_(),
-                                        grad_outputs=W.clone().requires_grad_())
     A.requires_grad_()
-    value = equilibrium(A, b, "tanh", solver=TIGHT).value.sum()
+    value = (equilibrium(A, b, "tanh", solver=TIGHT, adjoint=adjoint).value * W).sum()
     (gradient,) = torch.autograd.grad(value, A, create_graph=True)
-    with pytest.raises(RuntimeError, match=r"no second derivatives.*Unrolled\(\)"):
+    with pytest.raises(RuntimeError, match=r"no second derivatives.*Implicit\(\)"):
         gradient.sum().backward()
 
 
@@ -159,15 +157,14 @@ def test_a_warm_start_saves_steps_and_changes_neither_value_nor_gradient(adjoint
     assert start.grad is None and A.grad.abs().max() > 0  # the start is no parameter
 
 
-def test_starting_at_the_solution_keeps_the_gradient_of_implicit():
-    """An unrolled solve from there is one step long and sees almost nothing."""
+@pytest.mark.parametrize("adjoint", [Implicit(), Unrolled()], ids=repr)
+def test_starting_at_the_solution_keeps_the_gradient(adjoint):
+    """An unrolled solve from there would be one step long and see almost nothing."""
     A, b, W = problem(9)
     X = equilibrium(A, b, "tanh", solver=TIGHT).value
     exact = gradients(A, b, W, "tanh", solver=TIGHT)[0]
-    assert torch.allclose(gradients(A, b, W, "tanh", solver=TIGHT, X0=X)[0], exact, rtol=1e-9)
-    unrolled_, one_step = (gradients(A, b, W, "tanh", solver=Picard(1e-6), X0=X, adjoint=adjoint)[0]
-                           for adjoint in (Unrolled(), OneStep()))
-    assert torch.allclose(unrolled_, one_step) and not torch.allclose(unrolled_, exact, rtol=1e-2)
+    found = gradients(A, b, W, "tanh", solver=TIGHT, X0=X, adjoint=adjoint)[0]
+    assert torch.allclose(found, exact, rtol=1e-9)
 
 
 # ---- when solves stop early -----------------------------------------------------------------
@@ -181,11 +178,10 @@ def test_an_adjoint_solve_that_stops_early_warns_with_its_residual():
     with pytest.warns(ConvergenceWarning, match="adjoint solve stopped early") as caught:
         (value * W).sum().backward()
     message = str(caught[0].message)
-    unit = W / W.abs().amax(1, keepdim=True)
     v = torch.zeros_like(W)
     for _ in range(4):  # four steps by hand: relu is all on
-        v, before = unit + v @ A.detach(), v
-    residual = float((v - before).abs().max())
+        v, before = W + v @ A.detach(), v
+    residual = float(((v - before).abs().amax(1) / before.abs().amax(1)).max())
     assert f"{residual:.2e}" in message and "3 of 3 samples" in message
     assert "after 4 steps" in message and "Implicit(solver)" in message
 

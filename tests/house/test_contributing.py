@@ -60,9 +60,9 @@ from idl_lab.fixed_point import Picard
 from idl_lab.fixed_point.mann import Mann
 model = ImplicitModel(4, 2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 U = torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-model.solver = Picard(tol=1e-12)
+model.solver = Picard(rtol=1e-12)
 wanted = model.equilibrium(U).value
-model.solver = Mann(tol=1e-12)
+model.solver = Mann(rtol=1e-12)
 found = model.equilibrium(U)
 assert found.status.name == "CONVERGED"
 torch.testing.assert_close(found.value, wanted, rtol=0, atol=1e-9)

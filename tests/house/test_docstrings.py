@@ -63,7 +63,7 @@ def described(name):
 
 def test_all_floors_were_found():
     assert {"fixed_point.solve.fixed_point", "model.ImplicitModel.from_matrices", "data.load",
-            "fixed_point.solution.Trace.worst", "equilibrium.Implicit", "labs.kit.record.record",
+            "fixed_point.solution.Trace.worst", "adjoints.Implicit", "labs.kit.record.record",
             "runs.runner.run_notebooks", "sim.sim.SIM.train"} <= set(OBJECTS)
 
 

@@ -8,7 +8,10 @@ from helpers import draw
 from sim_cases import data, problem
 from torch import nn
 
+from idl_lab.labs.any_layer.panel import stability_panel
+from idl_lab.labs.any_layer.problems import classifier
 from idl_lab.labs.fixed_points.panel import convergence_panel
+from idl_lab.labs.graphs.panel import transport_panel
 from idl_lab.labs.implicit_gradients.panel import gradient_panel
 from idl_lab.labs.implicit_rnn.panel import reading_panel
 from idl_lab.labs.kit import canvas
@@ -51,13 +54,16 @@ PANELS = {  # how each is made, and a move that brings its longest words
     "03": (network_panel, {"kind": "residual", "layers": 6, "kappa": 0.05}),
     "04": (gradient_panel, {"listens": "hub", "steps": 40}),
     "05": (lambda: tolerance_panel(model(64, 10), draw(0, 5, 64).float().sigmoid(), LABELS),
-           {"digits": 2.0}),
+           {"digits": 0.0}),
     "06": (lambda: reading_panel(ImplicitRNN(8, 10, 5, 6, activation="tanh", **CPU),
                                  draw(0, 5, 8, 8).float().sigmoid(), LABELS), {"time": 0}),
     "07": (states_panel, {"kappa": "0.5"}),
     "08": (lambda: SolverComparison(problem(*data(), lam=0.5, kappa=0.9, ball=7),
                                     {"ADMM": ADMMSolver(progress=False, **CPU)}), {}),
     "09": (scale_panel, {}),
+    "14": (lambda: stability_panel(classifier().layer.f, draw(0, 1, 8, 4, 4).float()),
+           {"gain": 4.0, "norm": "none"}),
+    "15": (transport_panel, {"kappa": 0.99, "length": 60, "step": 200}),
 }
 
 

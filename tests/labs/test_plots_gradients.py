@@ -90,24 +90,24 @@ def test_unrolling_keeps_every_state_and_the_others_one():
         seen = gradients_after([5, 10, 20], A, b, target, phi)
         state = 20 * 16 * 8  # bytes of one iterate
         saved = {name: [g.saved / state for g in row] for name, row in seen.items()}
-        assert saved == {"implicit": [1, 1, 1], "unrolled": [6, 11, 21], "one-step": [1, 1, 1]}
+        assert saved == {"implicit": [1, 1, 1], "unrolled": [5, 10, 20], "one-step": [1, 1, 1]}
         assert all(g.seconds > 0 for row in seen.values() for g in row)
 
 
 def test_measuring_holds_nothing_afterwards():
     A, b, target = problem(n=20, samples=16)
     # A node that holds its own output in a hook would hold its whole graph for ever.
-    measure_gradient(A, b, target, adjoint=Unrolled(), solver=Picard(0, 5))
+    measure_gradient(A, b, target, adjoint=Unrolled(), solver=Picard(0, max_steps=5))
     before = sum(type(o) is torch.Tensor for o in gc.get_objects())
     for _ in range(5):
-        measure_gradient(A, b, target, adjoint=Unrolled(), solver=Picard(0, 5))
+        measure_gradient(A, b, target, adjoint=Unrolled(), solver=Picard(0, max_steps=5))
     assert sum(type(o) is torch.Tensor for o in gc.get_objects()) <= before
 
 
 def test_measuring_leaves_the_given_tensors_alone():
     A, b, target = problem()
     for adjoint in (Implicit(), Unrolled()):
-        measure_gradient(A, b, target, adjoint=adjoint, solver=Picard(0, 2))
+        measure_gradient(A, b, target, adjoint=adjoint, solver=Picard(0, max_steps=2))
     assert not A.requires_grad and A.grad is None and b.grad is None
 
 
@@ -223,7 +223,7 @@ VECTOR = torch.ones(3, dtype=torch.float64, device="cpu")
     (lambda: problem(kappa=1.0), "kappa must be >= 0 and < 1, got 1"),
     (lambda: problem("hubs"), "Did you mean 'hub'"),
     (lambda: gradients_after([1], *problem(), repeat=0), "repeat must be at least 1, got 0"),
-    (lambda: gradients_after([0], *problem()), "max_steps must be at least 1, got 0"),
+    (lambda: gradients_after([0], *problem()), "steps must be at least 1, got 0"),
 ])
 def test_refusals(call, message):
     with pytest.raises((ValueError, TypeError), match=message):

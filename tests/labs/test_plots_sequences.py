@@ -111,7 +111,7 @@ def test_the_panels_warm_start_is_the_sequences():
     counts = moving(panel.figure)[3, "read warm"].get_ydata()
     h, x = None, None
     for u, count in zip(rows[0], counts, strict=True):
-        h, solution = model.recurrent.step(u, h, X0=x)
+        h, solution = model.recurrent.cells[0].step(u, h, X0=x)
         x = solution.value
         assert solution.stats.steps == count
     assert torch.allclose(model.recurrent(rows[:1])[1][0], h, atol=1e-5)
@@ -126,6 +126,12 @@ def test_the_panels_warm_start_is_the_sequences():
 def test_the_panel_refuses(rows, labels, fragments):
     model, _, _ = small_panel()
     rejects(lambda: reading_panel(model, rows, labels), ValueError, *fragments)
+
+
+def test_the_panel_shows_one_cell():
+    model = ImplicitRNN(8, 10, 5, 6, num_layers=2, device="cpu")
+    rejects(lambda: reading_panel(model, torch.zeros(1, 8, 8, device="cpu"), [0]), ValueError,
+            "one layer", "2 cells")
 
 
 def test_the_right_memory_matrix_is_autograds():

@@ -9,14 +9,15 @@ import scipy.stats
 import torch
 from helpers import draw, rejects
 
+from idl_lab.equilibrium import Implicit, equilibrium
 from idl_lab.fixed_point import Picard
 from idl_lab.labs.kit import canvas
 from idl_lab.labs.training.panel import tolerance_panel
 from idl_lab.labs.training.plots import draw_sweep, draw_tolerance
-from idl_lab.labs.training.problems import paired_difference, tolerance_study
+from idl_lab.labs.training.problems import CountedPicard, paired_difference, tolerance_study
 from idl_lab.model import ImplicitModel
 
-TOLS = [1e-6, 1e-3, 1e-1, 10.0]
+RTOLS = [1e-6, 1e-3, 1e-1, 10.0]
 NO_TABLE = pd.DataFrame({"kappa": [], "steps": []})
 
 
@@ -74,27 +75,28 @@ def test_a_sweep_refuses(call, error, fragments):
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_the_study_measures_against_the_equilibrium_and_its_bound_holds(activation):
     model, U, labels = model_and_images(activation)
-    table, scores, exact = tolerance_study(model, U, labels, TOLS)
+    table, scores, exact = tolerance_study(model, U, labels, RTOLS)
     A, B, C, D = (M.detach().numpy() for M in (model.A, model.B, model.C, model.D))
     phi = {"relu": lambda s: np.maximum(s, 0), "tanh": np.tanh}[activation]
 
-    def loop(tol: float) -> tuple[np.ndarray, int]:
-        X = np.zeros((50, 6))
-        step, moved = 0, np.inf
-        while moved > tol:
-            X, before, step = phi(X @ A.T + U.numpy() @ B.T), X, step + 1
-            moved = np.abs(X - before).max()
-        return X @ C.T + U.numpy() @ D.T, step
+    def loop(rtol: float) -> tuple[np.ndarray, int, float]:
+        X, step = phi(U.numpy() @ B.T), 1
+        while True:
+            image, step = phi(X @ A.T + U.numpy() @ B.T), step + 1
+            size = np.abs(X).max(axis=1)
+            if (np.abs(image - X).max(axis=1) <= rtol * size).all():
+                return X @ C.T + U.numpy() @ D.T, step, size.max()
+            X = image
 
-    goal, _ = loop(1e-15)
+    goal = loop(1e-14)[0]
     np.testing.assert_allclose(exact.numpy(), goal, atol=1e-12)
-    for k, tol in enumerate(TOLS):
-        given, steps = loop(tol)
-        row = table.loc[tol]
+    for k, rtol in enumerate(RTOLS):
+        given, steps, size = loop(rtol)
+        row = table.loc[rtol]
         np.testing.assert_allclose(scores[k].numpy(), given, atol=1e-12)
         assert row["steps"] == steps
         assert row["error"] == pytest.approx(np.abs(given - goal).max(), rel=1e-6, abs=1e-12)
-        assert row["bound"] == pytest.approx(np.abs(C).sum(1).max() * tol * 0.8 / 0.2)
+        assert row["bound"] == pytest.approx(np.abs(C).sum(1).max() * rtol * size / 0.2)
         assert row["changed"] == (given.argmax(1) != goal.argmax(1)).sum()
         assert row["accuracy"] == pytest.approx((given.argmax(1) == labels.numpy()).mean())
         ordered = np.sort(goal, axis=1)
@@ -120,9 +122,9 @@ def test_the_tolerance_panel_follows_its_sliders():
     gaps = ordered[:, -1] - ordered[:, -2]
     assert panel.values["image"] == gaps.argmin()
     figure, first = panel.figure, canvas.png(panel.figure)
-    panel.set(digits=0.5, image=3)
+    panel.set(digits=-0.5, image=3)
     assert panel.figure is figure and canvas.png(panel.figure) != first
-    table, scores, exact = tolerance_study(model, U, labels, [10 ** 0.5])
+    table, scores, exact = tolerance_study(model, U, labels, [10 ** -0.5])
     row = table.iloc[0]
     parts = [canvas.moving(ax) for ax in figure.axes]
     assert parts[0]["dots"].get_ydata() == pytest.approx([row["error"], row["bound"]])
@@ -134,14 +136,31 @@ def test_the_tolerance_panel_follows_its_sliders():
                                np.clip((scores[0, 3] / size).numpy(), -1.35, 1.35))
     said = parts[0]["verdict"].get_text()
     assert f"steps {int(row['steps'])}," in said and f"{int(row['changed'])} of 50" in said
-    rejects(lambda: panel.set(digits=3), ValueError, "digits", "<= 2")
+    rejects(lambda: panel.set(digits=3), ValueError, "digits", "<= 0")
 
 
 def test_a_tolerance_that_the_table_lacks_is_refused():
     model, U, labels = model_and_images()
-    table, scores, exact = tolerance_study(model, U, labels, TOLS)
+    table, scores, exact = tolerance_study(model, U, labels, RTOLS)
     rejects(lambda: draw_tolerance(table, exact[:, 0], 0.5, scores[0, 0], exact[0]),
-            ValueError, "tol", "0.5", "0.001")
+            ValueError, "rtol", "0.5", "0.001")
+
+
+@pytest.mark.parametrize("adjoint", [Implicit(), Implicit(CountedPicard(1e-9))])
+def test_evaluations_are_counted_forward_and_with_implicit_itself_backward(adjoint):
+    solver = CountedPicard(1e-6)
+    model, U, _ = model_and_images()
+    b = model.injection(U).detach()
+    A = model.A.detach().requires_grad_()
+    solution = equilibrium(A, b, "relu", solver=solver, adjoint=adjoint)
+    forward = sum(solver.evaluations)
+    assert forward == solution.stats.steps and solution.status.ok
+    solution.value.sum().backward()
+    own = sum(adjoint.solver.evaluations) if adjoint.solver else 0
+    assert (sum(solver.evaluations) > forward) == (own == 0)
+    reference = A.detach().clone().requires_grad_()
+    equilibrium(reference, b, "relu", solver=Picard(1e-6), adjoint=adjoint).value.sum().backward()
+    assert torch.equal(A.grad, reference.grad), "counting changes nothing"
 
 
 # ---- pairs ----------------------------------------------------------------------------------

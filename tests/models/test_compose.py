@@ -1,6 +1,7 @@
 """Compositions compute what composing the models as functions computes, and say when they can't."""
 
 import itertools
+import warnings
 
 import numpy as np
 import pytest
@@ -9,15 +10,15 @@ from helpers import draw, mat, rejects
 from hypothesis import given
 from hypothesis import strategies as st
 
-from idl_lab import ImplicitModel
+from idl_lab import ImplicitModel, ImplicitRNN
 from idl_lab.activations import Activation
 from idl_lab.compose import add, cascade, feedback, multiply, parallel, precompose
 from idl_lab.equilibrium import OneStep
-from idl_lab.fixed_point import Picard
+from idl_lab.fixed_point import GaussSeidel, Picard
 from idl_lab.networks import blockwise
 from idl_lab.well_posedness import Condition
 
-SOLVER = Picard(tol=1e-13, max_steps=2000)
+SOLVER = Picard(rtol=1e-13, max_steps=2000)
 
 
 def make(seed, p, q, n, phi="relu", bias=False, feedthrough=True, norm=0.6, **options):
@@ -216,6 +217,21 @@ def test_feedback_may_lose_well_posedness_and_says_so():
     assert feedback(model, draw(1, 3, 2)).certificate().condition is Condition.NONE
 
 
+@pytest.mark.parametrize("rule", [cascade, parallel, add])
+def test_networks_read_off_are_composed_although_their_solvers_blocks_are_their_own(rule):
+    torch.manual_seed(0)
+    nets = [torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 8))
+            .double() for _ in range(2)]
+    one, two = (ImplicitModel.from_network(net, solver=GaussSeidel(1e-9, blocks=(8,), max_steps=50))
+                for net in nets)
+    together, U = rule(one, two), draw(3, 5, 8)
+    first, second = (net(U) for net in nets)
+    wanted = {cascade: nets[1](first), parallel: torch.cat([first, second], dim=1),
+              add: first + second}[rule]
+    assert together.solver == Picard(1e-9, max_steps=50)
+    assert torch.allclose(together(U), wanted, atol=1e-8)
+
+
 # ---- nothing is shared ----------------------------------------------------------------------
 
 
@@ -251,6 +267,88 @@ def test_the_parts_dtype_is_the_compositions():
 # ---- refusals -------------------------------------------------------------------------------
 
 M34 = make(0, 3, 4, 5)  # three inputs, four outputs
+
+
+def spoilt(name):
+    """M34 with a NaN in one of its matrices or biases."""
+    model = make(0, 3, 4, 5, bias=True)
+    with torch.no_grad():
+        getattr(model, name).view(-1)[0] = torch.nan
+    return model
+
+
+# What is no matrix, whichever rule is given it.
+NO_MATRIX = [
+    ([[1.0]], TypeError, ["torch.Tensor", "list"]),
+    (np.ones((4, 4)), TypeError, ["torch.Tensor", "ndarray"]),
+    (None, TypeError, ["torch.Tensor", "NoneType"]),
+    ("M", TypeError, ["torch.Tensor", "str"]),
+    (0.1, TypeError, ["torch.Tensor", "float"]),
+    ((row for row in [1.0]), TypeError, ["torch.Tensor", "generator"]),
+    (torch.ones(4, 4, dtype=torch.int64), TypeError, ["floating-point", "int64"]),
+    (torch.ones(4, 4, dtype=torch.bool), TypeError, ["floating-point", "bool"]),
+    (torch.ones(4, 4, dtype=torch.complex128), TypeError, ["floating-point", "complex128"]),
+    (torch.nested.nested_tensor([draw(0, 4), draw(1, 3)], layout=torch.jagged), TypeError,
+     ["one matrix", "nested"]),
+    (draw(0, 4), ValueError, ["shape", "(4,)"]),
+    (draw(0, 1, 4, 4), ValueError, ["shape", "(1, 4, 4)"]),
+    (torch.ones(4, 4).double().to("meta"), ValueError, ["on meta", "wanted on cpu"]),
+    (torch.inf * draw(0, 4, 4), ValueError, ["finite"]),
+]
+
+
+@pytest.mark.parametrize(("value", "error", "fragments"), NO_MATRIX)
+@pytest.mark.parametrize(("name", "call"), [
+    ("M", lambda M, model: multiply(M, model)), ("M", lambda M, model: precompose(model, M)),
+    ("F", lambda F, model: feedback(model, F))], ids=["multiply", "precompose", "feedback"])
+def test_no_matrix(name, call, value, error, fragments):
+    rejects(lambda: call(value, make(0, 4, 4, 5)), error, name, *fragments)
+
+
+@pytest.mark.parametrize("value", [
+    None, 3, "model", draw(0, 3, 3), np.ones((3, 3)), torch.nn.ReLU(), ImplicitModel,
+    ImplicitRNN(3, 3, 4, 4, device="cpu")], ids=lambda value: type(value).__name__)
+def test_no_model(value):
+    name = type(value).__name__
+    for rule in (cascade, parallel, add):
+        rejects(lambda rule=rule: rule(value), TypeError, "model must be", f"got {name}")
+        rejects(lambda rule=rule: rule(M34, value), TypeError, "model 2", f"got {name}")
+    for call in (lambda: multiply(draw(0, 3, 3), value), lambda: precompose(value, draw(0, 3, 3)),
+                 lambda: feedback(value, draw(0, 3, 3))):
+        rejects(call, TypeError, "model must be", f"got {name}")
+
+
+@pytest.mark.parametrize("name", ["free_A", "B", "C", "D", "state_bias", "output_bias"])
+def test_a_model_that_holds_nan_is_named(name):
+    letter = {"free_A": "A", "state_bias": "b", "output_bias": "c"}.get(name, name)
+    rejects(lambda: parallel(M34, spoilt(name)), ValueError, f"{letter} of model 2", "1 NaN")
+
+
+@pytest.mark.parametrize("rule", COMPOSED)
+def test_shapes_alone_compose_on_the_meta_device(rule):
+    one, two = make(0, 2, 2, 3), make(10, 2, 2, 2, "tanh")
+    wanted = COMPOSED[rule](one, two)
+    with torch.device("meta"):
+        M = torch.empty(3, 2, dtype=torch.float64)
+    given = {"multiply": lambda m: multiply(M, m), "precompose": lambda m: precompose(m, M.mT),
+             "feedback": lambda m: feedback(m, M[:2])}
+    one, two = one.to("meta"), two.to("meta")
+    found = given[rule](one) if rule in given else COMPOSED[rule](one, two)
+    assert all(p.is_meta for p in found.parameters())
+    assert [p.shape for p in found.parameters()] == [p.shape for p in wanted.parameters()]
+
+
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr, torch.sparse_csc])
+def test_a_sparse_matrix_is_as_good(layout):
+    M, model = draw(0, 4, 4, scale=0.05), make(0, 4, 4, 5)
+    with warnings.catch_warnings():  # sparse CSR says that it is in beta
+        warnings.simplefilter("ignore")
+        thin = M.to_sparse(layout=layout)
+    for rule in (multiply, lambda M, model: precompose(model, M),
+                 lambda M, model: feedback(model, M)):
+        for one, other in zip(rule(M, model).parameters(), rule(thin, model).parameters(),
+                              strict=True):
+            assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize(("call", "error", "fragments"), [

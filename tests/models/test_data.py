@@ -78,6 +78,9 @@ def test_batches():
     ({"test_size": "half"}, TypeError, ["test_size", "'half'"]),
     ({"seed": -1}, ValueError, ["seed", "at least 0"]),
     ({"seed": None}, TypeError, ["seed", "None"]),
+    ({"seed": 2 ** 63}, ValueError, ["seed", "2**63"]),
+    ({"data_home": 3}, TypeError, ["data_home must be a path", "3"]),
+    ({"cache": "no"}, TypeError, ["cache", "'no'"]),
     ({"dtype": torch.int64}, TypeError, ["dtype", "floating-point", "int64"]),
     ({"dtype": "float32"}, TypeError, ["dtype", "'float32'"]),
     ({"samples": 0}, ValueError, ["samples", "at least 1"]),
@@ -87,6 +90,11 @@ def test_batches():
 ])
 def test_refusals(options, error, fragments):
     rejects(lambda: data.load(**options), error, *fragments)
+
+
+def test_whole_numbers_may_be_numpys():
+    one, two = (data.load(batch_size=k(50), samples=k(200), seed=k(3)) for k in (int, np.int64))
+    assert [y.tolist() for _, y in one[0]] == [y.tolist() for _, y in two[0]]
 
 
 def test_the_first_argument_is_the_name():

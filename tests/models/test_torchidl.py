@@ -118,9 +118,11 @@ def test_a_custom_activation_is_used_and_its_settings_belong_to_the_model():
         X = nn.functional.silu(X @ model.A.mT + U @ model.B.mT + model.state_bias)
     Y = X @ model.C.mT + U @ model.D.mT + model.output_bias
     assert torch.allclose(model(U), Y, atol=1e-5)
-    assert model.solver == Picard(1e-6, 500) and model.adjoint == Implicit(Picard(1e-6, 500))
+    assert model.solver == Picard(0.0, atol=1e-6, max_steps=500)
+    assert model.adjoint == Implicit(Picard(1e-6, max_steps=500))
     other = torchidl.ImplicitModel(64, 10, 20, kappa=0.9)
-    assert (model.kappa, other.kappa) == (0.5, 0.9) and other.solver == Picard(3e-6, 300)
+    assert (model.kappa, other.kappa) == (0.5, 0.9)
+    assert other.solver == Picard(0.0, atol=3e-6, max_steps=300)
 
 
 @pytest.mark.parametrize("options", [{"is_low_rank": True, "rank": 3}, {"no_D": True},

@@ -42,10 +42,11 @@ def convergence_panel(n: int = 12, kappa: float = 0.9, kind: str = "positive",
         generator = torch.Generator("cpu").manual_seed(seed)
         A = random_matrix(n, kappa, kind, generator=generator)
         b = even_injection(n, generator=generator)
-        solvers = {"Picard": Picard(TOL, max_steps=MAX_STEPS),
-                   f"damped {damping:.2g}": Picard(TOL, max_steps=MAX_STEPS, damping=damping),
-                   "Anderson": Anderson(TOL, max_steps=MAX_STEPS)}
-        exact = solve_quietly(A, b, activation, Newton(tol=1e-12))
+        stop = {"rtol": 0.0, "atol": TOL, "max_steps": MAX_STEPS}  # absolute, as the dashed line
+        solvers = {"Picard": Picard(**stop),
+                   f"damped {damping:.2g}": Picard(damping=damping, **stop),
+                   "Anderson": Anderson(**stop)}
+        exact = solve_quietly(A, b, activation, Newton(rtol=1e-12))
         return {name: solve_quietly(A, b, activation, solver)
                 for name, solver in solvers.items()}, exact.value[0] if exact.status.ok else None
 

@@ -34,7 +34,7 @@ def steps() -> Figure:
     begin = int(spiky.int().diff().argmax()) + 1
     smooth = torch.sin(torch.linspace(0, 1, 80, dtype=series.dtype, device="cpu"))
     signal = torch.cat([smooth, series[begin - 40:begin + 80]])
-    cell = ImplicitRNNCell(1, 4, 12, activation="tanh", kappa=0.9, solver=Picard(1e-7),
+    cell = ImplicitRNNCell(1, 4, 12, activation="tanh", kappa=0.9, solver=Picard(1e-6),
                            generator=generator(), device="cpu", dtype=signal.dtype)
     return draw_steps(signal, _steps(cell, signal[:, None])[0])
 
@@ -75,7 +75,7 @@ def reading() -> Figure:
     rows = torch.nn.Unflatten(1, (8, 8))
     fit(torch.nn.Sequential(rows, reader), train, epochs=8, lr=1e-2, progress=False)
     U, labels = next(iter(test))
-    steps, states, hidden = _steps(reader.recurrent, rows(U)[0])
+    steps, states, hidden = _steps(reader.recurrent.cells[0], rows(U)[0])
     return draw_reading(rows(U)[0], states, reader.linear(hidden), steps,
                               label=int(labels[0]))
 

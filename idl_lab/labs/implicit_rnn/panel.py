@@ -33,9 +33,14 @@ def reading_panel(model: ImplicitRNN, rows: Tensor, labels: Tensor) -> Panel:
     Raises
     ------
     ValueError
-        If there is no image, or not a label for each.
+        If there is no image, or not a label for each; for a model of several cells, whose
+        states are not those of one equation.
     """
-    validation.tensor("rows", rows, "m time w", w=model.recurrent.input_dim)
+    if len(model.recurrent.cells) > 1:
+        raise ValueError(f"the panel shows one layer and one direction, got a model of "
+                         f"{len(model.recurrent.cells)} cells.")
+    (cell,) = model.recurrent.cells
+    validation.tensor("rows", rows, "m time w", w=cell.input_dim)
     if not 0 < len(rows) == len(labels):
         raise ValueError(f"rows and labels must hold as many images, at least one, got "
                          f"{len(rows)} and {len(labels)}.")
@@ -45,8 +50,8 @@ def reading_panel(model: ImplicitRNN, rows: Tensor, labels: Tensor) -> Panel:
     def read(image: int) -> tuple[Tensor, Tensor, dict[str, list[int]]]:
         h, x, states, hidden, cold, warm = None, None, [], [], [], []
         for u in rows[image]:
-            cold.append(model.recurrent.step(u, h)[1].stats.steps)
-            h, solution = model.recurrent.step(u, h, X0=x)
+            cold.append(cell.step(u, h)[1].stats.steps)
+            h, solution = cell.step(u, h, X0=x)
             x = solution.value
             warm.append(solution.stats.steps)
             states.append(x)

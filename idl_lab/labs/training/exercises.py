@@ -11,7 +11,7 @@ def _look(answer: object, measure: Callable[..., Mapping[str, float]], *, accura
           loop: float) -> dict[str, float]:
     """What ``measure(**answer)`` finds, beside the accuracy and the work that are aimed at."""
     if not isinstance(answer, Mapping) or not all(isinstance(name, str) for name in answer):
-        raise TypeError(f"Options are a dictionary such as dict(n=30, tol=1e-3), got {answer!r}.")
+        raise TypeError(f"Options are a dictionary such as dict(n=30, rtol=1e-3), got {answer!r}.")
     kappa = answer.get("kappa", 0.5)
     if isinstance(kappa, (int, float)) and kappa < 0.5:
         raise ValueError("Keep κ ≥ 0.5: with less there is hardly a loop left to be paid for.")

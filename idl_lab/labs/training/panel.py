@@ -10,7 +10,7 @@ from idl_lab.labs.training.plots import draw_tolerance
 from idl_lab.labs.training.problems import tolerance_study
 from idl_lab.model import ImplicitModel
 
-LOW, HIGH, PER_DECADE = -5, 2, 2
+LOW, HIGH, PER_DECADE = -5, 0, 2
 
 
 def tolerance_panel(model: ImplicitModel, U: Tensor, labels: Tensor, digits: float = -1.0) -> Panel:
@@ -24,7 +24,7 @@ def tolerance_panel(model: ImplicitModel, U: Tensor, labels: Tensor, digits: flo
         Images, at least one.
     labels : Tensor, shape (m,)
     digits : float
-        Where the slider for log₁₀ tol starts, in [−5, 2] by halves.
+        Where the slider for log₁₀ rtol starts, in [−5, 0] by halves.
 
     Returns
     -------
@@ -41,6 +41,6 @@ def tolerance_panel(model: ImplicitModel, U: Tensor, labels: Tensor, digits: flo
         return draw_tolerance(table, margins, table.index[at], scores[at, image], exact[image],
                               figure=figure)
 
-    controls = {"digits": slider(digits, LOW, HIGH, 1 / PER_DECADE, "log₁₀ tol"),
+    controls = {"digits": slider(digits, LOW, HIGH, 1 / PER_DECADE, "log₁₀ rtol"),
                 "image": slider(int(margins.argmin()), 0, len(U) - 1, 1, "image")}
     return Panel(draw, controls)

@@ -81,7 +81,7 @@ def _short(value: object) -> str:
 
 
 @styled
-def draw_tolerance(table: pd.DataFrame, margins: Tensor, tol: float, scores: Tensor,
+def draw_tolerance(table: pd.DataFrame, margins: Tensor, rtol: float, scores: Tensor,
                    exact: Tensor, *, figure: Figure | None = None) -> Figure:
     """How exact a solve has to be: error of the scores, margins of the decisions, one image.
 
@@ -89,10 +89,10 @@ def draw_tolerance(table: pd.DataFrame, margins: Tensor, tol: float, scores: Ten
     ----------
     table : pandas.DataFrame
         By tolerance (its index): ``error`` and ``bound`` of the class scores, ``steps``,
-        ``accuracy`` and ``changed``, from `examples.tolerance_study`.
+        ``accuracy`` and ``changed``, from `tolerance_study`.
     margins : Tensor, shape (m,)
         By how much each image's best score beats its second.
-    tol : float
+    rtol : float
         The row of ``table`` that is marked.
     scores, exact : Tensor, shape (q,)
         One image's class scores at this tolerance and at the equilibrium.
@@ -102,31 +102,31 @@ def draw_tolerance(table: pd.DataFrame, margins: Tensor, tol: float, scores: Ten
     Raises
     ------
     ValueError
-        If ``tol`` is not in the table.
+        If ``rtol`` is not in the table.
     """
-    if tol not in table.index:
-        raise ValueError(f"tol must be one of the table's {list(table.index)}, got {tol}.")
+    if rtol not in table.index:
+        raise ValueError(f"rtol must be one of the table's {list(table.index)}, got {rtol}.")
     gaps, given, goal = (array(name, v, 1) for name, v in (
         ("margins", margins), ("scores", scores), ("exact", exact)))
-    row = table.loc[tol]
+    row = table.loc[rtol]
     axes = canvas.row(figure, 3, 8.4, 3.0, left=0.065, right=0.99, bottom=0.15, top=0.76,
                       wspace=0.22)
-    tols, error, bound = table.index.to_numpy(), table["error"], table["bound"]
-    powers = np.arange(np.floor(np.log10(max(min(error.min(), tols.min()), 1e-12))),
+    rtols, error, bound = table.index.to_numpy(), table["error"], table["bound"]
+    powers = np.arange(np.floor(np.log10(max(min(error.min(), rtols.min()), 1e-12))),
                        np.ceil(np.log10(max(bound.max(), gaps.max()))) + 1)
     span = 10 ** powers[0], 10 ** powers[-1]
-    if frame(axes[0], xscale="log", yscale="log", xlim=(tols.min() / 2, tols.max() * 2),
-             ylim=span, xlabel="tol", title="Error of the class scores"):
-        axes[0].plot(tols, np.maximum(error, span[0]), color=COLOURS[0], label="measured")
-        axes[0].plot(tols, bound, "--", color=COLOURS[1], label="bound")
+    if frame(axes[0], xscale="log", yscale="log", xlim=(rtols.min() / 2, rtols.max() * 2),
+             ylim=span, xlabel="rtol", title="Error of the class scores"):
+        axes[0].plot(rtols, np.maximum(error, span[0]), color=COLOURS[0], label="measured")
+        axes[0].plot(rtols, bound, "--", color=COLOURS[1], label="bound")
         axes[0].legend(loc="upper left")
     if frame(axes[1], xscale="log", xlim=span, yticks=[], xlabel="margin: best score − second best",
              title="Margins of the decisions"):
         axes[1].hist(gaps, bins=np.geomspace(*span, 60), color=FAINT)
         axes[1].set_ylim(0, 1.25 * axes[1].get_ylim()[1])  # room for words above the lines
     # Up to the bound only: above it stands the legend.
-    line(axes[0], "at", [tol, tol], [span[0], row["bound"]], color=INK, linewidth=0.8)
-    line(axes[0], "dots", [tol, tol], [max(row["error"], span[0]), row["bound"]], "o", color=INK)
+    line(axes[0], "at", [rtol, rtol], [span[0], row["bound"]], color=INK, linewidth=0.8)
+    line(axes[0], "dots", [rtol, rtol], [max(row["error"], span[0]), row["bound"]], "o", color=INK)
     height = 0, axes[1].get_ylim()[1] / 1.25
     for k, name in enumerate(("error", "bound")):
         edge = max(2 * row[name], span[0])
@@ -145,7 +145,7 @@ def draw_tolerance(table: pd.DataFrame, margins: Tensor, tol: float, scores: Ten
          markersize=7)
     title(axes[2], f"One image: says {given.argmax()}, exactly {goal.argmax()}")
     words(axes[0], "verdict", -0.17, 1.22,
-          f"tol {tol:.0e}: steps {int(row['steps'])}, accuracy {row['accuracy']:.3f}; "
+          f"rtol {rtol:.0e}: steps {int(row['steps'])}, accuracy {row['accuracy']:.3f}; "
           f"{int(row['changed'])} of {len(gaps)} predictions differ from the equilibrium's",
           fontsize=10, weight="bold")
     return axes[0].figure

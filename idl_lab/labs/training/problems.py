@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from idl_lab import validation
 from idl_lab.equilibrium import equilibrium
-from idl_lab.fixed_point import Anderson, Solver
+from idl_lab.fixed_point import Anderson, Picard, Solver
+from idl_lab.fixed_point.solution import Solution
 from idl_lab.model import ImplicitModel
 from idl_lab.training import accuracy
 from idl_lab.well_posedness import inf_norm
@@ -55,14 +57,43 @@ def paired_difference(one: Tensor, other: Tensor) -> tuple[float, float]:
     return float(d.mean()), float(square.sqrt())
 
 
+@dataclasses.dataclass(frozen=True)
+class CountedPicard(Picard):
+    """`Picard` that writes down how often it evaluates its map.
+
+    Copies made by `dataclasses.replace` write to the same list: so does the adjoint's solver that
+    `Implicit()` makes of the forward one.
+
+    Parameters
+    ----------
+    rtol, atol, max_steps, damping
+        As for `Picard`.
+    evaluations : list of int
+        Of each step between two tests, in the order taken.
+    """
+
+    evaluations: list[int] = dataclasses.field(default_factory=list, repr=False, compare=False)
+
+    def step(self, f: Any, x: Tensor, state: Any, skip: int = 0) -> tuple:
+        """As `Picard.step`, counted.
+
+        Parameters
+        ----------
+        f, x, state, skip
+            As for `Picard.step`.
+        """
+        self.evaluations.append(1 + skip)
+        return super().step(f, x, state, skip)
+
+
 @torch.no_grad()
-def tolerance_study(model: ImplicitModel, U: Tensor, labels: Tensor, tols: Sequence[float]
+def tolerance_study(model: ImplicitModel, U: Tensor, labels: Tensor, rtols: Sequence[float]
                     ) -> tuple[pd.DataFrame, Tensor, Tensor]:
     """What a looser tolerance of the state equation does to a trained model's predictions.
 
-    Where ‖f(x) − x‖∞ ≤ tol, the returned f(x) is within κ tol/(1 − κ) of the equilibrium,
-    κ = ‖A‖∞, and a class score within ‖C‖∞ κ tol/(1 − κ) of its own; a prediction cannot change
-    while its margin exceeds twice that.
+    Where ‖f(x) − x‖∞ ≤ rtol ‖x‖∞, x is within rtol ‖x‖∞/(1 − κ) of the equilibrium, κ = ‖A‖∞,
+    and a class score within ‖C‖∞ rtol ‖x‖∞/(1 − κ) of its own; a prediction cannot change while
+    its margin exceeds twice that.
 
     Parameters
     ----------
@@ -70,33 +101,36 @@ def tolerance_study(model: ImplicitModel, U: Tensor, labels: Tensor, tols: Seque
         With ‖A‖∞ < 1 and a non-expansive φ.
     U : Tensor, shape (m, p)
     labels : Tensor, shape (m,)
-    tols : sequence of float
+    rtols : sequence of float
 
     Returns
     -------
     table : pandas.DataFrame
-        By tolerance: steps, the largest error of a class score, its bound, accuracy, and how many
-        predictions differ from those at the equilibrium.
+        By tolerance: steps, the largest error of a class score, its bound (of the
+        image with the largest ‖x‖∞), accuracy, and how many predictions differ from those at the
+        equilibrium.
     scores : Tensor, shape (tolerances, m, q)
     exact : Tensor, shape (m, q)
         Class scores at the equilibrium (to the dtype's rounding).
     """
     kappa = float(inf_norm(model.A))
     validation.real("‖A‖∞ of the model", kappa, below=1.0)
-    amplify = float(inf_norm(model.C)) * kappa / (1 - kappa)
+    amplify = float(inf_norm(model.C)) / (1 - kappa)
     b = model.injection(U)
 
-    def predict(solver: Solver) -> tuple[Tensor, int]:
+    def predict(solver: Solver) -> tuple[Tensor, Solution]:
         # With its states kept, a solve is tested at every step and ends at the first that will do.
         solution = equilibrium(model.A, b, model.activation, solver=solver, keep_states=True)
-        return model.output(solution.value, U), solution.stats.steps
+        return model.output(solution.value, U), solution
 
-    exact, _ = predict(Anderson(tol=0.0))
+    exact, _ = predict(Anderson(rtol=0.0))
     scores, rows = [], []
-    for tol in tols:
-        Y, steps = predict(dataclasses.replace(model.solver, tol=tol))
+    for rtol in rtols:
+        Y, solution = predict(dataclasses.replace(model.solver, rtol=rtol, atol=0.0))
         scores.append(Y)
-        rows.append({"tol": tol, "steps": steps, "error": float((Y - exact).abs().max()),
-                     "bound": amplify * tol, "accuracy": float(accuracy(Y, labels)),
+        rows.append({"rtol": rtol, "steps": solution.stats.steps,
+                     "error": float((Y - exact).abs().max()),
+                     "bound": amplify * rtol * float(solution.stats.size.max()),
+                     "accuracy": float(accuracy(Y, labels)),
                      "changed": int((Y.argmax(dim=1) != exact.argmax(dim=1)).sum())})
-    return pd.DataFrame(rows).set_index("tol"), torch.stack(scores), exact
+    return pd.DataFrame(rows).set_index("rtol"), torch.stack(scores), exact

@@ -48,7 +48,7 @@ def norm_bound_panel(n: int = 20, kappa: float = 0.9, activation: str = "tanh",
         injection = 0.02 * torch.randn(1, n, generator=generator, dtype=A.dtype, device=A.device)
         starts = several_starts(n, STARTS, generator=generator)
         solution = solve_quietly(A, injection.expand(STARTS, n), activation,
-                                 Picard(TOL, max_steps=STEPS), X0=starts)
+                                 Picard(rtol=0.0, atol=TOL, max_steps=STEPS), X0=starts)
         return draw_norm_bound(A, solution, kappa, TOL, verdict(A, solution, activation),
                                max_steps=STEPS, figure=figure)
 
