@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from idl_lab import validation
 from idl_lab.activations import Activation, activation
@@ -27,7 +26,14 @@ from idl_lab.adjoints import (
     Unrolled,
     check_adjoint,
 )
-from idl_lab.extras import full_precision, never_compiled, one_tangent, refuse_traced, under_vmap
+from idl_lab.extras import (
+    followed,
+    full_precision,
+    never_compiled,
+    one_tangent,
+    refuse_traced,
+    under_vmap,
+)
 from idl_lab.fixed_point import Pace, Picard, Solver, check_solver, reshape, run, told
 from idl_lab.fixed_point.solution import ConvergenceError, Solution, Status, warn
 from idl_lab.operators import Operator, check_finite, from_leaves, leaves, once
@@ -172,8 +178,7 @@ def solve_map(f: StateMap, X0: Tensor | None, solver: Solver, adjoint: Adjoint,
 
 def _followed(tensors: Sequence[Tensor]) -> bool:
     """Whether someone differentiates or transforms what is made of these tensors."""
-    return (torch.is_grad_enabled() and any(T.requires_grad for T in tensors)
-            or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0)
+    return torch.is_grad_enabled() and any(T.requires_grad for T in tensors) or followed()
 
 
 @dataclass

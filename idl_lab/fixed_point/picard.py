@@ -27,8 +27,9 @@ class Pace:
 
     steps: int = 0
 
-    def learn(self, solver: Solver, state: SolverState) -> None:
-        """Take note of a solve that ended.
+    @staticmethod
+    def after(solver: Solver, state: SolverState) -> int:
+        """The steps for the next solve after one that ended, or 0 if it did not converge.
 
         Parameters
         ----------
@@ -39,7 +40,7 @@ class Pace:
         # From a relative residual of about 1 down to worst · rtol, at one rate.
         rate = (state.worst * solver.rtol) ** (1 / state.steps) if state.worst <= 1 else 0.0
         spare = int(math.log(state.worst) / math.log(rate)) if 0 < rate < 1 else 1
-        self.steps = max(state.steps - spare, 1) if state.worst <= 1 else 0
+        return max(state.steps - spare, 1) if state.worst <= 1 else 0
 
 
 @dataclass(frozen=True)

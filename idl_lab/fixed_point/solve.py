@@ -109,9 +109,10 @@ def run(f: Map, x: Tensor, solver: Solver, keep_states: bool = False, lean: bool
     value, residual, slow = x, x.new_empty(len(x)), False
     while status is None:
         skip = 0
-        if lean and not keep_states and isinstance(solver, Picard):
-            ahead = min(pace.steps, solver.max_steps) - 1 if pace else 0
-            skip = solver.untested(state) if state.steps else max(ahead, 0)
+        if lean and not keep_states and state.steps:
+            skip = solver.untested(state)
+        elif lean and not keep_states and pace and isinstance(solver, Picard):
+            skip = max(min(pace.steps, solver.max_steps) - 1, 0)
         x, fx, state = solver.step(f, x, state, skip) if skip else solver.step(f, x, state)
         value, residual, status = state.point, state.residual, solver.terminate(state)
         slow = slow or state.rate > SLOW
@@ -130,7 +131,8 @@ def run(f: Map, x: Tensor, solver: Solver, keep_states: bool = False, lean: bool
         if not keep_states:
             states.clear()
     if pace:
-        pace.learn(solver, state)
+        # Of a slow solve every test is wanted: only they see how large the numbers became.
+        pace.steps = 0 if slow else pace.after(solver, state)
     residuals = log.rows()
     if not status.ok:
         value, residual = state.best, state.best_residual

@@ -23,6 +23,11 @@ _SHORTEST = 1 / 64  # of a jump's length, so that a few good ones make it whole 
 _TEST_EVERY, SLOW = 8, 0.9
 
 
+def _unknown_gain() -> float:
+    """The gain of a map that is nothing but a function."""
+    return 1.0
+
+
 @dataclass(frozen=True)
 class SolverState:
     """Where a solve stands after some steps.
@@ -59,7 +64,7 @@ class SolverState:
     best: Tensor | None = None
     best_residual: Tensor | None = None
     memory: tuple[Tensor, ...] = ()
-    gain: Callable[[], float] = float(1).conjugate
+    gain: Callable[[], float] = _unknown_gain
 
 
 @dataclass(frozen=True)

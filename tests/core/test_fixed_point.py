@@ -416,3 +416,13 @@ def test_a_solution_prints_one_line():
     s = fixed_point(lambda x: 0 * x, X + 1.0)
     assert isinstance(s, Solution) and repr(s).count("\n") == 0
     assert "CONVERGED" in repr(s) and "(2, 3)" in repr(s) and "2 steps" in repr(s)
+
+
+def test_a_solver_of_ones_own_says_where_it_wants_no_test():
+    class Rare(Picard):
+        def untested(self, state):
+            return 4
+
+    f, wanted = contraction()
+    s = fixed_point(f, torch.zeros_like(wanted), Rare(1e-8), lean=True)
+    assert s.trace.steps[:4] == (1, 6, 11, 16) and s.status is Status.CONVERGED
