@@ -52,7 +52,7 @@ class Found(NamedTuple):
     output: Tensor
 
 
-def ours(solver: BaseSolver, teacher: nn.Module, train: DataLoader) -> Found:
+def ours(solver: BaseSolver, teacher: nn.Module, train: DataLoader, lam: float) -> Found:
     """Statistics and both matchings, in the teacher's own units: the problem torchidl solves.
 
     Parameters
@@ -61,11 +61,13 @@ def ours(solver: BaseSolver, teacher: nn.Module, train: DataLoader) -> Found:
     teacher : torch.nn.Module
         Without biases.
     train : DataLoader
+    lam : float
+        λ of both.
     """
     start = time.perf_counter()
     grams = gram_statistics(teacher, train, ones=False, progress=False)
-    state = solver.solve(state_matching(grams, KAPPA, solver.lambda_z))
-    output = solver.solve(output_matching(grams, solver.lambda_y))
+    state = solver.solve(state_matching(grams, KAPPA, lam))
+    output = solver.solve(output_matching(grams, lam))
     return Found(time.perf_counter() - start, state.W, output.W)
 
 
@@ -150,8 +152,8 @@ def contest(lam: float, peers: dict[str, tuple[str, dict[str, float]]], repeats:
 
     def turn() -> None:
         for name, (kind, times) in mine.items():
-            solver = kind(lambda_z=lam, lambda_y=lam, progress=False)
-            runs.setdefault(name, []).extend(ours(solver, teacher, train) for _ in range(times))
+            runs.setdefault(name, []).extend(
+                ours(kind(progress=False), teacher, train, lam) for _ in range(times))
 
     turn()
     for name, (kind, settings) in peers.items():
@@ -203,8 +205,8 @@ def accuracies(lams: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0, 10.0)) -> pd.Da
                           ("convolutions", {"biases": True, "conv": True})):
         teacher, train, test = digits_teacher(0, **options)
         for lam in lams:
-            sim = SIM(kappa=KAPPA, device="cpu", progress=False)
-            sim.train(ADMMSolver(lambda_z=lam, lambda_y=lam, progress=False), teacher, train)
+            sim = SIM(kappa=KAPPA, lambda_z=lam, lambda_y=lam, device="cpu", progress=False)
+            sim.train(ADMMSolver(progress=False), teacher, train)
             figures = sim.result.stats
             total = sum(getattr(sim.result, M).numel() for M in "ABCD")
             rows.append({"teacher": name, "its accuracy": evaluate(teacher, test), "λ": lam,

@@ -92,7 +92,7 @@ class Row(Constraint):
         return shrink_rows(A, self.kappa)
 
 
-def project_rows(A: Tensor, kappa: float) -> Tensor:
+def project_rows(A: Tensor, kappa: float | Tensor) -> Tensor:
     """Nearest matrix with ‖A‖∞ ≤ κ: each row onto the ℓ₁ ball of radius κ.
 
     Row a goes to sign(a) max(|a| − θ, 0), with the θ ≥ 0 that makes its absolute sum κ; rows
@@ -101,8 +101,8 @@ def project_rows(A: Tensor, kappa: float) -> Tensor:
     Parameters
     ----------
     A : Tensor, shape (n, p)
-    kappa : float
-        Radius κ ≥ 0.
+    kappa : float, or Tensor of shape (n, 1)
+        Radius κ ≥ 0, one for all rows or each row's own.
 
     Returns
     -------
@@ -119,11 +119,12 @@ def project_rows(A: Tensor, kappa: float) -> Tensor:
     Duchi, Shalev-Shwartz, Singer, Chandra, ICML 2008, figure 1.
     """
     validation.tensor("A", A, "n p")
-    validation.real("kappa", kappa, at_least=0.0)
+    if not isinstance(kappa, Tensor):
+        validation.real("kappa", kappa, at_least=0.0)
     return A.clone() if A.numel() == 0 else _project(wide(A), kappa).to(A.dtype)
 
 
-def _project(A: Tensor, kappa: float) -> Tensor:
+def _project(A: Tensor, kappa: float | Tensor) -> Tensor:
     magnitude = A.abs()
     inside = magnitude.sum(dim=1, keepdim=True) <= kappa
     # Entries are told by how far they lie below the row's largest: as heights above 0, a κ of 1

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from idl_lab.extras import followed, one_tangent, under_vmap, wide
 from idl_lab.operators import LowRank, rounding_of_sums
+
+Kappa = TypeVar("Kappa", float, Tensor)
 
 
 def floor(A: Tensor) -> float:
@@ -21,18 +24,19 @@ def floor(A: Tensor) -> float:
     return torch.finfo(A.dtype).tiny * torch.finfo(A.dtype).eps
 
 
-def radius(A: Tensor, kappa: float) -> float:
+def radius(A: Tensor, kappa: Kappa) -> Kappa:
     """κ less what rounding adds to a row's sum, so that the bound itself holds.
 
     Parameters
     ----------
     A : Tensor, shape (n, p)
         Its dtype and the length of its rows count.
-    kappa : float
-        Radius κ ≥ 0.
+    kappa : float, or Tensor of shape (n, 1)
+        Radius κ ≥ 0, one for all rows or each row's own.
     """
     terms = A.shape[1]
-    return max(kappa * (1 - rounding_of_sums(terms, A.dtype)) - terms * floor(A), 0.0)
+    room = kappa * (1 - rounding_of_sums(terms, A.dtype)) - terms * floor(A)
+    return room.clamp(min=0) if isinstance(room, Tensor) else max(room, 0.0)
 
 
 def sums(A: Tensor) -> Tensor:

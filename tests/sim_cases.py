@@ -8,32 +8,43 @@ from helpers import mat
 
 from idl_lab.sim.problem import Problem
 
+Number = float | np.ndarray
+
 
 def problem(Phi: np.ndarray, T: np.ndarray, **options) -> Problem:
     """The problem of features (m, d) and targets (m, k)."""
+    options = {name: mat(value) if isinstance(value, np.ndarray) else value
+               for name, value in options.items()}
     return Problem(mat(Phi.T @ Phi), mat(T.T @ Phi), mat((T**2).sum(axis=0)), **options)
 
 
-def values(Phi: np.ndarray, T: np.ndarray, W: np.ndarray, *, lam: float = 0.0, ridge: float = 0.0,
-           penalised: np.ndarray | None = None, **_) -> np.ndarray:
+def penalties(shape: tuple[int, int], lam: Number = 0.0, weights: np.ndarray | float = 1.0
+              ) -> np.ndarray:
+    """λ_i ω_ij of every entry."""
+    return np.reshape(lam, (-1, 1)) * np.broadcast_to(weights, shape)
+
+
+def values(Phi: np.ndarray, T: np.ndarray, W: np.ndarray, *, lam: Number = 0.0, ridge: float = 0.0,
+           weights: np.ndarray | float = 1.0, **_) -> np.ndarray:
     """Each row's objective, by loops over the samples."""
-    weight = np.full(Phi.shape[1], lam) * (1 if penalised is None else penalised)
     return np.array([0.5 * sum((Phi[i] @ w - t[i])**2 for i in range(len(Phi)))
                      + weight @ np.abs(w) + 0.5 * ridge * w @ w
-                     for w, t in zip(W, T.T, strict=True)])
+                     for w, t, weight in zip(W, T.T, penalties(W.shape, lam, weights),
+                                             strict=True)])
 
 
-def optimum(Phi: np.ndarray, T: np.ndarray, *, lam: float = 0.0, ridge: float = 0.0,
-            kappa: float | None = None, ball: int = 0, penalised: np.ndarray | None = None
+def optimum(Phi: np.ndarray, T: np.ndarray, *, lam: Number = 0.0, ridge: float = 0.0,
+            kappa: Number | None = None, ball: int = 0, weights: np.ndarray | float = 1.0
             ) -> np.ndarray:
     """Each row's smallest objective, by cvxpy on the samples."""
-    weight = np.full(Phi.shape[1], lam) * (1 if penalised is None else penalised)
     found = []
-    for t in T.T:
+    shape = T.shape[1], Phi.shape[1]
+    radii = np.broadcast_to(0.0 if kappa is None else kappa, shape[0])
+    for t, weight, room in zip(T.T, penalties(shape, lam, weights), radii, strict=True):
         w = cp.Variable(Phi.shape[1])
         cost = (0.5 * cp.sum_squares(Phi @ w - t) + weight @ cp.abs(w)
                 + 0.5 * ridge * cp.sum_squares(w))
-        limits = [cp.norm1(w[:ball]) <= kappa] if ball else []
+        limits = [cp.norm1(w[:ball]) <= room] if ball else []
         found.append(cp.Problem(cp.Minimize(cost), limits).solve(solver="CLARABEL"))
     return np.array(found)
 
@@ -52,6 +63,8 @@ def _cases() -> dict[str, tuple[np.ndarray, np.ndarray, dict]]:
     zero[:, [2, 9]] = 0
     twice[:, 3], twice[:, 10], twice[:, 9] = Phi[:, 1], Phi[:, 8], -Phi[:, 0]
     ones[:, -1] = 1
+    entries = 10.0**np.random.default_rng(2).uniform(-2, 1, (4, 12))
+    entries[:, -1] = 0
     units = 10.0**np.array([6, -6, 0, 6, 0, -6, 0, -6, 6, 0, 0, 6])
     usual = {"lam": 0.5, "kappa": 0.9, "ball": 7}
     return {
@@ -59,8 +72,11 @@ def _cases() -> dict[str, tuple[np.ndarray, np.ndarray, dict]]:
         "no ball": (Phi, T, {"lam": 0.5}),
         "ball of all": (Phi, T, {**usual, "ball": 12}),
         "elastic net": (Phi, T, {**usual, "ridge": 2.0}),
-        "bias": (ones, T + 5, {**usual, "penalised": np.arange(12) < 11}),
+        "bias": (ones, T + 5, {**usual, "weights": 1.0 * (np.arange(12) < 11)}),
         "kappa = 0": (Phi, T, {**usual, "kappa": 0.0}),
+        "a radius for each row": (Phi, T, {**usual, "kappa": np.array([0.0, 0.2, 0.9, 40.0])}),
+        "a lambda for each row": (Phi, T, {**usual, "lam": np.array([1e-6, 0.5, 5.0, 1e4])}),
+        "a weight for each entry": (ones, T + 5, {**usual, "weights": entries}),
         "lambda = 0": (Phi, T, {**usual, "lam": 0.0}),
         "lambda so large that all is zero": (Phi, T, {**usual, "lam": 1e4}),
         "least squares": (Phi, T, {}),

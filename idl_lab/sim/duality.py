@@ -52,12 +52,12 @@ def lower_bound(problem: Problem, W: Tensor, Y: Tensor | None = None) -> Tensor:
     square = 2 * problem.fit(W) + rounding  # ‖ν‖² at θ = 1
     slope = problem.norms - (W * problem.cross).sum(dim=1) - rounding  # −νᵀt at θ = 1
     # θ is at most `far`; up to `near` the ball costs nothing, beyond it h* grows with θ.
-    far = _ratio(problem.weights[problem.ball:], s[:, problem.ball:])
+    far = _ratio(problem.penalty[:, problem.ball:], s[:, problem.ball:])
     inside, multiplier = s[:, :problem.ball].abs(), 0.0 if Y is None else Y
     signed = s[:, :problem.ball] + multiplier  # s = θ · signed − Y
     candidates = [_clamped_ratio(slope, square, far)]
     if problem.ball:
-        near = torch.minimum(_ratio(problem.weights[:problem.ball], inside), far)
+        near = torch.minimum(_ratio(problem.penalty[:, :problem.ball], inside), far)
         # `far` is clamped, since ∞ · 0 would be NaN.
         candidates = [near, torch.minimum(candidates[0], near), far.clamp(max=1e300)]
         # Beyond `near` h* is the largest of several lines in θ, and the best θ need not be any
@@ -70,9 +70,11 @@ def lower_bound(problem: Problem, W: Tensor, Y: Tensor | None = None) -> Tensor:
     for theta in [torch.zeros_like(slope), *candidates]:
         theta = torch.where(unbounded, 0.0, theta)
         h = torch.zeros_like(slope)
-        if problem.ball and problem.kappa:
-            excess = (theta[:, None] * signed - multiplier).abs() - problem.weights[:problem.ball]
-            h = problem.kappa * excess.clamp(min=0).amax(dim=1)
+        if problem.ball:
+            excess = (theta[:, None] * signed - multiplier).abs() \
+                - problem.penalty[:, :problem.ball]
+            # A row whose ball is a point pays nothing, even where the excess overflows.
+            h = torch.where(problem.radius > 0, problem.radius * excess.clamp(min=0).amax(dim=1), 0)
         bound = theta * slope - 0.5 * theta**2 * square - h
         value = torch.maximum(value, torch.nan_to_num(bound, nan=-torch.inf, neginf=-torch.inf))
     return value
@@ -84,8 +86,8 @@ def _kinks(problem: Problem, slope: Tensor, square: Tensor, inside: Tensor, far:
     # Every θ gives a true bound: to stop after three costs tightness, never truth.
     found, theta = [], torch.ones_like(slope).minimum(far)
     for _ in range(3):
-        top = (theta[:, None] * inside - problem.weights[:problem.ball]).argmax(dim=1, keepdim=True)
-        steep = problem.kappa * inside.gather(1, top)[:, 0]
+        top = (theta[:, None] * inside - problem.penalty[:, :problem.ball]).argmax(1, keepdim=True)
+        steep = problem.radius * inside.gather(1, top)[:, 0]
         theta = _clamped_ratio(slope - steep, square, far)
         found.append(theta)
     return found

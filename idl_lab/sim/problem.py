@@ -6,6 +6,7 @@ weight, and a ball that keeps the part of W that becomes A well-posed. Rows shar
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor
 
 from idl_lab import validation
-from idl_lab.constraints import project_rows, shrink_rows
+from idl_lab.constraints import project_rows
+from idl_lab.norms import radius, sums
 from idl_lab.sim.duality import lower_bound
 from idl_lab.sim.states import GramStatistics
 
@@ -21,12 +23,12 @@ from idl_lab.sim.states import GramStatistics
 # entry, so that nothing holds its column.
 WEIGHTLESS = 1e-13
 RESOLVED = 1e-6  # of ½‖t‖²: a smaller objective is a difference of squares, with few true digits
-EXACT = 1e-10  # of the λ at which W is zero: as small a λ as float64 resolves
+EXACT = 1e-10  # of the λ at which a row is zero: as small a λ as float64 resolves
 
 
 @dataclass(frozen=True)
 class Problem:
-    """For each row w: min ½‖Φw − t‖² + λ Σ_{j penalised} |w_j| + ½ρ‖w‖², Σ_{j < ball} |w_j| ≤ κ.
+    """For each row w: min ½‖Φw − t‖² + λ Σ_j ω_j |w_j| + ½ρ‖w‖², Σ_{j < ball} |w_j| ≤ κ.
 
     Attributes
     ----------
@@ -36,16 +38,17 @@ class Problem:
         TᵀΦ of the targets T (m, k).
     norms : Tensor, shape (k,)
         ‖t‖² of each target.
-    lam : float
-        λ ≥ 0.
+    lam : float, or Tensor of shape (k,)
+        λ, one for all rows or each row's own: all positive, or all zero.
     ridge : float
         ρ ≥ 0; with λ an elastic net.
-    kappa : float, optional
-        Radius κ ≥ 0 of the ball; None for none.
+    kappa : float, or Tensor of shape (k,), optional
+        Radius κ ≥ 0 of the ball, one for all rows or each row's own; None for none.
     ball : int
         How many of the first columns the ball holds; 0 for none.
-    penalised : Tensor of bool, shape (d,), optional
-        Columns that λ weighs; all where it is None. A column of ones is best left out.
+    weights : Tensor, shape (d,) or (k, d), optional
+        ω ≥ 0, the weight of each column, or of each entry; ones where it is None. A column of
+        weight zero, as one of biases is best given, has weight zero in every row.
 
     Raises
     ------
@@ -62,34 +65,48 @@ class Problem:
     gram: Tensor
     cross: Tensor
     norms: Tensor
-    lam: float = 0.0
+    lam: float | Tensor = 0.0
     ridge: float = 0.0
-    kappa: float | None = None
+    kappa: float | Tensor | None = None
     ball: int = 0
-    penalised: Tensor | None = None
+    weights: Tensor | None = None
 
     def __post_init__(self) -> None:
         validation.square("gram", self.gram)
         validation.tensor("cross", self.cross, "k d", like=self.gram, d=len(self.gram))
         validation.tensor("norms", self.norms, "k", like=self.gram, k=len(self.cross))
-        for name in ("lam", "ridge"):
-            object.__setattr__(self, name, validation.real(name, getattr(self, name), at_least=0.0))
+        for name in ("lam", "ridge", "kappa"):
+            object.__setattr__(self, name, self._at_least_zero(name))
+        if isinstance(self.lam, Tensor) and (self.lam > 0).any() and (self.lam == 0).any():
+            raise ValueError("lam must be positive in all rows or zero in all, got both.")
         validation.integer("ball", self.ball, at_least=0)
         if self.ball > len(self.gram):
             raise ValueError(f"ball must be at most d={len(self.gram)}, the number of columns, got "
                              f"{self.ball}.")
         if self.ball and self.kappa is None:
             raise ValueError(f"ball={self.ball} columns need a radius kappa, got None.")
-        if self.kappa is not None:
-            object.__setattr__(self, "kappa", validation.real("kappa", self.kappa, at_least=0.0))
-        if self.penalised is not None and (
-                self.penalised.dtype != torch.bool or self.penalised.shape != self.gram.shape[:1]):
-            raise ValueError(f"penalised must be a mask (bool) of shape ({len(self.gram)},), got "
-                             f"{self.penalised.dtype} of shape {tuple(self.penalised.shape)}.")
+        if self.weights is not None:
+            shape = "d" if self.weights.dim() == 1 else "k d"
+            validation.tensor("weights", self.weights, shape, like=self.gram, k=len(self.cross),
+                              d=len(self.gram))
+            none = self.weights.reshape(-1, len(self.gram)) == 0
+            if (self.weights < 0).any() or (none.any(dim=0) != none.all(dim=0)).any():
+                raise ValueError("weights must be >= 0, and zero in all rows of a column or in "
+                                 "none.")
         asymmetry = (self.gram - self.gram.mT).abs().amax()
         if asymmetry > 1e-6 * self.gram.abs().amax() or (self.gram.diagonal() < 0).any():
             raise ValueError(f"gram must be ΦᵀΦ, symmetric with a non-negative diagonal, got an "
                              f"asymmetry of {float(asymmetry):.3g}.")
+
+    def _at_least_zero(self, name: str) -> float | Tensor | None:
+        value = getattr(self, name)
+        if not isinstance(value, Tensor):
+            return value if value is None else validation.real(name, value, at_least=0.0)
+        validation.tensor(name, value, "k", like=self.gram, k=len(self.cross))
+        if (value < 0).any():
+            raise ValueError(f"{name} must be >= 0, got a smallest entry of "
+                             f"{float(value.amin()):g}.")
+        return value
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -99,10 +116,10 @@ class Problem:
     def exact(self) -> Problem:
         """Exact matching: the W of smallest ℓ₁ norm among those with ΦWᵀ = T.
 
-        That is the limit λ → 0, and λ is set to what float64 still resolves of it, 10⁻¹⁰ of the
-        λ at which W is zero; the gap then certifies ‖W‖₁ to five digits or so. Where the ball
-        holds no W that matches, the answer is the nearest one, of smallest norm: `fit` says how
-        near.
+        That is the limit λ → 0, and each row's λ is set to what float64 still resolves of it,
+        10⁻¹⁰ of the λ at which the row is zero; the gap then certifies its norm to five digits or
+        so. Where the ball holds no W that matches, the answer is the nearest one, of smallest
+        norm: `fit` says how near.
 
         Raises
         ------
@@ -111,7 +128,10 @@ class Problem:
         """
         if self.ridge:
             raise ValueError(f"exact matching weighs no squares, got ridge={self.ridge:g}: give 0.")
-        return replace(self, lam=EXACT * float(self.cross.abs().amax()))
+        weights = torch.ones_like(self.gram[0]) if self.weights is None else self.weights
+        price = torch.where(weights > 0, self.cross.abs() / torch.where(weights > 0, weights, 1), 0)
+        zero = price.amax(dim=1)  # the λ from which on a row is zero
+        return replace(self, lam=EXACT * torch.where(zero > 0, zero, zero.amax()))
 
     def to(self, device: torch.device | str) -> Problem:
         """The same problem on another device.
@@ -132,9 +152,12 @@ class Problem:
         index : Tensor of int, shape (r,), or slice
             Which rows of W, as torch indexes them.
         """
-        part = replace(self, cross=self.cross[index], norms=self.norms[index])
-        part.__dict__.update({name: getattr(self, name) for name in (
-            "Q", "weights", "free", "free_inverse")})
+        _ = self.Q, self.free_inverse  # computed once, here, and not again for every part
+        part = copy.copy(self)  # `replace` would check all of ΦᵀΦ again
+        for name in ("cross", "norms", "lam", "kappa", "weights", "penalty", "radius"):
+            value = getattr(self, name)
+            if isinstance(value, Tensor) and not (name == "weights" and value.dim() == 1):
+                object.__setattr__(part, name, value[index])
         return part
 
     @cached_property
@@ -151,11 +174,18 @@ class Problem:
         return values.clamp(min=0), vectors
 
     @cached_property
-    def weights(self) -> Tensor:
-        """The ℓ₁ weight of each column, λ or 0, (d,)."""
-        if self.penalised is None:
-            return torch.full_like(self.gram[0], self.lam)
-        return self.lam * self.penalised.to(self.gram.dtype)
+    def penalty(self) -> Tensor:
+        """The ℓ₁ weight λω of each entry, (k, d)."""
+        weights = torch.ones_like(self.gram[0]) if self.weights is None else self.weights
+        lam = self.lam[:, None] if isinstance(self.lam, Tensor) else self.lam
+        return (lam * weights).expand(self.shape)
+
+    @cached_property
+    def radius(self) -> Tensor:
+        """κ of each row, (k,); zeros without a ball."""
+        if isinstance(self.kappa, Tensor):
+            return self.kappa
+        return torch.full_like(self.norms, self.kappa or 0.0)
 
     def zeros(self) -> Tensor:
         """W = 0, which is always feasible."""
@@ -179,7 +209,7 @@ class Problem:
         W : Tensor, shape (k, d)
             Any matrix.
         """
-        return self.fit(W) + W.abs() @ self.weights
+        return self.fit(W) + (W.abs() * self.penalty).sum(dim=1)
 
     def gradient(self, W: Tensor) -> Tensor:
         """Gradient of `fit`, (k, d).
@@ -204,7 +234,7 @@ class Problem:
         step : float, or Tensor of shape (k, 1)
             The same for all rows, or each row's own.
         """
-        W = W.sign() * (W.abs() - step * self.weights).clamp(min=0)
+        W = W.sign() * (W.abs() - step * self.penalty).clamp(min=0)
         return self._in_ball(W)
 
     def project(self, W: Tensor) -> Tensor:
@@ -217,13 +247,17 @@ class Problem:
         """
         W = self._in_ball(W)
         if self.ball:  # sums round too, and rows that came from far outside are off by as much
-            W = torch.cat([shrink_rows(W[:, :self.ball], self.kappa), W[:, self.ball:]], dim=1)
+            A = W[:, :self.ball]
+            size, room = sums(A), radius(A, self.radius[:, None])
+            A = A * torch.where(size > room, room / torch.where(size > room, size, 1), 1)
+            W = torch.cat([A, W[:, self.ball:]], dim=1)
         return W
 
     def _in_ball(self, W: Tensor) -> Tensor:
         if not self.ball:
             return W
-        return torch.cat([project_rows(W[:, :self.ball], self.kappa), W[:, self.ball:]], dim=1)
+        A = project_rows(W[:, :self.ball], self.radius[:, None])
+        return torch.cat([A, W[:, self.ball:]], dim=1)
 
     def violation(self, W: Tensor) -> Tensor:
         """By how much each row leaves its ball, (k,); 0 inside.
@@ -235,7 +269,7 @@ class Problem:
         """
         if not self.ball:
             return torch.zeros_like(self.norms)
-        return (W[:, :self.ball].abs().sum(dim=1) - self.kappa).clamp(min=0)
+        return (W[:, :self.ball].abs().sum(dim=1) - self.radius).clamp(min=0)
 
     def dual(self, W: Tensor, Y: Tensor | None = None) -> Tensor:
         """A lower bound on each row's optimum, from the residual at W, (k,).
@@ -264,7 +298,7 @@ class Problem:
         """Columns that nothing holds: outside the ball, and weighed less than rounding does."""
         outside = torch.arange(len(self.gram), device=self.gram.device) >= self.ball
         size = (self.Q.diagonal().clamp(min=0) * self.norms.amax()).sqrt()
-        return torch.nonzero(outside & (self.weights <= WEIGHTLESS * size))[:, 0]
+        return torch.nonzero(outside & (self.penalty.amax(dim=0) <= WEIGHTLESS * size))[:, 0]
 
     @cached_property
     def free_inverse(self) -> Tensor:
@@ -310,7 +344,7 @@ def state_matching(grams: GramStatistics, kappa: float, lam: float = 0.0, ridge:
         As `Problem`.
     """
     return Problem(grams.gram, grams.cross_Z, grams.norms_Z, lam=lam, ridge=ridge, kappa=kappa,
-                   ball=grams.n, penalised=_weights_not_biases(grams))
+                   ball=grams.n, weights=_weights_not_biases(grams))
 
 
 def output_matching(grams: GramStatistics, lam: float = 0.0, ridge: float = 0.0) -> Problem:
@@ -329,13 +363,13 @@ def output_matching(grams: GramStatistics, lam: float = 0.0, ridge: float = 0.0)
         As `Problem`.
     """
     return Problem(grams.gram, grams.cross_Y, grams.norms_Y, lam=lam, ridge=ridge,
-                   penalised=_weights_not_biases(grams))
+                   weights=_weights_not_biases(grams))
 
 
 def _weights_not_biases(grams: GramStatistics) -> Tensor:
-    mask = torch.ones_like(grams.gram[0], dtype=torch.bool)
-    mask[grams.n + grams.p:] = False
-    return mask
+    weights = torch.ones_like(grams.gram[0])
+    weights[grams.n + grams.p:] = 0
+    return weights
 
 
 def pseudo_inverse(M: Tensor) -> Tensor:

@@ -55,6 +55,12 @@ class SIM:
         for teachers that mix them.
     kappa : float
         Radius κ of the ball ‖A‖∞ ≤ κ.
+    lambda_z, lambda_y : float
+        ℓ₁ weights λ of state and output matching.
+    exact : bool
+        Match exactly instead, with the smallest ℓ₁ norm: `Problem.exact`; no λ is used then.
+    ridge : float
+        Weight of the squares beside them, for an elastic net.
     rescale : bool
         Measure the states in units in which the teacher's own A is inside the ball.
     skip_layers : int, optional
@@ -75,8 +81,8 @@ class SIM:
     Raises
     ------
     TypeError, ValueError
-        For a kappa outside [0, 1), a dtype that is not floating, an activation or a device that
-        is not known.
+        For a kappa outside [0, 1), a negative weight, a ridge beside exact matching, a dtype that
+        is not floating, an activation or a device that is not known.
 
     References
     ----------
@@ -85,6 +91,10 @@ class SIM:
 
     activation_fn: str | Activation | Callable | None = None
     kappa: float = 0.99
+    lambda_z: float = 1e-2
+    lambda_y: float = 1e-2
+    exact: bool = False
+    ridge: float = 0.0
     rescale: bool = True
     skip_layers: int | None = None
     regenerate_states: bool = False
@@ -97,6 +107,12 @@ class SIM:
         if self.activation_fn is not None:
             self.activation_fn = activation(self.activation_fn)
         self.kappa = validation.kappa(self.kappa)
+        # A plain number is kept, whatever kind was given: `torch.load` refuses a file that holds
+        # one of NumPy's, because it unpickles nothing.
+        for name in ("lambda_z", "lambda_y", "ridge"):
+            setattr(self, name, validation.real(name, getattr(self, name), at_least=0.0))
+        if self.exact and self.ridge:
+            raise ValueError(f"exact matching weighs no squares, got ridge={self.ridge:g}: give 0.")
         validation.floating(self.dtype)
         self.device = validation.resolve_device(self.device)
         self._model: ImplicitModel | None = None
@@ -125,7 +141,7 @@ class SIM:
         Parameters
         ----------
         solver : BaseSolver
-            Solves both convex problems; its ``lambda_z`` and ``lambda_y`` weigh them.
+            Solves both convex problems.
         model : torch.nn.Module
             The teacher; left as it was found.
         dataloader : iterable of U or (U, target)
@@ -161,16 +177,16 @@ class SIM:
             progress=self.progress))
         self._check_activation(grams)
         grams, notes = self._prepared(model, grams)
-        state = _solved("state", solver, state_matching(
-            grams, self.kappa, solver.lambda_z, solver.ridge))
+        state = self._solved("state", solver, state_matching(
+            grams, self.kappa, self.lambda_z, self.ridge))
         A, B, state_bias = split(state.W, grams)
         A_model = self._in_ball(A, solver)
         source = grams
         if self.regenerate_states:
             source = solver.gathered(
                 self._regenerated(A_model, B, state_bias, grams, model, dataloader))
-        output = _solved("output", solver, output_matching(
-            source, solver.lambda_y, solver.ridge))
+        output = self._solved("output", solver, output_matching(
+            source, self.lambda_y, self.ridge))
         C, D, output_bias = split(output.W, grams)
         fits = explained_by_block(grams, state.W) | {"output": explained(
             source.gram, source.cross_Y, source.norms_Y, output.W)}
@@ -240,7 +256,9 @@ class SIM:
             Before `train` or `load`.
         """
         torch.save({"state_dict": self.model.state_dict(), "result": self.result.plain(),
-                    "options": {"kappa": self.kappa, "rescale": self.rescale,
+                    "options": {"kappa": self.kappa, "lambda_z": self.lambda_z,
+                                "lambda_y": self.lambda_y, "exact": self.exact,
+                                "ridge": self.ridge, "rescale": self.rescale,
                                 "skip_layers": self.skip_layers,
                                 "layers": self.layers and list(self.layers),
                                 "regenerate_states": self.regenerate_states,
@@ -352,24 +370,22 @@ class SIM:
 
         return accumulate(batches(), ones=grams.ones)
 
-
-def _solved(name: str, solver: BaseSolver, problem: Problem) -> SolveResult:
-    found = solver.solve(problem.exact() if solver.exact else problem)
-    # No warning of a solver that leaves κ out, whose gap is that of another problem, nor after a
-    # cancel, of which the user knows.
-    if solver.honours_kappa and found.status in (SolveStatus.MAX_STEPS, SolveStatus.SECONDS,
-                                                  SolveStatus.ENDED):
-        warnings.warn(f"{name} matching stopped early: {found.status.value}. The relative gap is "
-                      f"{found.stats.relative_gap:.1e}; give {solver.name} more max_steps or "
-                      f"seconds, or a larger tol.",
-                      ConvergenceWarning, stacklevel=3)
-    seen = problem.norms > 0
-    if not (solver.exact and seen.any()):
+    def _solved(self, name: str, solver: BaseSolver, problem: Problem) -> SolveResult:
+        found = solver.solve(problem.exact() if self.exact else problem)
+        # No warning of a solver that leaves κ out, whose gap is that of another problem, nor after
+        # a cancel, of which the user knows.
+        if solver.honours_kappa and found.status in (SolveStatus.MAX_STEPS, SolveStatus.SECONDS,
+                                                      SolveStatus.ENDED):
+            warnings.warn(f"{name} matching stopped early: {found.status.value}. The relative gap "
+                          f"is {found.stats.relative_gap:.1e}; give {solver.name} more max_steps "
+                          f"or seconds, or a larger tol.", ConvergenceWarning, stacklevel=3)
+        seen = problem.norms > 0
+        if not (self.exact and seen.any()):
+            return found
+        missed = float((2 * problem.fit(found.W) / problem.norms)[seen].amax()) ** 0.5
+        if missed > INEXACT:
+            inside = f" with ‖A‖∞ ≤ κ = {self.kappa:g}" if problem.ball else ""
+            warnings.warn(f"{name} matching was to be exact, and what {solver.name} found{inside} "
+                          f"misses {missed:.1e} of the size of a target: nothing may match, or the "
+                          f"solver ended before it did.", UserWarning, stacklevel=3)
         return found
-    missed = float((2 * problem.fit(found.W) / problem.norms)[seen].amax()) ** 0.5
-    if missed > INEXACT:
-        inside = f" with ‖A‖∞ ≤ κ = {problem.kappa:g}" if problem.ball else ""
-        warnings.warn(f"{name} matching was to be exact, and what {solver.name} found{inside} "
-                      f"misses {missed:.1e} of the size of a target: nothing may match, or the "
-                      f"solver ended before it did.", UserWarning, stacklevel=3)
-    return found

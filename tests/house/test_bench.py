@@ -215,8 +215,7 @@ def test_the_first_of_a_comparison_is_what_the_others_are_divided_by(rows):
 
 def test_an_answer_is_judged_by_the_problem_and_not_by_its_solver():
     teacher, train, test = digits_teacher(0, epochs=2)
-    solver = ADMMSolver(lambda_z=1.0, lambda_y=1.0, progress=False)
-    found = sim.ours(solver, teacher, train)
+    found = sim.ours(ADMMSolver(progress=False), teacher, train, 1.0)
     problem = state_matching(gram_statistics(teacher, train, ones=False, progress=False), 0.99, 1.0)
     optimum = float(problem.dual(found.state).sum())
     row = sim.judge(found, problem, optimum, test)

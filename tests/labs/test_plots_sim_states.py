@@ -149,8 +149,8 @@ def test_bound_study_tells_what_sim_found():
         U = draw(9, 80, 6)
         U = U[teacher(U).any(1)]  # where all states are zero, so are the scores: a tie
         loader = [(U, teacher(U).argmax(1))]
-    solver = ADMMSolver(lambda_z=1e-6, lambda_y=1e-6, tol=1e-4, device="cpu", progress=False)
-    found = bound_study(teacher, loader, loader, [0.1, 0.9], solver)
+    solver = ADMMSolver(tol=1e-4, device="cpu", progress=False)
+    found = bound_study(teacher, loader, loader, [0.1, 0.9], solver, lam=1e-6)
     assert list(found.index) == [(k, way) for k in (0.1, 0.9) for way in (True, False)]
     assert found["solved"].all() and (found["gap"] <= 1e-4).all()
     assert (found["inf_norm"] <= found.index.get_level_values("kappa")).all()

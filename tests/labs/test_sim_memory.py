@@ -49,9 +49,8 @@ def test_training_alone_finds_what_training_here_does():
             layer.weight.copy_(draw(k, *layer.weight.shape))
     U = draw(9, 60, 5).float()
     (few, many), sim = train_alone(teacher, U, [10, 1500], seed=3, lambda_z=0.1, lambda_y=0.2)
-    here = SIM(device="cpu", progress=False).train(
-        ADMMSolver(lambda_z=0.1, lambda_y=0.2, device="cpu", progress=False), teacher,
-        Stream(U, 1500, seed=3))
+    here = SIM(lambda_z=0.1, lambda_y=0.2, device="cpu", progress=False).train(
+        ADMMSolver(device="cpu", progress=False), teacher, Stream(U, 1500, seed=3))
     assert 0 < few <= many and sim.result.stats["samples"] == 1500
     for name in "ABCD":
         torch.testing.assert_close(getattr(sim.result, name), getattr(here.result, name))

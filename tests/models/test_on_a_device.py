@@ -118,7 +118,7 @@ def sim(device, solver, on_cpu=False, **options):
     teacher = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
     U = inputs("cpu", 100, 6).float()
     loader = [(u.to(device), u[:, :3].argmax(1).to(device)) for u in U.split(40)]
-    found = SIM(device=device, progress=False, **options).train(
+    found = SIM(device=device, progress=False, lambda_z=0.1, lambda_y=0.1, **options).train(
         solver(progress=False, device="cpu" if on_cpu else str(device)), teacher.to(device), loader)
     assert found.result.stats["inf_norm"] <= 0.99 + 1e-12 or solver is LeastSquareSolver
     return [*found.model.parameters()], found.evaluate(loader)
@@ -127,7 +127,6 @@ def sim(device, solver, on_cpu=False, **options):
 SOLVERS = [Picard(1e-10), Picard(1e-10, damping=0.7), Anderson(1e-10), Broyden(1e-10),
            Newton(1e-10)]
 PHI = ["relu", "leaky_relu", "tanh", "sigmoid", "softplus", "elu", "hardtanh", "identity"]
-ADMM = partial(ADMMSolver, lambda_z=0.1, lambda_y=0.1)
 CASES = {
     **{f"constraint {c}": partial(model, constraint=c) for c in CONSTRAINTS},
     **{f"rank 3, {c}": partial(model, rank=3, constraint=c) for c in ("scale", "row")},
@@ -148,9 +147,9 @@ CASES = {
     "training on a series": lambda device: trained(
         device, series(), lambda at: ImplicitRNN(1, 1, 4, 6, device=at, dtype=torch.float64),
         loss=nn.functional.mse_loss, metric=nn.functional.mse_loss),
-    "SIM, ADMM": partial(sim, solver=ADMM),
-    "SIM, states of its own": partial(sim, solver=ADMM, regenerate_states=True),
-    "SIM, exact": partial(sim, solver=partial(ADMMSolver, exact=True)),
+    "SIM, ADMM": partial(sim, solver=ADMMSolver),
+    "SIM, states of its own": partial(sim, solver=ADMMSolver, regenerate_states=True),
+    "SIM, exact": partial(sim, solver=ADMMSolver, exact=True),
     "SIM, low rank": partial(sim, solver=partial(ProjectedGDLowRankSolver, rank=2, max_steps=60)),
     "SIM, least squares": partial(sim, solver=LeastSquareSolver),
     "SIM, a solver that is on the CPU": partial(sim, solver=CVXSolver, on_cpu=True),

@@ -68,13 +68,13 @@ class OnTheEdge(Exact):
         return replace(found, W=W)
 
 
-def solver(lambda_z=1e-3, lambda_y=1e-3, steps=600, kind=Gradient):
-    return kind(lambda_z=lambda_z, lambda_y=lambda_y, max_steps=steps, tol=1e-5, check_every=100,
-                progress=False, device="cpu")
+def solver(steps=600, kind=Gradient):
+    return kind(max_steps=steps, tol=1e-5, check_every=100, progress=False, device="cpu")
 
 
 def make(**options):
-    return SIM(**{"device": "cpu", "progress": False} | options)
+    return SIM(**{"device": "cpu", "progress": False, "lambda_z": 1e-3, "lambda_y": 1e-3}
+               | options)
 
 
 def train(teacher, loader, *, solver=None, **options):
@@ -143,7 +143,8 @@ def teachers_accuracy(teacher, loader):
 @pytest.mark.parametrize("name", ["bias-free", "biases", "conv"])
 def test_sim_reaches_its_teacher_with_a_certificate(taught, name):
     teacher, data, test = taught[name]
-    found = train(teacher, data, solver=solver(1e-2, 1e-2, kind=ADMMSolver))
+    found = train(teacher, data, solver=solver(kind=ADMMSolver), lambda_z=1e-2,
+                  lambda_y=1e-2)
     result, model = found.result, found.model
     reached = found.evaluate(test)
     assert teachers_accuracy(teacher, test) > 0.85
@@ -173,20 +174,20 @@ def test_a_solve_that_stops_early_warns(taught):
 
 def test_exact_matching_is_the_teacher_with_a_bound_or_says_that_it_is_not(taught):
     teacher, data, test = taught["biases"]
-    found = train(teacher, data, solver=ADMMSolver(exact=True, progress=False))
+    found = train(teacher, data, solver=ADMMSolver(progress=False), exact=True)
     assert min(found.result.stats["fit"].values()) > 1 - 1e-8
     assert inf_norm(found.result.A) <= 0.99
     U = torch.cat([U for U, _ in test])
     with torch.no_grad():
         torch.testing.assert_close(found.model(U), teacher(U), atol=0.05, rtol=0)
     with pytest.warns(UserWarning, match="state matching was to be exact.*A‖∞ ≤ κ = 0.99 misses"):
-        train(teacher, data, solver=ADMMSolver(exact=True, progress=False), rescale=False)
+        train(teacher, data, solver=ADMMSolver(progress=False), exact=True, rescale=False)
 
 
 def test_a_rank_is_kept_and_its_factors_are_saved(taught, tmp_path):
     teacher, data, test = taught["biases"]
     found = train(teacher, data, solver=ProjectedGDLowRankSolver(
-        rank=6, lambda_z=1e-2, lambda_y=1e-2, tol=1e-2, max_steps=60, progress=False))
+        rank=6, tol=1e-2, max_steps=60, progress=False), lambda_z=1e-2, lambda_y=1e-2)
     A, factors = found.result.A, found.result.factors
     assert torch.linalg.matrix_rank(A) == 6 and inf_norm(A) <= 0.99
     assert factors.L.shape == (48, 6)
@@ -222,8 +223,9 @@ def test_a_mixed_teacher_keeps_its_own_activations(taught):
 
 def test_regenerated_states_are_those_of_the_model(taught):
     teacher, data, _ = taught["biases"]
-    found = train(teacher, data, solver=solver(1.0, 0.0, 300), regenerate_states=True)
-    plain = train(teacher, data, solver=solver(1.0, 0.0, 300))
+    found = train(teacher, data, solver=solver(300), lambda_z=1.0, lambda_y=0.0,
+                  regenerate_states=True)
+    plain = train(teacher, data, solver=solver(300), lambda_z=1.0, lambda_y=0.0)
 
     def error(model):
         with torch.no_grad():
@@ -334,8 +336,8 @@ def test_large_units_are_solved_as_exactly_as_small_ones():
     parts = [part for p, q in zip(sizes, sizes[1:], strict=False)
              for part in (nn.Linear(p, q, bias=False), nn.ReLU())]
     teacher, U = nn.Sequential(*parts[:-1]).double(), draw(0, 400, 8)
-    found = train(teacher, [U], kappa=0.05, dtype=torch.float64, solver=ADMMSolver(
-        lambda_z=0.0, lambda_y=0.0, tol=1e-10, max_steps=150, progress=False))
+    found = train(teacher, [U], kappa=0.05, lambda_z=0.0, lambda_y=0.0, dtype=torch.float64,
+                  solver=ADMMSolver(tol=1e-10, max_steps=150, progress=False))
     assert found.result.units.max() > 1e7
     with torch.no_grad():  # a tolerance of 1e-6 in the model's units is off by 0.7
         error = (found.model(U) - teacher(U)).norm() / teacher(U).norm()
@@ -351,6 +353,7 @@ def test_an_activation_may_be_named_in_any_way(taught, phi):
 
 def test_numpys_numbers_are_saved_as_plain_ones(taught, tmp_path):
     teacher, data, _ = taught["bias-free"]
-    found = train(teacher, data, kappa=np.float64(0.9), solver=solver(np.float64(1e-2), steps=20))
+    found = train(teacher, data, kappa=np.float64(0.9), lambda_z=np.float64(1e-2),
+                  solver=solver(steps=20))
     found.save(tmp_path / "sim.pt")
     assert type(SIM.load(tmp_path / "sim.pt", device="cpu").kappa) is float

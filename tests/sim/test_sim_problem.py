@@ -11,18 +11,11 @@ from sim_cases import CASES, data, optimum, problem, values
 from idl_lab.sim.problem import Problem, pseudo_inverse
 
 
-def mask(options):
-    """The options with the mask as a tensor."""
-    if "penalised" not in options:
-        return options
-    return {**options, "penalised": torch.tensor(options["penalised"].tolist(), device="cpu")}
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_objective_is_that_of_the_samples(name):
     Phi, T, options = CASES[name]
     W = 0.1 * np.random.default_rng(3).standard_normal((T.shape[1], 12))
-    found = problem(Phi, T, **mask(options)).objective(mat(W)).numpy()
+    found = problem(Phi, T, **options).objective(mat(W)).numpy()
     np.testing.assert_allclose(found, values(Phi, T, W, **options), rtol=1e-11, atol=1e-12)
 
 
@@ -39,8 +32,7 @@ def test_gradient_is_the_finite_difference_of_the_fit():
 def test_prox_is_the_soft_threshold_with_the_balls_multiplier_added(seed, lam, kappa, step):
     rng = np.random.default_rng(seed)
     W, penalised = rng.standard_normal((3, 6)), rng.random(6) < 0.6
-    p = problem(*data(d=6, k=3), **mask(
-        {"lam": lam, "kappa": kappa, "ball": 4, "penalised": penalised}))
+    p = problem(*data(d=6, k=3), lam=lam, kappa=kappa, ball=4, weights=1.0 * penalised)
     soft = np.sign(W) * np.maximum(np.abs(W) - step * lam * penalised, 0)
     for row in soft:
         row[:4] = project_row(row[:4], kappa)
@@ -76,7 +68,7 @@ def test_dual_value_never_exceeds_the_optimum(name):
     Phi, T, options = CASES[name]
     if name.startswith("badly scaled"):
         Phi, T, options = data(3)[0] * 10.0**np.repeat([1, -1, 0], 4), data(3)[1], options
-    p = problem(Phi, T, **mask(options))
+    p = problem(Phi, T, **options)
     best = optimum(Phi, T, **options)
     slack = 1e-6 * (1 + np.abs(best))
     for seed, size in enumerate([0, 1e-3, 0.1, 1, 10, 1e3]):
@@ -95,8 +87,8 @@ def test_gap_is_at_least_the_true_suboptimality(seed, lam, kappa, ball, some, ri
     Phi, T = data(seed, m=int(rng.integers(1, 12)), d=6, k=2)
     options = {"lam": lam, "ridge": ridge, "kappa": kappa, "ball": ball}
     if some:
-        options["penalised"] = rng.random(6) < 0.5
-    p = problem(Phi, T, **mask(options))
+        options["weights"] = 1.0 * (rng.random(6) < 0.5)
+    p = problem(Phi, T, **options)
     best = optimum(Phi, T, **options)
     for size in (1e-2, 0.3, 3):
         V = p.project(mat(size * rng.standard_normal((2, 6))))

@@ -51,7 +51,13 @@ PROBLEM = [
     (lambda: changed(ball=4, kappa=0.5), ValueError, ["ball", "d=3", "4"]),
     (lambda: changed(ball=2), ValueError, ["ball=2", "kappa"]),
     (lambda: changed(kappa=-0.1), ValueError, ["kappa", ">= 0"]),
-    (lambda: changed(penalised=np.ones(3)), ValueError, ["penalised", "bool"]),
+    (lambda: changed(lam=np.ones(3)), ValueError, ["lam", "k=2", "(3,)"]),
+    (lambda: changed(lam=np.array([1.0, -1.0])), ValueError, ["lam", ">= 0", "-1"]),
+    (lambda: changed(lam=np.array([1.0, 0.0])), ValueError, ["lam", "all", "both"]),
+    (lambda: changed(kappa=np.array([1.0, -1.0])), ValueError, ["kappa", ">= 0", "-1"]),
+    (lambda: changed(weights=np.ones(2)), ValueError, ["weights", "d=3", "(2,)"]),
+    (lambda: changed(weights=-np.ones(3)), ValueError, ["weights", ">= 0"]),
+    (lambda: changed(weights=np.eye(3)[:2]), ValueError, ["weights", "all rows of a column"]),
     (lambda: problem(*data(), ridge=0.1).exact(), ValueError, ["no squares", "0.1"]),
 ]
 
@@ -68,14 +74,13 @@ def single_precision():
 
 
 SOLVERS = [
-    (lambda: ADMMSolver(lambda_z=-1), ValueError, ["lambda_z", ">= 0"]),
+    (lambda: ADMMSolver(lambda_z=1.0), TypeError, ["lambda_z"]),
     (lambda: ADMMSolver(relaxation=2.0), ValueError, ["relaxation", "< 2"]),
     (lambda: ADMMSolver(splitting_steps=1.5), TypeError, ["splitting_steps", "whole"]),
     (lambda: ADMMSolver(tol=0.0), ValueError, ["tol", "> 0"]),
     (lambda: ADMMSolver(seconds=0), ValueError, ["seconds", "> 0"]),
     (lambda: ADMMSolver(check_every=0), ValueError, ["check_every"]),
     (lambda: ADMMSolver(device="gpu"), ValueError, ["device", "gpu"]),
-    (lambda: ADMMSolver(exact=True, ridge=0.1), ValueError, ["no squares", "0.1"]),
     (lambda: ADMMSolver(lamda=1.0), TypeError, ["lamda"]),
     (lambda: ADMMSolver().solve(draw(0, 3, 3)), TypeError, ["Problem", "Tensor"]),
     (lambda: ADMMSolver().solve(single_precision()), TypeError, ["float64"]),
@@ -247,6 +252,8 @@ def reloaded(**options):
 
 TRAINED = [
     (lambda: make(kappa=1.0), ValueError, ["kappa must be >= 0 and < 1"]),
+    (lambda: make(lambda_z=-1), ValueError, ["lambda_z", ">= 0"]),
+    (lambda: make(exact=True, ridge=0.1), ValueError, ["no squares", "0.1"]),
     (lambda: make(dtype=torch.int64), TypeError, ["floating-point"]),
     (lambda: make(device="gpu"), ValueError, ["device='gpu' is not known"]),
     (lambda: make(activation_fn="rleu"), ValueError, ["Did you mean 'relu'?"]),

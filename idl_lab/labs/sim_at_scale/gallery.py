@@ -60,9 +60,9 @@ def samples_needed() -> Figure:
     for m in (50, 200, 800):
         for lam in (0.01, 1.0):
             weight = lam * m / len(images)  # the misfit is a sum over samples
-            solver = ADMMSolver(lambda_z=weight, lambda_y=weight, tol=1e-3, device="cpu",
-                                progress=False)
-            sim = SIM(device="cpu", progress=False).train(solver, teacher, [images[order[:m]]])
+            sim = SIM(lambda_z=weight, lambda_y=weight, device="cpu", progress=False)
+            sim.train(ADMMSolver(tol=1e-3, device="cpu", progress=False), teacher,
+                      [images[order[:m]]])
             runs.append((m, lam, sim.evaluate(test)))
     table = pd.DataFrame(runs, columns=["samples", "lam", "accuracy"])
     return draw_samples_needed(table, training.evaluate(teacher, test), len(test.dataset), d=176)

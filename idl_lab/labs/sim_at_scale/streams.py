@@ -140,7 +140,7 @@ def train_alone(teacher: nn.Sequential, U: Tensor, samples: Sequence[int], *, se
         Of the streams.
     device : str
     **weights
-        ``lambda_z`` and ``lambda_y`` of `ADMMSolver`.
+        ``lambda_z`` and ``lambda_y`` of `SIM`.
 
     Returns
     -------
@@ -192,8 +192,8 @@ def _work(folder: Path) -> None:
     for m in [*given.get("before", []), *given["samples"]]:
         stream = Stream(given["U"], m, seed=given.get("seed", 0))
         if given["what"] == "train":
-            solver = ADMMSolver(device=given["device"], progress=False, **given["lambdas"])
-            sim = SIM(device=given["device"], progress=False).train(solver, teacher, stream)
+            where = {"device": given["device"], "progress": False}
+            sim = SIM(**given["lambdas"], **where).train(ADMMSolver(**where), teacher, stream)
             sim.save(folder / "sim.pt")
         else:
             getattr(states, given["what"])(teacher, stream, progress=False)

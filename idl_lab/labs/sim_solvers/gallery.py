@@ -43,8 +43,8 @@ def sparsity() -> Figure:
     teacher, train, test = digits_teacher()
     points = {}
     for lam in (0.01, 0.1, 1.0, 10.0):
-        solver = ADMMSolver(lambda_z=lam, lambda_y=lam, tol=1e-4, device="cpu", progress=False)
-        sim = SIM(device="cpu", progress=False).train(solver, teacher, train)
+        sim = SIM(lambda_z=lam, lambda_y=lam, device="cpu", progress=False)
+        sim.train(ADMMSolver(tol=1e-4, device="cpu", progress=False), teacher, train)
         points[lam] = {"nonzeros": sum(sim.result.stats["nonzeros"].values()),
                        "accuracy": sim.evaluate(test)}
     return draw_sparsity(pd.DataFrame(points).T, training.evaluate(teacher, test),

@@ -35,7 +35,7 @@ def sim_states_panel(teacher: nn.Module, train: Batches, test: Batches, kappa: f
     kappas : sequence of float
         In (0, 1).
     solver : BaseSolver, optional
-        ADMM with λ = 0.1 and a relative gap of 1e-4 by default.
+        ADMM to a relative gap of 1e-4 by default; λ = 0.1.
 
     Returns
     -------
@@ -44,8 +44,7 @@ def sim_states_panel(teacher: nn.Module, train: Batches, test: Batches, kappa: f
     """
     options = tuple(f"{validation.real('kappas', k, above=0.0, below=1.0):g}" for k in kappas)
     validation.choice("kappa", f"{kappa:g}", options)
-    solver = solver or ADMMSolver(lambda_z=0.1, lambda_y=0.1, tol=1e-4, device="cpu",
-                                  progress=False)
+    solver = solver or ADMMSolver(tol=1e-4, device="cpu", progress=False)
     table = bound_study(teacher, train, test, [float(k) for k in options], solver)
     model = ImplicitModel.from_network(teacher)
     A = model.A.detach().to_dense().double()

@@ -15,7 +15,7 @@ from idl_lab.sim.solvers import BaseSolver
 
 
 def bound_study(teacher: nn.Module, train: Batches, test: Batches, kappas: Sequence[float],
-                solver: BaseSolver) -> pd.DataFrame:
+                solver: BaseSolver, lam: float = 0.1) -> pd.DataFrame:
     """SIM with and without rescaling for several κ.
 
     Parameters
@@ -25,6 +25,8 @@ def bound_study(teacher: nn.Module, train: Batches, test: Batches, kappas: Seque
     kappas : sequence of float
     solver : BaseSolver
         For all of them.
+    lam : float
+        λ_z = λ_y.
 
     Returns
     -------
@@ -36,7 +38,8 @@ def bound_study(teacher: nn.Module, train: Batches, test: Batches, kappas: Seque
     rows = {}
     for kappa in kappas:
         for rescaled in (True, False):
-            sim = SIM(kappa=kappa, rescale=rescaled, device="cpu", progress=False)
+            sim = SIM(kappa=kappa, lambda_z=lam, lambda_y=lam, rescale=rescaled, device="cpu",
+                      progress=False)
             with warnings.catch_warnings():  # the table says what the warning says
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 sim.train(solver=solver, model=teacher, dataloader=train)

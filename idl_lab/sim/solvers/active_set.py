@@ -43,12 +43,12 @@ class ActiveSet:
         self.unit = torch.where(used, 1 / torch.where(used, diagonal, 1).sqrt(), 0)
         self.Q = self.unit[:, None] * problem.Q * self.unit
         self.cross = problem.cross * self.unit
-        self.weights = problem.weights * self.unit
+        self.weights = problem.penalty * self.unit
         held = torch.arange(len(diagonal), device=W.device) < problem.ball
         self.pull = self.unit * held  # what a unit of each column takes up of the ball's radius
-        self.kappa = problem.kappa or 0.0
-        self.free = used & ~held & (problem.weights == 0)
-        self.used = used & ~(held & (self.kappa == 0))
+        self.kappa = problem.radius
+        self.free = used & ~held & (problem.penalty == 0).all(dim=0)
+        self.used = used & ~(held & (self.kappa[:, None] == 0))
         self.problem = problem
         V = torch.where(self.used, problem.project(W) / torch.where(used, self.unit, 1), 0)
         self.V, self.sign = V, torch.zeros_like(V)
@@ -74,7 +74,7 @@ class ActiveSet:
         """The point, in the problem's own units."""
         return self.V * self.unit
 
-    def _change(self, V: Tensor, X: Tensor, residual: Tensor) -> Tensor:
+    def _change(self, rows: Tensor, V: Tensor, X: Tensor, residual: Tensor) -> Tensor:
         """Objective at X less that at V, from c − QV and the move alone.
 
         Where the fit is almost exact the two objectives agree in most of their digits, and their
@@ -82,7 +82,7 @@ class ActiveSet:
         """
         move = X - V
         return ((0.5 * move @ self.Q - residual) * move).sum(dim=1) + (
-            X.abs() - V.abs()) @ self.weights
+            (X.abs() - V.abs()) * self.weights[rows]).sum(dim=1)
 
     def step(self, rows: Tensor) -> None:
         """Solve on the face, move as far as it pays, drop what reached zero, add what pulls.
@@ -101,17 +101,17 @@ class ActiveSet:
         # face both are huge and almost parallel, and their difference is rounding; with θ counted
         # from the step before, P is what is left to do and `more` a small correction.
         start = self.theta[rows]
-        slope = residual - self.weights * sign - start[:, None] * pull
+        slope = residual - self.weights[rows] * sign - start[:, None] * pull
         P, R, failed = self._directions(rows, inside, slope, pull)
         # What θ changes by, in closed form: the full step ends on the ball, or θ at zero.
-        room = self.kappa - (pull * V).sum(dim=1)
+        room = self.kappa[rows] - (pull * V).sum(dim=1)
         bend = (pull * R).sum(dim=1)
         more = (pull * P).sum(dim=1) - room
         more = torch.where(bend > 0, more / torch.where(bend > 0, bend, 1), 0)
         more = torch.maximum(more, -start)
         theta = start + more
         D = P - more[:, None] * R
-        V_new, full = self._search(V, D, sign, residual)
+        V_new, full = self._search(rows, V, D, sign, residual)
         worse = ((V_new == V).all(dim=1) & ~full) | failed
         V_new = torch.where(worse[:, None], V, V_new)
         # An entry that would leave on the other side at once, or that the move brought to zero, is
@@ -123,8 +123,8 @@ class ActiveSet:
         # fails there, and it may enter. Entering before a step has gone its full length, or while
         # others leave, would judge by a θ that does not belong to the point.
         s = cross - V_new @ self.Q
-        excess = s.abs() - self.weights - theta[:, None] * self.pull
-        excess = torch.where((sign == 0) & ~self.free & self.used, excess, 0)
+        excess = s.abs() - self.weights[rows] - theta[:, None] * self.pull
+        excess = torch.where((sign == 0) & ~self.free & self.used[rows], excess, 0)
         excess = torch.where(leaves, 0, excess)
         top = excess.amax(dim=1, keepdim=True)
         # After a step that did not pay, one at a time: of several that enter together some may
@@ -171,7 +171,7 @@ class ActiveSet:
         found = torch.cholesky_solve(right.gather(1, where) * real[:, :, None], root)
         return torch.zeros_like(right).scatter_(1, where, found * real[:, :, None]), failed
 
-    def _search(self, V: Tensor, D: Tensor, sign: Tensor, residual: Tensor
+    def _search(self, rows: Tensor, V: Tensor, D: Tensor, sign: Tensor, residual: Tensor
                 ) -> tuple[Tensor, Tensor]:
         """The best of a few points along V + αD, cut off where signs change; was it the end?"""
         toward = (D * sign < 0) & (V != 0)
@@ -180,7 +180,7 @@ class ActiveSet:
         best_V, best = V, torch.zeros_like(first)
         full = torch.zeros_like(best, dtype=torch.bool)
         slack = ROUNDINGS * torch.finfo(V.dtype).eps * (
-            V.abs() @ self.weights + (V * residual).abs().sum(dim=1))
+            (V.abs() * self.weights[rows] + (V * residual).abs()).sum(dim=1))
         held = self.pull > 0
         # First up to where the first sign changes; then the whole way, half of it, a quarter, …
         for k in range(HALVINGS):
@@ -189,11 +189,11 @@ class ActiveSet:
             X = torch.where((X * sign > 0) | self.free, X, 0)
             X = torch.where(hit <= alpha[:, None], 0, X)
             size = X.abs() @ self.pull
-            over = size > self.kappa
+            over = size > self.kappa[rows]
             if held.any():
                 X = torch.where(over[:, None] & held,
-                                X * (self.kappa / torch.where(over, size, 1))[:, None], X)
-            value = self._change(V, X, residual)
+                                X * (self.kappa[rows] / torch.where(over, size, 1))[:, None], X)
+            value = self._change(rows, V, X, residual)
             # The first of the points may also be worse by rounding. Near the optimum of a face
             # every step looks so, and the search would never end; and an entry as small as rounding
             # must be allowed to reach zero, or every step would stop at it.

@@ -36,7 +36,7 @@ class ADMMSolver(BaseSolver):
 
     Parameters
     ----------
-    lambda_z, lambda_y, exact, ridge, tol, max_steps, check_every, seconds, device, progress
+    tol, max_steps, check_every, seconds, device, progress
         As for `BaseSolver`.
     relaxation : float
         α, in (0, 2).

@@ -25,12 +25,6 @@ class BaseSolver(abc.ABC):
 
     Parameters
     ----------
-    lambda_z, lambda_y : float
-        ℓ₁ weights λ of state and output matching, which SIM hands to the `Problem`.
-    exact : bool
-        Match exactly instead, with the smallest ℓ₁ norm: `Problem.exact`; no λ is used then.
-    ridge : float
-        Weight of the squares beside them, for an elastic net.
     tol : float
         Relative duality gap at which to stop.
     max_steps : int
@@ -47,14 +41,10 @@ class BaseSolver(abc.ABC):
     Raises
     ------
     TypeError, ValueError
-        For a negative weight, a tol, a time or a number of steps that is not positive, a device
-        that is not known, and for a ridge beside exact matching.
+        For a tol, a time or a number of steps that is not positive, and a device that is not
+        known.
     """
 
-    lambda_z: float = 1e-2
-    lambda_y: float = 1e-2
-    exact: bool = False
-    ridge: float = 0.0
     tol: float = 1e-6
     max_steps: int = 5000
     check_every: int = 10
@@ -70,15 +60,9 @@ class BaseSolver(abc.ABC):
     separable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        # A plain number is kept, whatever kind was given: `torch.load` refuses a file that holds
-        # one of NumPy's, because it unpickles nothing.
-        for name in ("lambda_z", "lambda_y", "ridge"):
-            object.__setattr__(self, name, validation.real(name, getattr(self, name), at_least=0.0))
         object.__setattr__(self, "tol", validation.real("tol", self.tol, above=0.0))
         validation.integer("max_steps", self.max_steps)
         validation.integer("check_every", self.check_every)
-        if self.exact and self.ridge:
-            raise ValueError(f"exact matching weighs no squares, got ridge={self.ridge:g}: give 0.")
         if not self.seconds > 0:
             raise ValueError(f"seconds must be > 0, got {self.seconds}.")
         validation.resolve_device(self.device)

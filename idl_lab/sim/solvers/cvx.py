@@ -41,7 +41,7 @@ class CVXSolver(BaseSolver):
 
     Parameters
     ----------
-    lambda_z, lambda_y, exact, ridge, tol, max_steps, check_every, seconds, device, progress
+    tol, max_steps, check_every, seconds, device, progress
         As for `BaseSolver`; an iterate is a handful of rows solved, on the CPU.
     solver : str
         "auto" is MOSEK where it is installed and licensed, else Clarabel; OSQP and SCS follow
@@ -159,20 +159,19 @@ class _Programs:
         self.unit = unit.numpy()  # the columns get unit length, whatever their units were
         self.Q, self.factor = Q.numpy(), (vectors[:, keep] * root).mT.numpy()
         self.lift = (vectors[:, keep] / root).mT.numpy()  # F⁻ᵀ: from c to y
-        self.weights, self.ball, self.kappa = problem.weights.numpy(), problem.ball, problem.kappa
+        self.weighed, self.ball = bool((problem.penalty > 0).any()), problem.ball
         self.compiled: dict[bool, tuple] = {}
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "compiled": {}}
 
-    def __call__(self, cross: np.ndarray, norm: float, name: str, factored: bool
-                 ) -> np.ndarray | None:
+    def __call__(self, row: Problem, name: str, factored: bool) -> np.ndarray | None:
         """The solution of one row, or None where the solver has none.
 
         Parameters
         ----------
-        cross, norm : ndarray of shape (d,), and float
-            c and ‖t‖² of the row.
+        row : Problem
+            Of one row.
         name : str
             The solver's, as cvxpy spells it.
         factored : bool
@@ -184,9 +183,9 @@ class _Programs:
             self.compiled[factored] = self._compile(factored)
         program, v, data, price, room = self.compiled[factored]
         # v is counted in units of ‖t‖: the solvers' tolerances are absolute, for numbers near 1.
-        size = max(np.sqrt(norm), SMALLEST)
+        size, cross = max(float(row.norms) ** 0.5, SMALLEST), row.cross[0].numpy()
         data.value = (self.lift @ (cross * self.unit) if factored else cross * self.unit) / size
-        price.value, room.value = 1 / size, (self.kappa or 0.0) / size
+        price.value, room.value = row.penalty[0].numpy() / size, float(row.radius) / size
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # "inaccurate": the duality gap says how much
@@ -199,10 +198,10 @@ class _Programs:
 
     def _compile(self, factored: bool) -> tuple:
         cp = extras.need("cvxpy", "sim")
-        d, free = len(self.unit), self.ball == 0 and not self.weights.any()
+        d, free = len(self.unit), self.ball == 0 and not self.weighed
         v, size = cp.Variable(d), cp.Variable(d)
         data = cp.Parameter(len(self.factor) if factored else d)
-        price, room = cp.Parameter(nonneg=True), cp.Parameter(nonneg=True)
+        price, room = cp.Parameter(d, nonneg=True), cp.Parameter(nonneg=True)
         u = cp.multiply(self.unit, v)
         limits = [] if free else [u <= size, -u <= size]
         if factored:
@@ -211,8 +210,8 @@ class _Programs:
             fit = 0.5 * cp.sum_squares(residual)
         else:
             fit = 0.5 * cp.quad_form(v, cp.psd_wrap(self.Q)) - data @ v
-        if self.weights.any():
-            fit = fit + price * (self.weights @ size)
+        if self.weighed:
+            fit = fit + price @ size
         if self.ball:
             limits.append(cp.sum(size[:self.ball]) <= room)
         return cp.Problem(cp.Minimize(fit), limits), v, data, price, room
@@ -223,7 +222,7 @@ def _solve(programs: _Programs, problem: Problem, name: str, factored: bool) -> 
     W = torch.full_like(problem.cross, torch.nan)
     for i in range(len(W)):
         row = problem.rows(slice(i, i + 1))
-        found = programs(row.cross[0].numpy(), float(row.norms), name, factored)
+        found = programs(row, name, factored)
         if found is not None:
             W[i] = _rounded(row, row.project(torch.from_numpy(found)[None]))[0]
     return W

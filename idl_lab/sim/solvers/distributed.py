@@ -49,7 +49,7 @@ class ADMMMultiGPUSolver(ADMMSolver):
 
     Parameters
     ----------
-    lambda_z, lambda_y, exact, ridge, tol, max_steps, check_every, progress
+    tol, max_steps, check_every, progress
         As for `ADMMSolver`.
     relaxation, splitting_steps
         As for `ADMMSolver`.
@@ -90,8 +90,8 @@ class ADMMMultiGPUSolver(ADMMSolver):
         rank, world = dist.get_rank(), dist.get_world_size()
         teacher = ...                                    # the same on every rank
         shard = Subset(data, range(rank, len(data), world))
-        sim = SIM(progress=rank == 0).train(
-            solver=ADMMMultiGPUSolver(lambda_z=1e-2), model=teacher,
+        sim = SIM(lambda_z=1e-2, progress=rank == 0).train(
+            solver=ADMMMultiGPUSolver(), model=teacher,
             dataloader=DataLoader(shard, batch_size=256))
         if rank == 0:
             sim.save("model.pt")
@@ -277,7 +277,7 @@ class ADMMMultiGPUSolver(ADMMSolver):
         odd = [name for name, fine in zip(figures, same, strict=True) if not fine]
         if odd or len(set(names)) > 1:
             raise ValueError(f"every rank must solve the same problem by the same rules, but the "
-                             f"ranks differ in {', '.join(odd) or 'which columns are penalised'}. "
+                             f"ranks differ in {', '.join(odd) or 'what is given'}. "
                              f"Is the teacher the same on each?")
 
     def _result(self, problem: Problem, found: dict[str, Any] | None, start: float, how: str

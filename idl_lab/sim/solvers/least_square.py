@@ -22,7 +22,7 @@ class LeastSquareSolver(BaseSolver):
 
     Parameters
     ----------
-    lambda_z, lambda_y, exact, ridge, tol, max_steps, check_every, seconds, device, progress
+    tol, max_steps, check_every, seconds, device, progress
         As for `BaseSolver`.
     """
 

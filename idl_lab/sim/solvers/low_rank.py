@@ -55,7 +55,7 @@ class ProjectedGDLowRankSolver(BaseSolver):
     rank : int
         r. From min(n, n) on it binds nothing, and so it is where a problem has no ball (output
         matching): then this is `ADMMSolver`.
-    lambda_z, lambda_y, exact, ridge, max_steps, check_every, seconds, device, progress
+    max_steps, check_every, seconds, device, progress
         As for `BaseSolver`; an iterate is a visit of one tangent space.
     tol : float
         Relative duality gap, or stationarity, at which to stop.
@@ -184,10 +184,9 @@ def _even(problem: Problem) -> tuple[Problem, Tensor]:
     unit = torch.ones_like(size)
     unit[b:] = torch.where(length > 0, (size[:b].mean() / length).sqrt(), 1)
     unit = torch.where(unit > 0, unit, 1)
-    even = replace(problem, gram=problem.Q * unit * unit[:, None], cross=problem.cross * unit,
-                   ridge=0.0)
-    even.__dict__["weights"] = problem.weights * unit
-    return even, unit
+    weights = torch.ones_like(unit) if problem.weights is None else problem.weights
+    return replace(problem, gram=problem.Q * unit * unit[:, None], cross=problem.cross * unit,
+                   ridge=0.0, weights=weights * unit), unit
 
 
 def _start(problem: Problem, W: Tensor, rank: int) -> _Point:
@@ -216,7 +215,8 @@ class _Point:
         U, s, Vt = torch.linalg.svd(W[:, :b], full_matrices=False)
         L, R = U[:, :rank] * s[:rank], Vt[:rank].mT.contiguous()
         A = L @ R.mT
-        eps, room = torch.finfo(W.dtype).eps, radius(A, problem.kappa)  # as Problem.project
+        eps = torch.finfo(W.dtype).eps
+        room = radius(A, problem.radius[:, None])  # as Problem.project
         # Scaled rows of L give rows of L Rᵀ that round anew, and may be outside again: each try
         # leaves twice the room of the one before.
         for k in range(SHRINKS):
@@ -254,8 +254,7 @@ class _Point:
         part = Problem(
             p.gram[b:, b:], p.cross[:, b:] - A @ p.gram[:b, b:],
             (p.norms + ((A @ p.gram[:b, :b] - 2 * p.cross[:, :b]) * A).sum(dim=1)).clamp(min=0),
-            lam=p.lam)
-        part.__dict__["weights"] = p.weights[b:]
+            lam=p.lam, weights=None if p.weights is None else p.weights[..., b:])
         V = B
         for V in itertools.islice(finish(part, B, GAP_OF_B), steps):  # noqa: B007
             pass
