@@ -17,7 +17,7 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 
 from idl_lab.activations import ACTIVATION_CALLS, Activation
 from idl_lab.networks.affine import WEIGHTED, move, nearest
-from idl_lab.networks.blocks import Block, Network, prelu
+from idl_lab.networks.blocks import Block, Network, prelu_for
 from idl_lab.networks.tables import (
     ACTIVATIONS,
     CHECKS,
@@ -205,8 +205,7 @@ def _activation(name: str, x: Value, args: tuple, kwargs: dict) -> tuple[Activat
     """φ of a block, and whether the call overwrites its argument."""
     if name == "prelu":
         (weight,) = (*args, *kwargs.values())
-        each = weight.reshape(-1, *[1] * (len(x.shape) - 1))
-        return prelu(each.expand(x.shape).flatten()), False
+        return prelu_for(weight, x.shape), False
     call = inspect.signature(ACTIVATION_CALLS[name]).bind(*args, **kwargs)
     return ACTIVATION_CALLS[name](*call.args, **call.kwargs), call.arguments.get("inplace", False)
 

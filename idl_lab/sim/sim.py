@@ -27,17 +27,12 @@ from idl_lab.fixed_point.solution import ConvergenceWarning
 from idl_lab.model import ImplicitModel
 from idl_lab.networks import Block, blockwise
 from idl_lab.sim.hooks import Batches, States, states_by_batch
+from idl_lab.sim.matrices import Unreadable, rescale, teacher_as_matrices
 from idl_lab.sim.problem import Problem, output_matching, state_matching
 from idl_lab.sim.result import SimResult, alike, explained, explained_by_block, split
 from idl_lab.sim.score import score
 from idl_lab.sim.solvers import BaseSolver, SolveResult, SolveStatus
-from idl_lab.sim.states import (
-    GramStatistics,
-    accumulate,
-    gram_statistics,
-    rescale,
-    teacher_as_matrices,
-)
+from idl_lab.sim.states import GramStatistics, accumulate, gram_statistics, with_float64
 from idl_lab.well_posedness import inf_norm
 
 BROKEN = 1e-6  # by so much ‖A‖∞ > κ is a promise broken, and not rounding
@@ -309,22 +304,23 @@ class SIM:
     def _prepared(self, teacher: nn.Module, grams: GramStatistics
                   ) -> tuple[GramStatistics, tuple[str, ...]]:
         """The statistics that are fitted: in which units, with which biases."""
-        network = teacher_as_matrices(teacher, grams)
-        notes = []
-        if not isinstance(network, str) and not (network.state_bias.any()
-                                                 or network.output_bias.any()):
-            grams = grams.without_ones()
-        if self.rescale:
-            grams, note, free = rescale(grams, network, self.kappa)
-            notes.append(note)
-            if not free and self.skip_layers is self.layers is None:
-                warnings.warn(note, UserWarning, stacklevel=3)
+        try:
+            network = teacher_as_matrices(teacher, grams)
+        except Unreadable as error:
+            free, note = False, (
+                f"Not rescaled: {error}. In the teacher's own units its ‖A‖∞ may exceed κ = "
+                f"{self.kappa:g}, and what A cannot hold is lost from the fit.")
         else:
-            notes.append("Not rescaled, as rescale=False asks: where the teacher's own ‖A‖∞ "
-                         "exceeds κ, the bound costs accuracy.")
-        if isinstance(network, str) and network not in notes[0]:
-            notes.append(f"SIM matches what it can of it: {network}")
-        return grams, tuple(notes)
+            if not (network.state_bias.any() or network.output_bias.any()):
+                grams = grams.without_ones()
+            if self.rescale:
+                grams, note, free = rescale(grams, network, self.kappa)
+        if not self.rescale:
+            free, note = True, ("Not rescaled, as rescale=False asks: where the teacher's own "
+                                "‖A‖∞ exceeds κ, the bound costs accuracy.")
+        if not free and self.skip_layers is self.layers is None:
+            warnings.warn(note, UserWarning, stacklevel=3)
+        return grams, (note,)
 
     def _in_ball(self, A: Tensor, solver: BaseSolver) -> Tensor:
         """A in the model's dtype: a solver that promises ‖A‖∞ ≤ κ has it kept after rounding."""
@@ -349,12 +345,13 @@ class SIM:
     def _regenerated(self, A: Tensor, B: Tensor, bias: Tensor | None, grams: GramStatistics,
                      teacher: nn.Module, loader: Batches) -> GramStatistics:
         """Statistics of the states that A and B give; outputs are the teacher's."""
-        A, B = A.double(), B.to(self.dtype).double()
+        at = with_float64(self.device)
+        A, B, *biases = (None if T is None else T.to(at, self.dtype).double()
+                         for T in (A, B, bias))
         zero = A.new_zeros(grams.q)
         student = ImplicitModel.from_matrices(
             A, B, A.new_zeros(grams.q, grams.n), activation=grams.activation, kappa=self.kappa,
-            state_bias=None if bias is None else bias.to(self.dtype).double(),
-            output_bias=None if bias is None else zero,
+            state_bias=biases[0], output_bias=None if bias is None else zero,
             solver=Picard(rtol=1e-9, max_steps=10_000).in_units(grams.units))
         if not (found := student.certificate()).well_posed:
             raise ValueError(f"regenerate_states=True needs a well-posed model: {found.sentence}")
@@ -363,10 +360,10 @@ class SIM:
             for blocks, batch in states_by_batch(
                     teacher, loader, skip_layers=self.skip_layers, layers=self.layers,
                     progress=self.progress):
-                U = batch.U.flatten(1).cpu().double()
+                U = batch.U.flatten(1).to(at).double()
                 with torch.no_grad():
                     X = student.equilibrium(U, throw=True).value
-                yield blocks, States(U, X, X, batch.Y.cpu())
+                yield blocks, States(U, X, X, batch.Y.to(at))
 
         return accumulate(batches(), ones=grams.ones)
 
