@@ -10,6 +10,7 @@ affine; what never acts there, as a clamp far outside, is none of state matching
 
 from __future__ import annotations
 
+import contextlib
 import linecache
 import traceback
 from collections.abc import Callable
@@ -35,8 +36,7 @@ _MOVES = frozenset("view _unsafe_view reshape t transpose permute expand slice s
                    "squeeze clone contiguous alias detach as_strided split unbind copy_ _to_copy "
                    "empty_like new_empty_strided cat stack unfold lift_fresh".split())
 _LINEAR = frozenset("add sub rsub neg mul div mm addmm bmm baddbmm matmul convolution sum mean "
-                    "add_ sub_ mul_ div_ native_batch_norm _native_batch_norm_legit_no_training "
-                    "cumsum flip roll".split())
+                    "add_ sub_ mul_ div_ cumsum flip roll".split())
 
 Mean = Callable[[Tensor], Tensor]
 
@@ -67,7 +67,7 @@ def check_affine(recorder: Recorder, seen: Run) -> None:
         given = {name: mean(call.X) for name, call in seen.calls.items()}
         found = _ran(recorder, mean(seen.U), given)
         if not _agree(recorder.teacher, seen, found, mean):
-            where = _where(recorder, seen, given, mean)
+            where = _where(recorder, seen, mean)
             raise ValueError(
                 f"{type(recorder.teacher).__name__} {where}, where no hook sees it: what lies "
                 f"between two activations must be affine, a sample at a time, and here a mean of "
@@ -76,12 +76,12 @@ def check_affine(recorder: Recorder, seen: Run) -> None:
                 f"an elementwise function.")
 
 
-def _means(m: int, device: torch.device) -> list[Mean]:
+def _means(m: int, device: torch.device, whole: bool = False) -> list[Mean]:
     """Weighted means of two samples each, (m, ...) → (k, ...), that take every sample twice."""
     generator = torch.Generator("cpu").manual_seed(m)
     first = torch.randperm(m, generator=generator, device="cpu")
     weight = torch.rand(m, generator=generator, device="cpu") / 2 + 0.25
-    parts = [slice(0, m)] if m < 4 else [slice(0, few := min(m // 2, _FEW)), slice(few, m)]
+    parts = [slice(0, m)] if whole or m < 4 else [slice(0, few := min(m // 2, _FEW)), slice(few, m)]
 
     def mean(part: slice) -> Mean:
         i, j = (rows[part].to(device) for rows in (first, first.roll(1)))
@@ -141,14 +141,18 @@ def _is_mean(whole: Tensor, part: Tensor, mean: Mean, eps: float) -> Tensor | No
 # ---- where it is not ---------------------------------------------------------------------------
 
 
-def _where(recorder: Recorder, seen: Run, given: dict[str, Tensor], mean: Mean) -> str:
+def _where(recorder: Recorder, seen: Run, mean: Mean) -> str:
     """The first operation that does not send means to means, in words."""
     own = {name: call.X for name, call in seen.calls.items()}
     with _Tape(recorder) as tape:
         recorder.run(seen.U, own)
-    U = mean(seen.U)
-    with _Blame(recorder, tape.steps, seen, mean) as blame:
-        recorder.run(U, given)
+    # On as many samples the steps are the same; where that shows nothing, their number matters.
+    for mean in (_means(len(seen.U), seen.U.device, whole=True)[0], mean):
+        U, given = mean(seen.U), {name: mean(X) for name, X in own.items()}
+        with _Blame(recorder, tape.steps, seen, mean) as blame, contextlib.suppress(Exception):
+            recorder.run(U, given)
+        if blame.found:
+            break
     return blame.found or next(iter([*blame.suspects, *blame.doubts]), "does something")
 
 
@@ -194,17 +198,20 @@ class _Blame(_Tape):
         if self.found:
             return
         before, wholes = next(self.before, ("", []))
-        if before != name:
-            self.found = f"takes other steps for other samples, from {name}{self._place()} on"
+        if before != name or len(wholes) != len(results):
+            self.found = next(iter(self.suspects), "takes other steps for other samples, from "
+                                                   f"{name}{self._place()} on")
             return
         for whole, part in zip(wholes, results, strict=True):
             if whole.shape == part.shape and torch.equal(whole, part):
                 continue  # no function of the data
-            answer = None  # where it has no row for each sample, or no numbers
-            if whole.is_floating_point() and whole.dim() and len(whole) == self.samples:
-                answer = _is_mean(whole, part, self.mean, self.eps)
-            if answer is None:
-                if name not in _MOVES | _LINEAR:
+            if whole.is_complex():
+                whole, part = torch.view_as_real(whole), torch.view_as_real(part)
+            numbers = whole.is_floating_point()
+            answer = _is_mean(whole, part, self.mean, self.eps) if (
+                numbers and whole.dim() and len(whole) == self.samples) else None
+            if answer is None:  # a sample has no row of its own in it, or it is not made of numbers
+                if not numbers or name not in _MOVES | _LINEAR:
                     self.suspects.append(self._applies(name))
             elif answer:
                 self.suspects.clear()

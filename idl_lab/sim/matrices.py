@@ -122,7 +122,8 @@ def _answer(recorder: Recorder, zero: Run, name: str, columns: Tensor, step: Ten
     U, given = zero.U.new_zeros(m, *zero.U.shape[1:]), {
         call: found.X.new_zeros(m, *found.X.shape[1:]) for call, found in zero.calls.items()}
     moved = given[name] if name else U
-    moved.view(m, -1)[torch.arange(1, m), columns] = step.to(moved)
+    rows = torch.arange(1, m, device=moved.device)
+    moved.view(m, -1)[rows, columns.to(moved.device)] = step.to(moved)
     run = recorder.run(U, given)
     return torch.cat([T.reshape(m, -1).cpu().double() for T in (
         *(call.Z for call in reversed(run.calls.values())), run.Y)], dim=1).numpy()
