@@ -24,64 +24,100 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from idl_lab.extras import wide
-from idl_lab.sim.recorder import Recorder, Run
+from idl_lab.sim.recorder import Call, Recorder, Run
 
 _TORCH = Path(torch.__file__).parent
-# A first part of a batch of means, so small that what depends on the batch shows.
+# A first part of a batch of means, so small that what depends on the batch shows; also how many
+# samples a batch leaves for later ones.
 _FEW = 8
 # For the words of a refusal alone, which names the first operation that is not affine: these only
 # move numbers; and these are linear in one tensor, so that they are blamed where they are seen to
 # be none, but not where their result has no row for each sample.
 _MOVES = frozenset("view _unsafe_view reshape t transpose permute expand slice select unsqueeze "
                    "squeeze clone contiguous alias detach as_strided split unbind copy_ _to_copy "
-                   "empty_like new_empty_strided cat stack unfold lift_fresh".split())
+                   "empty_like new_empty_strided cat stack unfold".split())
 _LINEAR = frozenset("add sub rsub neg mul div mm addmm bmm baddbmm matmul convolution sum mean "
                     "add_ sub_ mul_ div_ cumsum flip roll".split())
 
 Mean = Callable[[Tensor], Tensor]
 
 
-def check_affine(recorder: Recorder, seen: Run) -> None:
-    """Refuse a batch on which what lies between the activations is not affine.
-
-    The teacher is run once more, on as many samples.
+class AffineCheck:
+    """Refuses a batch on which what lies between the activations is not affine.
 
     Parameters
     ----------
     recorder : Recorder
         Watching the teacher, all its activations included.
-    seen : Run
-        Of the batch; every call took and gave tensors with a row a sample.
-
-    Raises
-    ------
-    ValueError
-        If a mean of samples is sent to something else than the mean of their images, naming the
-        first operation that does so, its module and its line.
     """
-    if len(seen.U) == 1:  # there is nothing to mix it with but nothing
-        seen = _ran(recorder, torch.cat([seen.U, torch.zeros_like(seen.U)]), {
-            name: torch.cat([call.X, torch.zeros_like(call.X)])
-            for name, call in seen.calls.items()})
-    for mean in _means(len(seen.U), seen.U.device):
-        given = {name: mean(call.X) for name, call in seen.calls.items()}
-        found = _ran(recorder, mean(seen.U), given)
-        if not _agree(recorder.teacher, seen, found, mean):
-            where = _where(recorder, seen, mean)
-            raise ValueError(
-                f"{type(recorder.teacher).__name__} {where}, where no hook sees it: what lies "
-                f"between two activations must be affine, a sample at a time, and here a mean of "
-                f"samples is not sent to the mean of what they are sent to. Make it an activation "
-                f"module, such as torch.nn.ReLU(), or name the module in layers=[...], if it is "
-                f"an elementwise function.")
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+        self.kept: Run | None = None  # some samples of earlier batches
+
+    def __call__(self, seen: Run) -> None:
+        """Run the teacher once more, on means of the batch's samples and of a few earlier ones.
+
+        Parameters
+        ----------
+        seen : Run
+            Of the batch; every call took and gave tensors with a row a sample.
+
+        Raises
+        ------
+        ValueError
+            If a mean of samples is sent to something else than the mean of their images, naming
+            the first operation that does so, its module and its line.
+        """
+        # The first batch in more parts: a branch on a whole batch may go one way in the most.
+        parts = _FEW if self.kept is None else 2
+        few = _each(lambda T: T[:_FEW].clone(), seen)
+        # A loader may give one class after the other: each batch would be affine by itself.
+        seen = seen if self.kept is None else _each(lambda *T: torch.cat(T), self.kept, seen)
+        self.kept = few if self.kept is None else _each(lambda *T: torch.cat(
+            [T[0][-_FEW:], T[1]]), self.kept, few)
+        if len(seen.U) == 1:  # there is nothing to mix it with but nothing
+            zero = _each(torch.zeros_like, seen)
+            seen = _each(lambda *T: torch.cat(T), seen, zero)
+            seen = self._run(seen.U, {name: call.X for name, call in seen.calls.items()})
+        for mean in _means(len(seen.U), seen.U.device, parts):
+            found = self._run(mean(seen.U), {name: mean(call.X)
+                                             for name, call in seen.calls.items()})
+            if not _agree(self.recorder.teacher, seen, found, mean):
+                where = _where(self.recorder, seen, mean)
+                raise ValueError(
+                    f"{type(self.recorder.teacher).__name__} {where}, where no hook sees it: what "
+                    f"lies between two activations must be affine, a sample at a time, and here a "
+                    f"mean of samples is not sent to the mean of what they are sent to. Make it "
+                    f"an activation module, such as torch.nn.ReLU(), or name its module in "
+                    f"layers=[...], if that is an elementwise function.")
+
+    def _run(self, U: Tensor, given: dict[str, Tensor]) -> Run:
+        try:
+            return self.recorder.run(U, given)
+        except Exception as error:  # the teacher's own code, on samples like its data
+            raise ValueError(f"{type(self.recorder.teacher).__name__} runs on a batch, but on "
+                             f"{len(U)} means of two of its samples it raises: {error}") from error
 
 
-def _means(m: int, device: torch.device, whole: bool = False) -> list[Mean]:
-    """Weighted means of two samples each, (m, ...) → (k, ...), that take every sample twice."""
+def _each(fn: Callable[..., Tensor], *runs: Run) -> Run:
+    """A function of each tensor of one or of several runs."""
+    calls = {name: Call(call.module, *(fn(*(run.calls[name][i] for run in runs)) for i in (1, 2)))
+             for name, call in runs[0].calls.items()}
+    return Run(fn(*(run.U for run in runs)), calls, fn(*(run.Y for run in runs)))
+
+
+def _means(m: int, device: torch.device, parts: int) -> list[Mean]:
+    """Weighted means of two samples each, (m, ...) → (k, ...), that take every sample twice.
+
+    So many parts of them, the last with most of the means and the others with few.
+    """
     generator = torch.Generator("cpu").manual_seed(m)
     first = torch.randperm(m, generator=generator, device="cpu")
     weight = torch.rand(m, generator=generator, device="cpu") / 2 + 0.25
-    parts = [slice(0, m)] if whole or m < 4 else [slice(0, few := min(m // 2, _FEW)), slice(few, m)]
+    few = min(max(m // parts, 2), _FEW)
+    cuts = [i * few for i in range(parts) if m - i * few >= 2]
+    slices = [slice(a, b) for a, b in zip(cuts, [*cuts[1:], m], strict=True)]
 
     def mean(part: slice) -> Mean:
         i, j = (rows[part].to(device) for rows in (first, first.roll(1)))
@@ -93,15 +129,7 @@ def _means(m: int, device: torch.device, whole: bool = False) -> list[Mean]:
 
         return mixed
 
-    return [mean(part) for part in parts]
-
-
-def _ran(recorder: Recorder, U: Tensor, given: dict[str, Tensor]) -> Run:
-    try:
-        return recorder.run(U, given)
-    except Exception as error:  # the teacher's own code, on samples of its own data
-        raise ValueError(f"{type(recorder.teacher).__name__} runs on a batch, but on {len(U)} "
-                         f"means of two of its samples it raises: {error}") from error
+    return [mean(part) for part in slices]
 
 
 def rounding(teacher: nn.Module, run: Run) -> float:
@@ -147,9 +175,9 @@ def _where(recorder: Recorder, seen: Run, mean: Mean) -> str:
     with _Tape(recorder) as tape:
         recorder.run(seen.U, own)
     # On as many samples the steps are the same; where that shows nothing, their number matters.
-    for mean in (_means(len(seen.U), seen.U.device, whole=True)[0], mean):
-        U, given = mean(seen.U), {name: mean(X) for name, X in own.items()}
-        with _Blame(recorder, tape.steps, seen, mean) as blame, contextlib.suppress(Exception):
+    for each in (*_means(len(seen.U), seen.U.device, parts=1), mean):
+        U, given = each(seen.U), {name: each(X) for name, X in own.items()}
+        with _Blame(recorder, tape.steps, seen, each) as blame, contextlib.suppress(Exception):
             recorder.run(U, given)
         if blame.found:
             break

@@ -1,7 +1,7 @@
 """A teacher, watched: the argument and the value of each of its activations on data.
 
 Forward hooks on activation modules see what they take and give; whatever they would miss is
-refused, by `check_affine`. The teacher is left as it was found.
+refused, by `AffineCheck`. The teacher is left as it was found.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from idl_lab import validation
 from idl_lab.activations import activation
 from idl_lab.bar import progress_bar
 from idl_lab.networks import Block, prelu_for
-from idl_lab.sim.affine import check_affine
+from idl_lab.sim.affine import AffineCheck
 from idl_lab.sim.recorder import Call, Recorder, Run, activations
 
 # Of the teacher's dtype, in one activation: its kernels differ from float64's by a few roundings.
@@ -73,6 +73,7 @@ def states_by_batch(teacher: nn.Module, loader: Batches, *, skip_layers: int | N
     modules = _chosen(teacher, skip_layers, layers)
     # Activations that are left out are no states, and are known all the same.
     recorder = Recorder(teacher, activations(teacher) | modules)
+    check = AffineCheck(recorder)
     blocks: tuple[Block, ...] = ()
     kept: list[str] = []
     for k, U in enumerate(inputs(loader, progress)):
@@ -88,7 +89,7 @@ def states_by_batch(teacher: nn.Module, loader: Batches, *, skip_layers: int | N
                                  f"{_words(sizes)} instead of {_words(known)}; every batch must "
                                  f"take the same steps.")
             batch = _stacked(k, seen, kept)
-            check_affine(recorder, seen)
+            check(seen)
         yield blocks, batch
 
 
@@ -228,7 +229,7 @@ def block_of(name: str, call: Call, samples: int) -> Block:
     try:
         phi = prelu_for(module.weight, call.Z.shape[1:]) if isinstance(module, nn.PReLU) \
             else activation(module)
-    except (TypeError, ValueError) as error:
+    except (IndexError, TypeError, ValueError) as error:
         raise ValueError(f"{name} cannot be an implicit model's φ: {error}") from error
     # Somebody's hook, or a later operation in place, may have changed what the module gave: the
     # states would then not obey X = φ(Z), and SIM would fit them all the same.

@@ -25,6 +25,7 @@ from idl_lab.well_posedness import units
 # would otherwise leave the ball that it was rescaled into.
 ROOM = 1e-12
 _BATCH = 256  # unit vectors at a time
+_MOST = 50_000  # of those of layers that are left out too
 
 
 class Unreadable(ValueError):
@@ -60,10 +61,10 @@ def teacher_as_matrices(teacher: nn.Module, grams: GramStatistics) -> Network:
         own = {name: named[name] for name in map(_module, grams.blocks)}
         recorder = Recorder(teacher, activations(teacher) | own)
         with recorder.watching():
-            network = _read(recorder, grams)
+            network, eps = _read(recorder, grams)
     except Exception as error:  # the teacher's own code
         raise Unreadable(f"the teacher cannot be read as matrices: {error}".rstrip(".")) from error
-    if missed := _missed(network, grams):
+    if missed := _missed(network, grams, eps):
         raise Unreadable(missed)
     return network
 
@@ -74,7 +75,8 @@ def _module(block: Block) -> str:
     return "" if name == "the network" else name
 
 
-def _read(recorder: Recorder, grams: GramStatistics) -> Network:
+def _read(recorder: Recorder, grams: GramStatistics) -> tuple[Network, float]:
+    """The matrices, and the ε that they were rounded with."""
     like = next((T for T in recorder.teacher.parameters() if T.is_floating_point()),
                 torch.empty(0, device=recorder.device)).detach()
     zero = recorder.run(like.new_zeros(2, *grams.input_shape))
@@ -83,53 +85,52 @@ def _read(recorder: Recorder, grams: GramStatistics) -> Network:
     blocks = tuple(known.get(name) or block_of(name, zero.calls[name], 2) for name in names)
     sizes = [block.size for block in blocks]
     n, p = sum(sizes), math.prod(grams.input_shape)
+    if n > max(grams.n, _MOST):
+        raise ValueError(f"all its layers have {n} states, too many to ask for one by one")
     starts = dict(zip(names, np.cumsum([0, *sizes]).tolist(), strict=False))
-    reach = _reach(grams, blocks)
     eps = rounding(recorder.teacher, zero)
     rows, at_zero = [], None
     for name in [*names, ""]:
         source = zero.calls[name].X if name else zero.U
+        # As the teacher's dtype rounds it, for it is divided by.
+        step = float(source.new_tensor(_reach(grams, name)))
         for columns in torch.arange(source[0].numel(), device="cpu").split(_BATCH):
-            step = reach[(starts[name] if name else n) + columns]
             found = _answer(recorder, zero, name, columns, step)
             base, change = found[0], found[1:] - found[0]
             # What rounds otherwise in another row of a batch is no weight.
-            change[abs(change) <= 16 * eps * abs(base)] = 0
+            change[abs(change) <= 2 * eps * abs(base)] = 0
             if name:  # only what is called later can depend on it
                 change[:, starts[name]:n] = 0
-            rows.append(scipy.sparse.csr_array(change / step.numpy()[:, None]))
+            rows.append(scipy.sparse.csr_array(change / step))
             at_zero = base if at_zero is None else at_zero
     M = scipy.sparse.csr_array(scipy.sparse.vstack(rows).T)
     parts = [scipy.sparse.csr_array(M[some, :][:, these]) for some in (slice(n), slice(n, None))
              for these in (slice(n), slice(n, n + p))]
-    return Network(*parts, at_zero[:n], at_zero[n:], blocks, grams.input_shape, like.dtype)
+    return Network(*parts, at_zero[:n], at_zero[n:], blocks, grams.input_shape, like.dtype), eps
 
 
-def _reach(grams: GramStatistics, blocks: tuple[Block, ...]) -> Tensor:
-    """How far each of the states and inputs goes on the data: their root mean square."""
-    rms = (grams.gram.diagonal() / grams.samples).sqrt()
-    rms = torch.where(rms > 0, rms, 1.0)
-    sizes = [block.size for block in grams.blocks]
-    known = dict(zip([block.name for block in grams.blocks], rms[:grams.n].split(sizes),
-                     strict=True))
-    return torch.cat([*(known.get(b.name, torch.ones_like(b.slopes)) for b in blocks),
-                      rms[grams.n:grams.n + grams.p]])
+def _reach(grams: GramStatistics, name: str) -> float:
+    """How far the input, "", or a block's states go on the data: their root mean square."""
+    sizes = {block.name: block.size for block in grams.blocks} | {"": grams.p}
+    squares = dict(zip(sizes, grams.gram.diagonal()[:grams.n + grams.p].split([*sizes.values()]),
+                       strict=True))
+    return float((squares[name].mean() / grams.samples).sqrt()) or 1.0 if name in squares else 1.0
 
 
-def _answer(recorder: Recorder, zero: Run, name: str, columns: Tensor, step: Tensor) -> np.ndarray:
+def _answer(recorder: Recorder, zero: Run, name: str, columns: Tensor, step: float) -> np.ndarray:
     """[Z Y] at zero, and at a step along each column of one source, (1 + columns, n + q)."""
     m = 1 + len(columns)
     U, given = zero.U.new_zeros(m, *zero.U.shape[1:]), {
         call: found.X.new_zeros(m, *found.X.shape[1:]) for call, found in zero.calls.items()}
     moved = given[name] if name else U
     rows = torch.arange(1, m, device=moved.device)
-    moved.view(m, -1)[rows, columns.to(moved.device)] = step.to(moved)
+    moved.view(m, -1)[rows, columns.to(moved.device)] = step
     run = recorder.run(U, given)
     return torch.cat([T.reshape(m, -1).cpu().double() for T in (
         *(call.Z for call in reversed(run.calls.values())), run.Y)], dim=1).numpy()
 
 
-def _missed(network: Network, grams: GramStatistics) -> str:
+def _missed(network: Network, grams: GramStatistics, eps: float) -> str:
     """What is wrong with matrices that do not give the states and outputs that were summed."""
     names = {block.name for block in network.blocks}
     strangers = [block.name for block in grams.blocks if block.name not in names]
@@ -139,17 +140,24 @@ def _missed(network: Network, grams: GramStatistics) -> str:
     biased = network.state_bias.any() or network.output_bias.any()
     if len(names) > len(grams.blocks) or biased and not grams.ones:
         return ""  # the statistics do not hold all that the matrices multiply
-    eps = torch.finfo(network.dtype).eps
-    for M, N, bias, cross, norms in (
-            (network.A, network.B, network.state_bias, grams.cross_Z, grams.norms_Z),
-            (network.C, network.D, network.output_bias, grams.cross_Y, grams.norms_Y)):
-        W = scipy.sparse.csr_array(scipy.sparse.hstack(
-            [M, N, *([bias[:, None]] if grams.ones else [])]))
-        given = (W.multiply(W @ grams.gram.numpy())).sum(axis=1)
-        off = given - 2 * W.multiply(cross.numpy()).sum(axis=1) + norms.numpy()
-        if not (abs(off) <= max(eps ** 0.8, 1e-9) * (given + norms.numpy())).all():
-            return ("the teacher cannot be read as matrices: on unit vectors it is another affine "
-                    "function than on the data")
+    names = [*(block.name for block in network.blocks), "output"]
+    W = scipy.sparse.csr_array(scipy.sparse.vstack([
+        scipy.sparse.hstack([M, N, bias[:, None]] if grams.ones else [M, N]) for M, N, bias in (
+            (network.A, network.B, network.state_bias),
+            (network.C, network.D, network.output_bias))]))
+    cross, norms = torch.cat([grams.cross_Z, grams.cross_Y]), torch.cat([grams.norms_Z,
+                                                                        grams.norms_Y])
+    sizes = [*(block.size for block in network.blocks), grams.q]
+    ends = np.cumsum(sizes)
+    for name, start, end in zip(names, ends - sizes, ends, strict=True):
+        rows = W[start:end]
+        some = torch.from_numpy(np.unique(rows.indices).astype(np.int64))  # a layer sees few
+        rows = torch.from_numpy(rows[:, some.numpy()].toarray())
+        squares = (rows @ grams.gram[some][:, some] * rows).sum(1)
+        missed = squares - 2 * (rows * cross[start:end, some]).sum(1) + norms[start:end]
+        if not (missed.abs() <= max(eps ** 0.8, 1e-9) * (squares + norms[start:end])).all():
+            return (f"the teacher cannot be read as matrices: on unit vectors {name} is another "
+                    f"affine function than on the data")
     return ""
 
 

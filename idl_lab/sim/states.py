@@ -197,13 +197,17 @@ def accumulate(batches: Iterable[tuple[tuple[Block, ...], States]], *,
 
 
 def with_float64(device: torch.device) -> torch.device:
-    """The device where it has float64, as CUDA has it; else the CPU, as for mps.
+    """The device where it computes in float64; else the CPU, as for mps.
 
     Parameters
     ----------
     device : torch.device
     """
-    return device if device.type == "cuda" else torch.device("cpu")
+    try:
+        torch.zeros(1, dtype=torch.float64, device=device).add_(1)
+    except (RuntimeError, TypeError):
+        return torch.device("cpu")
+    return device
 
 
 def _products(batch: States, ones: bool) -> list[Tensor]:
