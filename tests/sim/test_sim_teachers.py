@@ -365,7 +365,7 @@ def test_matrices_from_unit_vectors_give_the_teachers_states(name):
 def test_a_teacher_that_is_another_function_of_unit_vectors_is_not_read():
     teacher = made(lambda: Whole(lambda net, x: net.net(x.clamp(min=20))))
     grams = gram_statistics(teacher, [30 + draw(4, 60, 10)], progress=False)
-    with pytest.raises(Unreadable, match="phi .ReLU. is another affine function|net.1 .ReLU. is another affine function"):
+    with pytest.raises(Unreadable, match="net.1 .ReLU. is another affine function"):
         teacher_as_matrices(teacher, grams)
     with pytest.warns(UserWarning, match="Not rescaled: the teacher cannot be read"):
         SIM(device="cpu", progress=False).train(ADMMSolver(device="cpu", progress=False), teacher,
