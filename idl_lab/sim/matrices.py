@@ -8,6 +8,7 @@ written plays no part.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy
@@ -18,8 +19,10 @@ from idl_lab.networks import Block, Network, from_scipy
 from idl_lab.sim.affine import rounding
 from idl_lab.sim.hooks import block_of
 from idl_lab.sim.recorder import Recorder, Run, activations
-from idl_lab.sim.states import GramStatistics
 from idl_lab.well_posedness import units
+
+if TYPE_CHECKING:  # states.py offers what is here, so that it is imported after this
+    from idl_lab.sim.states import GramStatistics
 
 # Units are found for a ball smaller by this part: V⁻¹AV formed from them in float64 rounds, and
 # would otherwise leave the ball that it was rescaled into.

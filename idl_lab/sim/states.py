@@ -19,6 +19,10 @@ from idl_lab import validation
 from idl_lab.activations import Activation
 from idl_lab.networks import Block, blockwise
 from idl_lab.sim.hooks import Batches, States, states_by_batch
+from idl_lab.sim.matrices import Unreadable, rescale, teacher_as_matrices
+
+__all__ = ["GramStatistics", "Unreadable", "accumulate", "collect", "gram_statistics", "rescale",
+           "teacher_as_matrices", "with_float64"]
 
 
 @dataclass(frozen=True)

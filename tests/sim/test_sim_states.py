@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from idl_lab import networks
-from idl_lab.sim import matrices, states
+from idl_lab.sim import states
 
 
 def collect(*args, **kwargs):
@@ -145,8 +145,8 @@ def test_after_rescaling_the_teacher_is_feasible_and_exact(name, kappa):
     teacher, U = make(), draw(0, 12, *shape)
     teacher.load_state_dict({k: 3 * T for k, T in teacher.state_dict().items()})
     grams = gram_statistics(teacher, [U])
-    network = matrices.teacher_as_matrices(teacher, grams)
-    scaled, note, free = matrices.rescale(grams, network, kappa)
+    network = states.teacher_as_matrices(teacher, grams)
+    scaled, note, free = states.rescale(grams, network, kappa)
     v = scaled.units
     A = mat(network.A.toarray()) / v[:, None] * v
     B = mat(network.B.toarray()) / v[:, None]
@@ -163,12 +163,12 @@ def test_what_keeps_the_teachers_units_is_said():
     for name, kappa, words, wanted in cases:
         make, shape = TEACHERS[name]
         grams = gram_statistics(teacher := make(), [draw(0, 4, *shape)])
-        network = matrices.teacher_as_matrices(teacher, grams)
-        same, note, free = matrices.rescale(grams, network, kappa)
+        network = states.teacher_as_matrices(teacher, grams)
+        same, note, free = states.rescale(grams, network, kappa)
         assert same is grams and words in note and free is wanted
     shallow = mlp(3, 4, 2)
     grams = gram_statistics(shallow, [draw(0, 4, 3)])
-    same, note, free = matrices.rescale(grams, matrices.teacher_as_matrices(shallow, grams), 0.5)
+    same, note, free = states.rescale(grams, states.teacher_as_matrices(shallow, grams), 0.5)
     assert same is grams and free and "costs nothing" in note
 
 

@@ -12,9 +12,14 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from idl_lab.sim import SIM
-from idl_lab.sim.matrices import Unreadable, rescale, teacher_as_matrices
 from idl_lab.sim.solvers import ADMMSolver
-from idl_lab.sim.states import collect, gram_statistics
+from idl_lab.sim.states import (
+    Unreadable,
+    collect,
+    gram_statistics,
+    rescale,
+    teacher_as_matrices,
+)
 
 
 class Plain(nn.Module):

@@ -20,10 +20,9 @@ from idl_lab.labs.sim_states.plots import (
 )
 from idl_lab.model import ImplicitModel
 from idl_lab.sim.hooks import States
-from idl_lab.sim.matrices import rescale, teacher_as_matrices
 from idl_lab.sim.problem import state_matching
 from idl_lab.sim.solvers import ADMMSolver
-from idl_lab.sim.states import collect, gram_statistics
+from idl_lab.sim.states import collect, gram_statistics, rescale, teacher_as_matrices
 
 _BLOCKS = [("layer 3", 16), ("layer 2", 32), ("layer 1", 64)]
 
