@@ -80,6 +80,7 @@ def states_by_batch(teacher: nn.Module, loader: Batches, *, skip_layers: int | N
         with recorder.watching():
             seen = recorder.run(U)
             if not blocks:
+                seen = recorder.leave_out_constants(seen)
                 kept = _kept(teacher, seen, skip_layers, modules)
                 blocks = tuple(block_of(name, seen.calls[name], len(U)) for name in kept)
                 known = {name: _size(name, call, len(U)) for name, call in seen.calls.items()}

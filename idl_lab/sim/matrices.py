@@ -82,7 +82,7 @@ def _read(recorder: Recorder, grams: GramStatistics) -> tuple[Network, float]:
     """The matrices, and the ε that they were rounded with."""
     like = next((T for T in recorder.teacher.parameters() if T.is_floating_point()),
                 torch.empty(0, device=recorder.device)).detach()
-    zero = recorder.run(like.new_zeros(2, *grams.input_shape))
+    zero = recorder.leave_out_constants(recorder.run(like.new_zeros(2, *grams.input_shape)))
     known = {block.name: block for block in grams.blocks}
     names = list(zero.calls)[::-1]  # the order of the states: the last call first
     blocks = tuple(known.get(name) or block_of(name, zero.calls[name], 2) for name in names)

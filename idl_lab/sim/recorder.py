@@ -80,6 +80,7 @@ class Recorder:
         tensors = [*teacher.parameters(), *teacher.buffers()]
         self.device = tensors[0].device if tensors else torch.device("cpu")
         self.inside = 0  # of how many watched modules the teacher is inside now
+        self.constant: set[str] = set()  # calls that are no states
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -118,6 +119,29 @@ class Recorder:
         # The teacher gets a copy: it may overwrite its input, which is the caller's.
         return Run(U, self._calls, self.teacher(U.clone()))
 
+    def leave_out_constants(self, seen: Run) -> Run:
+        """Watch no longer the calls on what is no function of the input, such as positive weights.
+
+        Parameters
+        ----------
+        seen : Run
+
+        Returns
+        -------
+        Run
+            Without those calls.
+        """
+        m = len(seen.U)
+        other = self.run(seen.U[:2] if m > 2 else torch.cat([seen.U, seen.U]))
+        for name, call in seen.calls.items():
+            again = other.calls.get(name)
+            # What depends on the input has a row for each sample, and so another shape.
+            if again and isinstance(call.Z, Tensor) and isinstance(again.Z, Tensor) \
+                    and again.Z.shape == call.Z.shape and torch.equal(again.Z, call.Z):
+                self.constant.add(name)
+        return seen._replace(calls={name: call for name, call in seen.calls.items()
+                                    if name not in self.constant})
+
     def _before(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         self.inside += 1
         given = [*args, *kwargs.values()]
@@ -135,6 +159,7 @@ class Recorder:
                 # Written into the value, so that what shares its memory, as the argument of
                 # ReLU(inplace=True) does, changes as it does when the module runs by itself.
                 value.copy_(self._given[call])
-            self._calls[call] = Call(module, Z, value.clone() if isinstance(value, Tensor)
-                                     else value)
+            if call not in self.constant:
+                self._calls[call] = Call(module, Z, value.clone() if isinstance(value, Tensor)
+                                         else value)
         self.inside -= 1

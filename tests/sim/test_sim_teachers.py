@@ -216,6 +216,10 @@ ACCEPTED = {
                                          nn.ReLU(), nn.Linear(40, 2)),
     "a weight of exp": lambda: Whole(lambda net, x: net.net(x * net.v.exp()),
                                      v=nn.Parameter(torch.linspace(-1, 1, 10))),
+    "positive weights of nn.Softplus": lambda: layer(
+        lambda net, x: F.linear(x, net.p(net.r.weight)), r=nn.Linear(40, 40), p=nn.Softplus()),
+    "as many weights as samples": lambda: Whole(lambda net, x: net.net(
+        x + net.p(net.r.weight).mean(0)), r=nn.Linear(10, 100), p=nn.Tanh()),
     "flip and roll": lambda: Whole(lambda net, x: net.net(x.flip(1).roll(1, 1))),
     "cumsum": lambda: h(lambda x: x.cumsum(1)),
     "einsum": lambda: layer(lambda net, x: torch.einsum("bi,oi->bo", x, net.r.weight),
