@@ -8,9 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import draw
+from pretend_device import pretend_device
 from torch import nn
 from torch.nn.utils import parametrizations
 
+from idl_lab import ImplicitModel
 from idl_lab.sim import SIM
 from idl_lab.sim.solvers import ADMMSolver
 from idl_lab.sim.states import (
@@ -19,6 +21,7 @@ from idl_lab.sim.states import (
     gram_statistics,
     rescale,
     teacher_as_matrices,
+    with_float64,
 )
 
 
@@ -379,3 +382,18 @@ def test_a_teacher_that_is_another_function_of_unit_vectors_is_not_read():
     with pytest.warns(UserWarning, match="Not rescaled: the teacher cannot be read"):
         SIM(device="cpu", progress=False).train(ADMMSolver(device="cpu", progress=False), teacher,
                                                 [30 + draw(4, 60, 10)])
+
+
+def test_states_are_regenerated_on_the_models_device(monkeypatch):
+    plain, seen = ImplicitModel.equilibrium, set()
+
+    def spy(model, U, **options):
+        seen.add((U.device.type, U.dtype))
+        return plain(model, U, **options)
+
+    monkeypatch.setattr(ImplicitModel, "equilibrium", spy)
+    with pretend_device() as device:
+        trained(made(lambda: Plain(nn.ReLU())), device=device, regenerate_states=True)
+        assert with_float64(device) == device
+    assert seen == {(device.type, torch.float64)}
+    assert with_float64(torch.device("mps")) == torch.device("cpu")
