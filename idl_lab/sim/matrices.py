@@ -7,6 +7,7 @@ written plays no part.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import TYPE_CHECKING
 
@@ -60,16 +61,24 @@ def teacher_as_matrices(teacher: nn.Module, grams: GramStatistics) -> Network:
     """
     teacher = getattr(teacher, "_orig_mod", teacher)
     named = dict(teacher.named_modules())
-    try:
-        own = {name: named[name] for name in map(_module, grams.blocks)}
-        recorder = Recorder(teacher, activations(teacher) | own)
-        with recorder.watching():
-            network, eps = _read(recorder, grams)
-    except Exception as error:  # the teacher's own code
-        raise Unreadable(f"the teacher cannot be read as matrices: {error}".rstrip(".")) from error
-    if missed := _missed(network, grams, eps):
-        raise Unreadable(missed)
-    return network
+    own = {name: named.get(name) for name in map(_module, grams.blocks)}
+    if missing := ", ".join(name for name, module in own.items() if module is None):
+        raise Unreadable(f"the teacher has no module {missing}, of which there are states")
+    recorder = Recorder(teacher, activations(teacher) | own)
+    eps = max((torch.finfo(T.dtype).eps for T in (*teacher.parameters(), *teacher.buffers())
+               if T.is_floating_point()), default=torch.finfo(torch.float32).eps)
+    with recorder.watching():
+        # Biases are large beside a weight for large inputs: in float64, if it can be.
+        for dtype in (recorder.in_float64(), contextlib.nullcontext()):
+            try:
+                with dtype:
+                    network, its = _read(recorder, grams)
+                why = _missed(network, grams, max(eps, its))
+            except Exception as error:  # the teacher's own code
+                why = str(error).rstrip(".")
+            if not why:
+                return network
+    raise Unreadable(f"the teacher cannot be read as matrices: {why}")
 
 
 def _module(block: Block) -> str:
@@ -138,8 +147,7 @@ def _missed(network: Network, grams: GramStatistics, eps: float) -> str:
     names = {block.name for block in network.blocks}
     strangers = [block.name for block in grams.blocks if block.name not in names]
     if strangers:
-        return (f"the teacher read as matrices has no states of the name and size of "
-                f"{', '.join(strangers)}")
+        return f"it has no states of the name and size of {', '.join(strangers)}"
     biased = network.state_bias.any() or network.output_bias.any()
     if len(names) > len(grams.blocks) or biased and not grams.ones:
         return ""  # the statistics do not hold all that the matrices multiply
@@ -159,8 +167,7 @@ def _missed(network: Network, grams: GramStatistics, eps: float) -> str:
         squares = (rows @ grams.gram[some][:, some] * rows).sum(1)
         missed = squares - 2 * (rows * cross[start:end, some]).sum(1) + norms[start:end]
         if not (missed.abs() <= max(eps ** 0.8, 1e-9) * (squares + norms[start:end])).all():
-            return (f"the teacher cannot be read as matrices: on unit vectors {name} is another "
-                    f"affine function than on the data")
+            return f"on unit vectors {name} is another affine function than on the data"
     return ""
 
 

@@ -8,6 +8,7 @@ those values, which is what `affine` asks about.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 from collections import Counter
 from collections.abc import Iterator
@@ -118,6 +119,22 @@ class Recorder:
         U = U.to(self.device)
         # The teacher gets a copy: it may overwrite its input, which is the caller's.
         return Run(U, self._calls, self.teacher(U.clone()))
+
+    def __deepcopy__(self, memo: dict) -> Recorder:
+        return self  # the hooks of a copied teacher report here too
+
+    @contextlib.contextmanager
+    def in_float64(self) -> Iterator[None]:
+        """A copy of the teacher in float64 in its place, which is watched as it is.
+
+        A teacher that cannot be copied, or a device without float64, raises what torch says.
+        """
+        teacher = self.teacher
+        self.teacher = copy.deepcopy(teacher).double()
+        try:
+            yield
+        finally:
+            self.teacher = teacher
 
     def leave_out_constants(self, seen: Run) -> Run:
         """Watch no longer the calls on what is no function of the input, such as positive weights.
