@@ -61,16 +61,19 @@ class ADMMSolver(BaseSolver):
         validation.real("relaxation", self.relaxation, above=0.0, below=2.0)
         validation.integer("splitting_steps", self.splitting_steps, at_least=0)
 
-    def iterates(self, problem: Problem) -> Iterator[Tensor]:
+    def iterates(self, problem: Problem, start: Tensor | None = None) -> Iterator[Tensor]:
         """The feasible half z of each ADMM step, then the points of the finish.
 
         Parameters
         ----------
         problem : Problem
             In float64, on the solver's device.
+        start : Tensor, shape (k, d), optional
+            A first guess: the finish starts from it at once.
         """
-        Z = problem.zeros()
-        for _, Z in zip(range(self.splitting_steps), self._splitting(problem), strict=False):
+        Z = problem.zeros() if start is None else start
+        steps = self.splitting_steps if start is None else 0
+        for _, Z in zip(range(steps), self._splitting(problem), strict=False):
             yield Z
         yield from finish(problem, Z, FINISH * self.tol)
 
