@@ -1,4 +1,4 @@
-"""A SIM as a file of tensors, numbers and words, read without pickle; a wrong file is a sentence."""
+"""A SIM as a file of tensors, numbers and words, read without pickle."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import functools
 import os
 import pickle
 import warnings
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import type_before_parametrizations
 
 from idl_lab.activations import ACTIVATION_CALLS, ACTIVATION_MODULES, ACTIVATIONS, Activation
 from idl_lab.activations import activation as find
 from idl_lab.networks import Block
 from idl_lab.networks.blocks import prelu
-from idl_lab.sim.result import sampled
+from idl_lab.operators import LowRank
+from idl_lab.sim.result import SimResult, sampled
 
 FORMAT, VERSION = "idl_lab.sim.SIM", 2
 _CLASSES = {kind.__name__: kind for kind in ACTIVATION_MODULES}
@@ -71,36 +71,50 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
     return found
 
 
-def plain_block(block: Block) -> list:
-    """A block of states in plain values, which `block_of` reads.
+def plain(result: SimResult) -> dict[str, Any]:
+    """A result as tensors, numbers and words, without the solver's trace.
 
     Parameters
     ----------
-    block : Block
+    result : SimResult
     """
-    recipe = _recipe(block.activation)
-    seen = None if recipe else sampled(block.activation, block.size)
-    return [block.name, block.size, block.activation.name, recipe, seen]
+    return vars(result) | {
+        "blocks": [_plain_block(block) for block in result.blocks],
+        "stats": {k: v for k, v in result.stats.items() if k not in ("state", "output")},
+        "status": {k: str(getattr(v, "value", v)) for k, v in result.status.items()},
+        "trace": {}, "factors": result.factors and [result.factors.L, result.factors.R]}
 
 
-def block_of(plain: list, others: Iterable[Activation]) -> Block:
-    """The block that `plain_block` wrote down.
+def result_of(kept: dict[str, Any], others: Sequence[Activation] = ()) -> SimResult:
+    """The result that `plain` wrote down.
 
     Parameters
     ----------
-    plain : list
-    others : iterable of Activation
+    kept : dict
+        What `plain` gave.
+    others : sequence of Activation
         Among which those φ are looked for that torch has not.
 
     Raises
     ------
     ValueError
-        If φ is none of torch's and none of ``others``, by its values.
+        If a φ is none of torch's and none of ``others``, by its values.
     """
-    name, size, called, recipe, seen = plain
+    return SimResult(**kept | {
+        "blocks": tuple(_block(*block, others) for block in kept["blocks"]),
+        "factors": kept["factors"] and LowRank(*kept["factors"])})
+
+
+def _plain_block(block: Block) -> list:
+    recipe = _recipe(block.activation)
+    seen = None if recipe else sampled(block.activation, block.size)
+    return [block.name, block.size, block.activation.name, recipe, seen]
+
+
+def _block(name: str, size: int, called: str, recipe: list | None, seen: Tensor,
+           others: Sequence[Activation]) -> Block:
     if recipe:
         return Block(name, size, _cooked(*recipe))
-    others = tuple(others)
     for phi in others:
         with contextlib.suppress(RuntimeError, ValueError):  # of a φ for another number of states
             if torch.allclose(sampled(phi, size), seen):
@@ -121,9 +135,9 @@ def _recipe(phi: Activation) -> list | None:
         if (called := getattr(fn.func, "__name__", "")) in ACTIVATION_CALLS and not fn.args:
             return ["call", called, dict(fn.keywords)]
         fn = fn.args[0] if len(fn.args) == 1 else fn  # a module that overwrites, on a copy
-    if isinstance(fn, nn.Module) and (kind := type_before_parametrizations(fn)) in _CLASSES.values():
-        return ["module", kind.__name__, {name: getattr(fn, name) for name in getattr(
-            kind, "__constants__", []) if hasattr(fn, name)}]
+    if isinstance(fn, nn.Module) and type(fn) in ACTIVATION_MODULES:
+        options = getattr(type(fn), "__constants__", [])
+        return ["module", type(fn).__name__, {name: getattr(fn, name) for name in options}]
     return None
 
 

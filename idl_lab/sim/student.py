@@ -60,6 +60,13 @@ class Student(ImplicitModel):
             self.register_parameter(f"free_{name}", nn.Parameter(_free(M.detach(), unit.to(M))))
         return self
 
+    def moved(self) -> float:
+        """By which part of itself an entry has changed since `in_units` was given |M|, at most."""
+        frees = [(self._parameters[f"free_{name}"], self._buffers[f"unit_{name}"])
+                 for name in NAMES if f"unit_{name}" in self._buffers]
+        return max(float(((free.detach().abs() - 1) * (unit > 0)).abs().amax())
+                   for free, unit in frees if unit.numel())
+
     def operator(self) -> Operator:
         """A in its ball."""
         if (unit := self._buffers.get("unit_A")) is None:

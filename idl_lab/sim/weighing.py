@@ -9,6 +9,7 @@ from torch import Tensor
 
 from idl_lab.sim.problem import Problem
 
+WEIGHTS = ("standard", "uniform", "adaptive")
 # Of an adaptive weight's pilot: the ridge that it is found with, as a share of the mean eigenvalue
 # in columns of one size, and the smallest relative entry, so that no weight is infinite.
 PILOT_RIDGE, PILOT_LEAST = 1e-6, 1e-4
