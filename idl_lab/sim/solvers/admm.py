@@ -69,18 +69,17 @@ class ADMMSolver(BaseSolver):
         problem : Problem
             In float64, on the solver's device.
         start : Tensor, shape (k, d), optional
-            A first guess: the finish starts from it at once.
+            A first guess of the answer.
         """
-        Z = problem.zeros() if start is None else start
-        steps = self.splitting_steps if start is None else 0
-        for _, Z in zip(range(steps), self._splitting(problem), strict=False):
+        Z = problem.zeros() if start is None else problem.project(start)
+        for _, Z in zip(range(self.splitting_steps), self._splitting(problem, Z), strict=False):
             yield Z
         yield from finish(problem, Z, FINISH * self.tol)
 
-    def _splitting(self, problem: Problem) -> Iterator[Tensor]:
+    def _splitting(self, problem: Problem, Z: Tensor) -> Iterator[Tensor]:
         values, vectors = problem.spectrum
         rho = values.mean().clamp(min=torch.finfo(values.dtype).tiny).expand(problem.shape[0], 1)
-        Z, u = problem.zeros(), problem.zeros()
+        u = -problem.gradient(Z) / rho if Z.any() else Z  # what u is where Z is the answer
         c = problem.cross @ vectors
         step = 0
         while True:
