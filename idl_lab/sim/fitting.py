@@ -232,10 +232,11 @@ def tell_poor(result: SimResult, seen: Seen, stacklevel: int) -> None:
     if fidelity >= POOR or (math.isnan(fidelity) and seen.free):
         return
     worst = min(fits, key=fits.__getitem__)
-    cause = f" {seen.note}" if not seen.free else ""
-    if fits[worst] < POOR:
-        cause += f" The worst fit is {fits[worst]:.3g}, of {worst}: a smaller λ may mend it."
-    elif not cause:
+    if not seen.free:
+        cause = f" The worst fit is {fits[worst]:.3g}, of {worst}. {seen.note}"
+    elif fits[worst] < POOR:
+        cause = f" The worst fit is {fits[worst]:.3g}, of {worst}: a smaller λ may mend it."
+    else:
         cause = (" Each layer is fitted well, and their errors add up: regenerate_states=True fits "
                  "the outputs to the student's own states, a smaller λ makes the errors smaller.")
     warnings.warn(f"the student is poor: on the training batches it explains {fidelity:.3g} of the "

@@ -37,6 +37,11 @@ def walk(sim: SIM, solver: BaseSolver, seen: Seen, lambdas: Sequence[float] | in
         The teacher and its data.
     lambdas, val_loader, within
         As for `SIM.path`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `SIM.path`.
     """
     import pandas as pd
 
@@ -90,8 +95,10 @@ def _largest(sim: SIM, grams: GramStatistics) -> float:
     tops = []
     for problem in (state_matching(grams, sim.kappa, 1.0), output_matching(grams, 1.0)):
         penalty = weighted(problem, sim.weigh, grams.samples).penalty
-        price = problem.cross.abs() / torch.where(penalty > 0, penalty, torch.inf)
-        tops.append(float(price.amax()))
+        pull = problem.cross
+        if grams.ones:  # what the biases leave
+            pull = pull - pull[:, -1:] * problem.gram[-1] / grams.samples
+        tops.append(float((pull.abs() / torch.where(penalty > 0, penalty, torch.inf)).amax()))
     return max(tops)
 
 

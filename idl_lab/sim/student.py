@@ -30,16 +30,12 @@ def _in_its_unit(name: str) -> property:
 class Student(ImplicitModel):
     """An implicit model whose entries are trained each in a unit of its own; `SIM.model` is one.
 
-    A matrix M is ``free_M`` ∘ ``unit_M``, and an optimiser moves the first. An entry of unit 0
-    stays zero. A step of one size moves every pre-activation by the same share of its size,
-    however far apart the units of the states are; Adam, whose steps are all of one size, would
-    else overwrite the entries that are small numbers. A is kept in its ball row by row,
-    Σ_j |A_ij| ≤ κ / max(1, L_i) with L_i the slope of φ_i.
-
-    Parameters
-    ----------
-    input_dim, output_dim, hidden_dim, options
-        As for `ImplicitModel`, which it is before `in_units`.
+    A matrix M is ``free_M`` ∘ ``unit_M``, and an optimiser moves the first. SIM's unit of an
+    entry is its own size: every entry that is not zero starts at ±1, a step of Adam at 1e-3
+    changes it by a thousandth, and zeros stay zero. (In the units of the states entries differ
+    by orders of magnitude, and steps of one size would overwrite the small ones.) A is kept in
+    its ball row by row, Σ_j |A_ij| ≤ κ / max(1, L_i) with L_i the slope of φ_i; a rank is not
+    kept. It is built as any `ImplicitModel`, and is one until `in_units`.
     """
 
     def in_units(self, units: dict[str, Tensor], slopes: Tensor) -> Student:
@@ -84,10 +80,13 @@ class Student(ImplicitModel):
         super().__setattr__(name, value)
 
     def certificate(self) -> Certificate:
-        """Which sufficient condition holds, of diag(L) A: a steep φ_i weighs on its own row."""
-        if "slopes" not in self._buffers:
+        """Which sufficient condition holds; where slopes differ, each weighs on its own row."""
+        L = self._buffers.get("slopes")
+        if L is None or (L == L[0]).all():
             return super().certificate()
-        return certificate(self.slopes[:, None] * self.A, replace(self.activation, slope=1.0))
+        found = certificate(L[:, None] * self.A, replace(self.activation, slope=1.0))
+        sentence = found.sentence.replace("‖A‖", "‖LA‖").replace("|A|", "|LA|")
+        return replace(found, sentence=sentence.replace("(A + Aᵀ)", "(LA + AᵀL)"))
 
 
 def _free(M: Tensor, unit: Tensor) -> Tensor:

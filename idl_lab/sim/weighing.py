@@ -13,6 +13,7 @@ WEIGHTS = ("standard", "uniform", "adaptive")
 # Of an adaptive weight's pilot: the ridge that it is found with, as a share of the mean eigenvalue
 # in columns of one size, and the smallest relative entry, so that no weight is infinite.
 PILOT_RIDGE, PILOT_LEAST = 1e-6, 1e-4
+CONSTANT = 1e-12  # of the mean square: a smaller variance is rounding
 RELAXED = 1e-4  # of λ: what is left of it in a refit
 
 
@@ -24,7 +25,7 @@ def weighted(problem: Problem, how: str, samples: int) -> Problem:
     problem : Problem
         Of whose columns all or some are weighed.
     how : {"uniform", "standard", "adaptive"}
-        1; s_i ω_j, with s_i the root mean square of target i and ω_j of feature j; or that
+        1; s_i ω_j, with s_i the size of target i and ω_j of feature j (`sizes`); or that
         divided by |w_ij| ω_j/s_i, the relative size of the entry in least squares.
     samples : int
         m, of the means.
@@ -33,8 +34,8 @@ def weighted(problem: Problem, how: str, samples: int) -> Problem:
     -------
     Problem
         "standard" is the ℓ₁ norm of the W that reads the targets off the features when all are
-        measured in their root mean squares, so that no unit of a layer or of the data changes
-        what λ does. So is "adaptive" (Zou 2006), where what least squares find small costs more.
+        measured in their sizes, so that no unit of a layer or of the data changes what λ does.
+        So is "adaptive" (Zou 2006), where what least squares find small costs more.
 
     References
     ----------
@@ -54,17 +55,31 @@ def weighted(problem: Problem, how: str, samples: int) -> Problem:
 
 
 def sizes(problem: Problem, samples: int) -> tuple[Tensor, Tensor]:
-    """Root mean square of each feature (d,) and target (k,); 1 for what is zero throughout.
+    """Root mean square of each feature (d,), standard deviation of each target (k,).
+
+    Without a column of ones (the last, of weight zero) targets too are measured by their root
+    mean square: a bias takes up a target's mean, and a constant that is added to it must not make
+    λ dearer. A feature's mean counts: entries that cancel each other's means would carry the
+    errors of one layer, far larger than what they add, into the next.
 
     Parameters
     ----------
     problem : Problem
     samples : int
         m.
+
+    Returns
+    -------
+    feature, target : Tensor
+        1 for what is zero, or constant, throughout.
     """
-    squares = problem.gram.diagonal().clamp(min=0), problem.norms
-    feature, target = ((square / samples).sqrt() for square in squares)
-    return torch.where(feature > 0, feature, 1), torch.where(target > 0, target, 1)
+    squares = problem.gram.diagonal().clamp(min=0) / samples, problem.norms / samples
+    mean = torch.zeros_like(problem.norms)
+    if problem.weights is not None and not problem.weights[..., -1].any():
+        mean = problem.cross[:, -1] / samples
+    variance = squares[1] - mean ** 2
+    variance = torch.where(variance > CONSTANT * squares[1], variance, 0)
+    return tuple(torch.where(T > 0, T, 1).sqrt() for T in (squares[0], variance))
 
 
 def on_support(problem: Problem, W: Tensor) -> Problem:
