@@ -18,7 +18,6 @@ from idl_lab.sim.hooks import States
 from idl_lab.sim.score import Explained, Sample
 from idl_lab.sim.solvers import ADMMSolver, LeastSquareSolver
 
-
 pytestmark = pytest.mark.filterwarnings("ignore:(state|output) matching stopped early")
 quiet = pytest.mark.filterwarnings("ignore:the student is poor")
 

@@ -45,7 +45,8 @@ def walked():
 
 def test_a_row_is_the_fit_of_its_lambda(walked):
     teacher, U, V, labels, loader, _, table = walked
-    assert loader.given == len(loader) and tuple(table.index) == LAMBDAS and table.index.name == "lambda"
+    assert loader.given == len(loader)
+    assert tuple(table.index) == LAMBDAS and table.index.name == "lambda"
     assert list(table.columns) == ["accuracy", "fidelity", "nonzeros", "gap", "status", "seconds",
                                    "chosen"]
     assert (table.gap <= 1e-6).all() and (table.status == "SOLVED").all()

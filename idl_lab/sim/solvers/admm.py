@@ -71,8 +71,8 @@ class ADMMSolver(BaseSolver):
         start : Tensor, shape (k, d), optional
             A first guess of the answer.
         """
-        Z = problem.zeros() if start is None else problem.project(start)
-        for _, Z in zip(range(self.splitting_steps), self._splitting(problem, Z), strict=False):
+        first = Z = problem.zeros() if start is None else problem.project(start)
+        for _, Z in zip(range(self.splitting_steps), self._splitting(problem, first), strict=False):
             yield Z
         yield from finish(problem, Z, FINISH * self.tol)
 
