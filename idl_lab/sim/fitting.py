@@ -83,7 +83,11 @@ def look(sim: SIM, solver: BaseSolver, teacher: nn.Module, loader: Batches) -> S
     if not isinstance(solver, BaseSolver):
         raise TypeError(f"solver must be a solver object, such as ADMMSolver(), got {solver!r}.")
     sample = Sample()
-    grams = solver.gathered(accumulate(sample.watching(_states(sim, teacher, loader))))
+
+    def summed(batches: Batches) -> GramStatistics:
+        return accumulate(sample.watching(_states(sim, teacher, batches)))
+
+    grams = solver.gathered(summed(loader))
     phi = sim.activation_fn
     for block in grams.blocks:
         if phi is not None and not alike(block.activation, phi, block.size):

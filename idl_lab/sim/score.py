@@ -122,12 +122,14 @@ class Sample:
             yield blocks, batch
 
     def fidelity(self, model: ImplicitModel) -> Score:
-        """Of the model to the outputs that were seen.
+        """Of the model to the outputs that were seen; NaN where none were.
 
         Parameters
         ----------
         model : ImplicitModel
         """
+        if not self.kept:  # of several processes one may have no data
+            return Score("fidelity", math.nan, math.nan, 0)
         _, U, Y = self.kept
         return fidelity(model, zip(U.split(256), Y.split(256), strict=True))
 

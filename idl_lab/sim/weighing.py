@@ -55,27 +55,28 @@ def weighted(problem: Problem, how: str, samples: int) -> Problem:
 
 
 def sizes(problem: Problem, samples: int) -> tuple[Tensor, Tensor]:
-    """Root mean square of each feature (d,), standard deviation of each target (k,).
+    """How large each feature (d,) and each target (k,) is: its root mean square.
 
-    Without a column of ones (the last, of weight zero) targets too are measured by their root
-    mean square: a bias takes up a target's mean, and a constant that is added to it must not make
-    λ dearer. A feature's mean counts: entries that cancel each other's means would carry the
-    errors of one layer, far larger than what they add, into the next.
+    An output is measured by its standard deviation, where a bias takes up its mean: a constant
+    that is added to it must not make λ dearer. A state's mean counts, since the next layer reads
+    it: entries that cancel each other's means would carry the errors of one layer, far larger
+    than what they add, into the next.
 
     Parameters
     ----------
     problem : Problem
+        Of outputs, where it has no ball; its last column is of ones, where its weight is zero.
     samples : int
         m.
 
     Returns
     -------
     feature, target : Tensor
-        1 for what is zero, or constant, throughout.
+        1 for what is zero, or a constant output, throughout.
     """
     squares = problem.gram.diagonal().clamp(min=0) / samples, problem.norms / samples
     mean = torch.zeros_like(problem.norms)
-    if problem.weights is not None and not problem.weights[..., -1].any():
+    if not problem.ball and problem.weights is not None and not problem.weights[..., -1].any():
         mean = problem.cross[:, -1] / samples
     variance = squares[1] - mean ** 2
     variance = torch.where(variance > CONSTANT * squares[1], variance, 0)

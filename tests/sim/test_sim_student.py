@@ -42,7 +42,7 @@ def in_ball(model, kappa=0.99):
     return bool((rows * model.slopes.double().clamp(min=1) <= kappa).all())
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(k, marks=pytest.mark.slow) for k in (1, 2))])
 def test_two_epochs_of_adam_lose_no_point_of_the_digits(seed):
     teacher, train, test = digits_teacher(seed, biases=seed % 2 == 1)
     sim = SIM(device="cpu", progress=False, lambda_z=0.1, lambda_y=0.1).train(
@@ -75,13 +75,13 @@ def test_so_of_random_teachers(depth, act, correlated):
 
 
 def test_training_makes_a_poor_student_better():
-    teacher, U = random_teacher(3), draw(1, 600, 6)
+    teacher, U = random_teacher(3), draw(1, 300, 6)
     with torch.no_grad():
         Y = teacher(U)
-    sim = taught_sim(teacher, U, lambda_z=10.0, lambda_y=10.0)
+    sim = taught_sim(teacher, U, lambda_z=5.0, lambda_y=5.0)
     start = sim.fidelity(batches_of(U))
     trained_on(sim.model, batches_of(U, Y, 30), nn.functional.mse_loss, lr=1e-2, epochs=10)
-    assert start < 0.9 and sim.fidelity(batches_of(U)) > start + 0.5 * (1 - start)
+    assert start < 0.95 and sim.fidelity(batches_of(U)) > start + 0.5 * (1 - start)
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.SGD])

@@ -1,5 +1,7 @@
 """What λ multiplies: the same for every unit; and least squares on the entries that it left."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -32,10 +34,13 @@ scale = st.lists(st.floats(-4, 4), min_size=D + K, max_size=D + K)
 
 
 @settings(max_examples=12)
-@given(scale, st.sampled_from(["standard", "adaptive"]), st.integers(0, 99))
-def test_no_unit_changes_what_lambda_does(powers, how, seed):
+@given(scale, st.sampled_from(["standard", "adaptive"]), st.integers(0, 99),
+       st.booleans())
+def test_no_unit_changes_what_lambda_does(powers, how, seed, outputs):
     feature, target = 10.0 ** np.array(powers[:D]), 10.0 ** np.array(powers[D:])
-    plain, moved = case(seed)[0], case(seed, feature, target, shift=1e2 * target)[0]
+    shift = 1e2 * target if outputs else 0.0
+    ball = {} if outputs else {"ball": BALL, "kappa": 1e9}
+    plain, moved = case(seed, **ball)[0], case(seed, feature, target, shift, **ball)[0]
     W, V = (SOLVER.solve(weighted(p, how, M)).W[:, :D] for p in (plain, moved))
     found = V * mat(feature) / mat(target)[:, None]
     torch.testing.assert_close(found, W, rtol=2e-3, atol=2e-3 * float(W.abs().max()))
@@ -57,13 +62,15 @@ def test_what_the_names_mean():
     assert not adaptive[:, -1].any()
 
 
-def test_targets_are_measured_about_their_means_where_a_bias_takes_these_up():
+def test_outputs_are_measured_about_their_means_where_a_bias_takes_these_up():
     rng = np.random.default_rng(0)
     Phi, T = rng.standard_normal((M, D)), 5 + rng.standard_normal((M, K))
     bare = problem(Phi, T)
     np.testing.assert_allclose(sizes(bare, M)[1], np.sqrt((T ** 2).mean(0)))
     ones = problem(np.hstack([Phi, np.ones((M, 1))]), T, weights=np.append(np.ones(D), 0.0))
     np.testing.assert_allclose(sizes(ones, M)[1], T.std(0), rtol=1e-9)
+    states = replace(ones, ball=BALL, kappa=1.0)
+    np.testing.assert_allclose(sizes(states, M)[1], np.sqrt((T ** 2).mean(0)))
     still = problem(np.hstack([0 * Phi, np.ones((M, 1))]), 0 * T + 5, weights=np.append(
         np.ones(D), 0.0))
     assert (sizes(still, M)[0] == 1).all() and (sizes(still, M)[1] == 1).all()
