@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import itertools
 import multiprocessing
 import os
 import time
@@ -42,6 +43,8 @@ from idl_lab.training import evaluate
 
 KAPPA = 0.99
 SAMPLES = (20_000, 200_000)
+# What λ multiplies, and whether its choice is fitted anew.
+WAYS = (("uniform", False), ("standard", False), ("adaptive", False), ("adaptive", True))
 
 
 class Found(NamedTuple):
@@ -204,12 +207,14 @@ def accuracies(lams: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0, 10.0)) -> pd.Da
     for name, options in (("without biases", {}), ("with biases", {"biases": True}),
                           ("convolutions", {"biases": True, "conv": True})):
         teacher, train, test = digits_teacher(0, **options)
-        for lam in lams:
-            sim = SIM(kappa=KAPPA, lambda_z=lam, lambda_y=lam, device="cpu", progress=False)
+        for (weigh, refit), lam in itertools.product(WAYS, lams):
+            sim = SIM(kappa=KAPPA, lambda_z=lam, lambda_y=lam, weigh=weigh, refit=refit,
+                      device="cpu", progress=False)
             sim.train(ADMMSolver(progress=False), teacher, train)
             figures = sim.result.stats
             total = sum(getattr(sim.result, M).numel() for M in "ABCD")
             rows.append({"teacher": name, "its accuracy": evaluate(teacher, test), "λ": lam,
+                         "weigh": weigh, "refit": refit, "fidelity": sim.result.fidelity,
                          "accuracy": sim.evaluate(test), "norm of A": figures["inf_norm"],
                          "share of zeros": 1 - sum(figures["nonzeros"].values()) / total,
                          "certified": sim.model.certificate().well_posed,

@@ -61,23 +61,25 @@ class ADMMSolver(BaseSolver):
         validation.real("relaxation", self.relaxation, above=0.0, below=2.0)
         validation.integer("splitting_steps", self.splitting_steps, at_least=0)
 
-    def iterates(self, problem: Problem) -> Iterator[Tensor]:
+    def iterates(self, problem: Problem, start: Tensor | None = None) -> Iterator[Tensor]:
         """The feasible half z of each ADMM step, then the points of the finish.
 
         Parameters
         ----------
         problem : Problem
             In float64, on the solver's device.
+        start : Tensor, shape (k, d), optional
+            A first guess of the answer.
         """
-        Z = problem.zeros()
-        for _, Z in zip(range(self.splitting_steps), self._splitting(problem), strict=False):
+        first = Z = problem.zeros() if start is None else problem.project(start)
+        for _, Z in zip(range(self.splitting_steps), self._splitting(problem, first), strict=False):
             yield Z
         yield from finish(problem, Z, FINISH * self.tol)
 
-    def _splitting(self, problem: Problem) -> Iterator[Tensor]:
+    def _splitting(self, problem: Problem, Z: Tensor) -> Iterator[Tensor]:
         values, vectors = problem.spectrum
         rho = values.mean().clamp(min=torch.finfo(values.dtype).tiny).expand(problem.shape[0], 1)
-        Z, u = problem.zeros(), problem.zeros()
+        u = -problem.gradient(Z) / rho if Z.any() else Z  # what u is where Z is the answer
         c = problem.cross @ vectors
         step = 0
         while True:
