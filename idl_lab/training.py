@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -163,11 +162,11 @@ def fit(model: nn.Module, train_loader: Batches, val_loader: Batches | None = No
     try:
         with progress_bar(total=epochs, desc="training", unit="epoch", progress=progress) as bar:
             for epoch in range(1, epochs + 1):
-                start = time.perf_counter()
+                start = extras.clock(device)
                 row = {"epoch": epoch, **_epoch(step, take, train_loader, device)}
                 if val_loader is not None:
                     row["val_metric"] = _evaluate(model, device, "val_loader", val_loader, metric)
-                row["seconds"] = time.perf_counter() - start
+                row["seconds"] = extras.clock(device) - start
                 last = _Kept(step, epoch)
                 if patience is not None and row["val_metric"] > best_metric:
                     best, best_metric = last, row["val_metric"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 import weakref
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from idl_lab import validation
 from idl_lab.equilibrium import Adjoint, Implicit, OneStep, Unrolled, equilibrium
+from idl_lab.extras import clock
 from idl_lab.fixed_point import Anderson, Picard, Solver
 from idl_lab.fixed_point.solution import ConvergenceWarning
 from idl_lab.labs.kit.problems import random_matrix
@@ -115,7 +115,7 @@ def measure_gradient(A: Tensor, injection: Tensor, target: Tensor, phi: str = "r
         kept.add(held := _Kept(saved.detach()))
         return held
 
-    start = time.perf_counter()
+    start = clock(A.device)
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore", ConvergenceWarning)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda held: held.tensor):
@@ -125,7 +125,7 @@ def measure_gradient(A: Tensor, injection: Tensor, target: Tensor, phi: str = "r
         # One step from zero is φ(b), in which A does not occur: its gradient is 0, not an error.
         dA, db = torch.autograd.grad(0.5 * (X - target).square().sum(), (A, injection),
                                      materialize_grads=True)
-    seconds = time.perf_counter() - start
+    seconds = clock(A.device) - start
     own = {M.untyped_storage().data_ptr() for M in (A, injection)}
     saved = sum(size for at, size in sizes.items() if at not in own)
     return Gradient(dA, db, saved, seconds)
