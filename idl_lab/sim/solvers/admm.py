@@ -80,8 +80,8 @@ class ADMMSolver(BaseSolver):
         tol, W = FINISH * self.tol, problem.zeros() if start is None else problem.project(start)
         rows = torch.arange(len(W), device=W.device)
         if not _thin(problem):
-            for _, W in zip(range(self.splitting_steps), self._splitting(problem, W),
-                            strict=False):  # noqa: B020
+            splitting = self._splitting(problem, W)
+            for _, W in zip(range(self.splitting_steps), splitting, strict=False):
                 yield W
             W, rows = yield from finish(problem, W, tol, PATIENCE)
         if len(rows):
