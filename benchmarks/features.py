@@ -236,6 +236,25 @@ def small_digits(lam: float) -> Instance:
     return matching(teacher((64, 64, 32, 16, 10)), images(8)[0][:1400], lam)
 
 
+def independent(lam: float, states_and_pixels: tuple[int, int] = (112, 784), samples: int = 2000
+                ) -> Instance:
+    """The tutorial's size on synthetic pixels: 30 patterns and a noise of each pixel's own.
+
+    Parameters
+    ----------
+    lam : float
+    states_and_pixels : (int, int)
+        n and p.
+    samples : int
+    """
+    (n, p), draws = states_and_pixels, torch.Generator("cpu").manual_seed(0)
+    patterns = torch.rand(30, p, generator=draws)
+    U = (torch.rand(samples, 30, generator=draws) @ patterns / 15
+         + 0.1 * torch.rand(samples, p, generator=draws))
+    hidden = (n * 4 // 7, n * 2 // 7, n - n * 4 // 7 - n * 2 // 7)
+    return matching(random_teacher((p, *hidden, 10), draws, bias=False, gain=1), U, lam, False)
+
+
 def large(lam: float = 0.1, samples: int = 20_000) -> Instance:
     """2,048 rows and 2,833 columns: 2,048 states, 784 pixels with noise of 0.1, and ones.
 
@@ -298,7 +317,10 @@ class Timed:
     goal: float
 
 
+REAL = "digits of 28 × 28, rescaled, λ = 0.01"
+SYNTHETIC = "synthetic, independent pixels, 896 columns, λ = 0.01"
 PROBLEMS: dict[str, Timed] = {
+    SYNTHETIC: Timed(lambda: independent(1e-2), 4),
     **{f"digits of 28 × 28, {unit}{extra}, λ = {lam:g}": Timed(
         lambda lam=lam, unit=unit, noise=noise: digits(lam, unit == "rescaled", noise), goal)
        for lam, noise, extra, goal in ((1e-2, 0.0, "", 4), (1e-2, 0.02, ", noise 0.02", 4),
