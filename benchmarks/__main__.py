@@ -17,9 +17,10 @@ FOLDER = Path(__file__).parents[1] / "figures"
 PARTS = {"steps": "training steps beside the peers'",
          "sim": "SIM's solvers beside torchidl's",
          "real": "SIM on features of real size, beside lasso packages",
-         "pruning": "SIM beside layer-wise reconstruction"}
+         "pruning": "SIM beside layer-wise reconstruction",
+         "large": "SIM's largest problem, on the GPU too where there is one"}
 PEERS = {"steps": ("torchidl", "torchdeq", "silva_networks"), "sim": ("torchidl",),
-         "real": ("celer", "skglm"), "pruning": ()}
+         "real": ("celer", "skglm"), "pruning": (), "large": ()}
 
 
 def main() -> None:
@@ -63,6 +64,8 @@ def main() -> None:
         sim_report.run_real(options.out, options.before, options.limit)
     if "pruning" in options.parts:
         sim_report.run_pruning(options.out)
+    if "large" in options.parts:
+        sim_report.run_large(options.limit)
 
 
 if __name__ == "__main__":

@@ -27,9 +27,9 @@ PEERS = {"celer": "celer", "skglm": "skglm", "scikit-learn": "sklearn.linear_mod
 
 
 def solved(instance: Instance, limit: float = LIMIT, solver: str = "ours", package: Path = ROOT,
-           threads: int = 1, device: str = "cpu", tol: float = TOL) -> dict[str, float]:
-    """What came of one solve: processor seconds, whether the limit cut it, its gap as it says and as
-    found here.
+           threads: int = 1, device: str = "cpu", tol: float = TOL, newton: bool = True
+           ) -> dict[str, float]:
+    """What came of one solve: its seconds, whether the limit cut it, its gap as told and as found.
 
     Parameters
     ----------
@@ -44,6 +44,8 @@ def solved(instance: Instance, limit: float = LIMIT, solver: str = "ours", packa
     device : str
     tol : float
         Of the relative gap.
+    newton : bool
+        As for `Instance.relative_gap`.
     """
     job = {"features": instance.features, "targets": instance.targets, "lam": instance.lam,
            "ball": instance.ball, "solver": solver, "tol": tol, "limit": limit, "device": device,
@@ -64,8 +66,9 @@ def solved(instance: Instance, limit: float = LIMIT, solver: str = "ours", packa
                 return {"seconds": limit, "cut": True, "gap": 1.0}
             raise RuntimeError(f"the solve by {solver} of {package} failed:\n{ended.stderr}")
         found = torch.load(answer)
-    return {"gap": instance.relative_gap(found["W"]), **{
-        name: found[name] for name in ("seconds", "cut", "reported", "own tol") if name in found}}
+    return {"gap": instance.relative_gap(found["W"], newton)} | {
+        name: found[name] for name in ("seconds", "wall", "cut", "reported", "own tol")
+        if name in found}
 
 
 def together(tasks: Iterable[Callable[[], dict]], at_once: int) -> list[dict]:
@@ -124,6 +127,24 @@ def lassos(limit: float = LIMIT, at_once: int = 2) -> dict[str, dict]:
     found: dict[str, dict] = {size: {} for size in instances}
     for (size, name), row in zip(wanted, rows, strict=True):
         found[size][name] = row
+    return found
+
+
+def large(limit: float = LIMIT, samples: int = 20_000) -> dict[str, dict]:
+    """2,048 rows and 2,833 columns on each device that is here: wall seconds beside the rest.
+
+    Parameters
+    ----------
+    limit : float
+        Processor seconds of a thread.
+    samples : int
+    """
+    instance, found = features.large(samples=samples), {}
+    for device in ["cpu", *["cuda"] * torch.cuda.is_available()]:
+        threads = os.cpu_count() or 1
+        name = torch.cuda.get_device_name() if device == "cuda" else f"{threads} cores"
+        found[name] = solved(instance, limit * threads, threads=threads, device=device,
+                             newton=False)
     return found
 
 

@@ -173,7 +173,8 @@ def renewed(page: str, command: str, text: str) -> str:
         As the page's mark names it.
     text : str
     """
-    mark, end = f"<!-- measured: {command} writes this part -->", "<!-- end of the measured part -->"
+    mark = f"<!-- measured: {command} writes this part -->"
+    end = "<!-- end of the measured part -->"
     before, rest = page.split(mark)
     return "\n\n".join([before + mark, text, end + rest.split(end, 1)[1]])
 

@@ -45,12 +45,29 @@ def run_real(folder: Path, before: Path | None, limit: float, results: Path = RE
     of["lassos"] = real.lassos(limit, at_once)
     print(lasso_table(of) + "\n", flush=True)
     of["growth"] = real.growth(limit, at_once)
-    _round(of)
+    of = _round(of)
     print(growth_line(of) + "\n", flush=True)
     keep(kept(results) | {"real": of}, results)
     draw_growth(of["growth"]).savefig(folder / "draw_growth.png", metadata={"Software": None})
     for path, write in ((page, written), (readme, written_readme)):
         path.write_text(write(path.read_text(encoding="utf-8"), of), encoding="utf-8")
+
+
+def run_large(limit: float, results: Path = RESULTS, page: Path = PAGE) -> None:
+    """Time the largest problem on the devices that are here; others' figures are kept.
+
+    Parameters
+    ----------
+    limit : float
+        Processor seconds of a thread.
+    results, page : path
+        Where figures and the table go.
+    """
+    found = _round(real.large(limit))
+    of = kept(results).get("large", {}) | found
+    keep(kept(results) | {"large": of}, results)
+    print(large_table(of) + "\n", flush=True)
+    page.write_text(written_large(page.read_text(encoding="utf-8"), of), encoding="utf-8")
 
 
 def run_pruning(folder: Path, results: Path = RESULTS, page: Path = SPARSITY_PAGE) -> None:
@@ -68,20 +85,19 @@ def run_pruning(folder: Path, results: Path = RESULTS, page: Path = SPARSITY_PAG
         rows = [row for seed in pruning.SEEDS for row in pruning.compare(task(seed))]
         of[name] = summary(pd.DataFrame(rows))
         print(pruning_table(name, of[name]) + "\n", flush=True)
-    _round(of)
+    of = _round(of)
     keep(kept(results) | {"pruning": of}, results)
     draw_pruning(of, SHOWN).savefig(folder / "draw_pruning.png", metadata={"Software": None})
     page.write_text(written_sparsity(page.read_text(encoding="utf-8"), of), encoding="utf-8")
 
 
 def _round(value: Any) -> Any:
-    """Four digits of every number, in place."""
-    if isinstance(value, float):
-        return float(f"{value:.4g}")
-    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(
-            value, list) else ():
-        value[key] = _round(value[key])
-    return value
+    """The same at four digits of every number."""
+    if isinstance(value, dict):
+        return {key: _round(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_round(part) for part in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 # ---- real features --------------------------------------------------------------------------
@@ -150,6 +166,34 @@ def growth_line(of: dict[str, Any]) -> str:
              for name, growth in of["growth"].items()]
     return (f"On correlated Gaussian features at λ = 1e-3 (500 columns, 50 rows, 250 samples where "
             f"the one that varies is not) the seconds grow as {', '.join(parts)}.")
+
+
+def large_table(of: dict[str, Any]) -> str:
+    """Wall seconds of the largest problem, by device.
+
+    Parameters
+    ----------
+    of : dict
+        ``large`` in ``results.json``.
+    """
+    lines = ["| 2,048 rows, 2,833 columns, 20,000 samples, λ = 0.1 | seconds | its gap |",
+             "| --- | --- | --- |"]
+    for device, row in of.items():
+        told = f"{row['reported']:.0e}" if "reported" in row else f"{row['gap']:.1g}"
+        lines.append(f"| {device} | {'> ' * row['cut']}{row['wall']:.2g} | {told} |")
+    return "\n".join(lines)
+
+
+def written_large(page: str, of: dict[str, Any]) -> str:
+    """docs/speed.md with the table of the largest problem renewed.
+
+    Parameters
+    ----------
+    page : str
+    of : dict
+        ``large`` in ``results.json``.
+    """
+    return renewed(page, "make bench ARGS=large", large_table(of))
 
 
 def sentence(of: dict[str, Any]) -> str:

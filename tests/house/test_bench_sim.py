@@ -263,6 +263,7 @@ def test_the_pages_show_the_kept_figures():
             assert row["gap"] <= max(row["reported"], 1e-12)
     for path, write, of in ((report.PAGE, sim_report.written, found["real"]),
                             (sim_report.README, sim_report.written_readme, found["real"]),
+                            (report.PAGE, sim_report.written_large, found["large"]),
                             (sim_report.SPARSITY_PAGE, sim_report.written_sparsity,
                              found["pruning"])):
         page = path.read_text(encoding="utf-8")
