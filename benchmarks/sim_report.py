@@ -80,6 +80,7 @@ def run_pruning(folder: Path, results: Path = RESULTS, page: Path = SPARSITY_PAG
     results, page : path
         Where figures and tables go.
     """
+    torch.set_num_threads(1)  # matrices of this size lose by more
     of: dict[str, Any] = {}
     for name, task in pruning.TASKS.items():
         rows = [row for seed in pruning.SEEDS for row in pruning.compare(task(seed))]

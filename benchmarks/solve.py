@@ -61,12 +61,16 @@ def main() -> None:
     job = torch.load(sys.argv[1])
     torch.set_num_threads(job["threads"])
     other = job["solver"] != "ours"
+    # What is compiled or imported at the first call, is before the clock starts.
     if other:
         from benchmarks.features import Instance
         judge = Instance(job["features"], job["targets"], job["lam"], job["ball"])
-        small = {"features": job["features"][:50, :20].clone(),
-                 "targets": job["targets"][:50, :1].clone()}
-        next(peer(job | small, np.zeros((1, 20))))  # what is compiled, is before the clock starts
+        next(peer(job | {"features": job["features"][:50, :20].clone(),
+                         "targets": job["targets"][:50, :1].clone()}, np.zeros((1, 20))))
+    else:
+        one = torch.ones(1, 3, dtype=torch.float64)
+        next(ours(job | {"gram": torch.eye(3, dtype=torch.float64), "cross": one, "lam": 0.1,
+                         "norms": 3 * one[0, :1], "kappa": 0.99, "ball": 1}))
     W = np.zeros(job["cross"].shape)
     answer = {"W": torch.from_numpy(W), "cut": False}
 
