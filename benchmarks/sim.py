@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from benchmarks import features
 from idl_lab.fixed_point import Picard
 from idl_lab.fixed_point.solution import ConvergenceWarning
 from idl_lab.labs.kit.problems import digits_teacher
@@ -181,18 +182,8 @@ def large(columns: tuple[int, int] = (112, 784), samples: int = 2000) -> Problem
         n and p.
     samples : int
     """
-    n, p = columns
-    draws = torch.Generator("cpu").manual_seed(0)
-    patterns = torch.rand(30, p, generator=draws)  # images are far from white noise
-    U = (torch.rand(samples, 30, generator=draws) @ patterns / 15
-         + 0.1 * torch.rand(samples, p, generator=draws))
-    layers, parts = [], (64, 32, 16)
-    for before, after in zip((p, *parts), (*parts, 10), strict=True):
-        layers += [nn.Linear(before, after, bias=False), nn.ReLU()]
-        with torch.no_grad():
-            layers[-2].weight.normal_(std=before ** -0.5, generator=draws)
-    grams = gram_statistics(nn.Sequential(*layers[:-1]), U.split(500), ones=False, progress=False)
-    return state_matching(grams, KAPPA)
+    found = features.independent(0.0, columns, samples)
+    return Problem(**found.products, kappa=KAPPA, ball=found.ball)
 
 
 def accuracies(lams: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0, 10.0)) -> pd.DataFrame:
