@@ -1,0 +1,271 @@
+"""torchidl's SIM: states in, a solver's matrices out, and a model made of them.
+
+It states torchidl's problem: in the teacher's own units, without biases, on the states of all
+samples at once. `idl_lab.sim.SIM` changes the units so that the bound on A costs nothing, fits
+biases, takes each layer's own φ and needs the memory of one batch.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from idl_lab import extras, validation
+from idl_lab.activations import activation
+from idl_lab.fixed_point import Picard
+from idl_lab.model import ImplicitModel
+from idl_lab.sim import solvers
+from idl_lab.sim.hooks import Batches, states_by_batch
+from idl_lab.sim.result import alike
+from idl_lab.sim.score import score
+from idl_lab.torchidl.sim import states
+from idl_lab.torchidl.sim.utils import wide
+
+MAX_STEPS = 50_000  # torchidl's, of its fixed-point iteration
+
+
+class SIM:
+    """State-driven implicit modeling with torchidl's arguments.
+
+    Parameters
+    ----------
+    activation_fn : callable
+        φ, which must be that of every layer of the teacher.
+    kappa : float
+        Radius κ of the ball ‖A‖∞ ≤ κ.
+    atol : float
+        ‖x − φ(Ax + Bu)‖∞ at which a state is solved, in every sample.
+    skip_layers : int, optional
+        In a module with more than so many children, keep only the activation that each child
+        calls last.
+    standardize : bool
+        Fit matrices for inputs of mean 0 and variance 1, as scikit-learn's StandardScaler makes
+        them; the model takes the inputs as they are. (There Z, X and Y were standardised too, so
+        that X = φ(Z) was lost, and `evaluate` took the outputs' scaler for the inputs.)
+    device : str or torch.device
+    dtype : torch.dtype or str
+        Of the model, such as ``torch.float32`` or ``"float32"``.
+
+    Attributes
+    ----------
+    weights : dict
+        A, B, C and D as the solver gave them, None before `train`; `model` is made of them.
+    scaler : sklearn.preprocessing.StandardScaler
+        Of the inputs, with ``standardize``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a kappa outside [0, 1), an atol that is not positive, and an activation, a device or a
+        dtype that is not known.
+    """
+
+    def __init__(self, activation_fn: Callable = nn.functional.relu, kappa: float = 0.99,
+                 atol: float = 1e-6, skip_layers: int | None = None, standardize: bool = False,
+                 device: str | torch.device = "cpu", dtype: str | torch.dtype = torch.float32
+                 ) -> None:
+        activation(activation_fn)
+        self.activation_fn = activation_fn
+        self.kappa = validation.kappa(kappa)
+        self.atol = validation.real("atol", atol, above=0.0)
+        self.skip_layers = skip_layers
+        self.standardize = standardize
+        self.weights: dict[str, Any] = dict.fromkeys("ABCD")
+        if standardize:
+            self.scaler = extras.need("sklearn.preprocessing", "train").StandardScaler()
+        self.to(device, dtype)
+
+    def to(self, device: str | torch.device | None = None,
+           dtype: str | torch.dtype | None = None) -> SIM:
+        """Move and convert the model and its weights.
+
+        Parameters
+        ----------
+        device, dtype
+            As for `SIM`; None leaves it.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For one that is not known.
+        """
+        if device is not None:
+            validation.resolve_device(device)
+            self.device = device
+        if dtype is not None:
+            if isinstance(dtype, str):
+                dtype = getattr(torch, dtype.removeprefix("torch."), dtype)
+            self.dtype = validation.floating(dtype)
+        for name, M in self.weights.items():
+            if isinstance(M, Tensor):
+                self.weights[name] = M.to(self.device, self.dtype)
+        return self
+
+    @property
+    def model(self) -> ImplicitModel:
+        """An `idl_lab.ImplicitModel` made of the weights, anew each time; keep it to train it.
+
+        Raises
+        ------
+        RuntimeError
+            Where a weight is None.
+        ValueError
+            For weights whose shapes do not fit.
+        """
+        if missing := [name for name, M in self.weights.items() if M is None]:
+            raise RuntimeError(f"this SIM has no {', '.join(missing)} yet: call train(solver=, "
+                               f"model=, dataloader=) first.")
+        A, B, C, D = (wide(self.weights[name]) for name in "ABCD")
+        biases = {}
+        if self.standardize:  # B (u − μ)/σ = (B/σ) u − (B/σ) μ
+            mean, scale = (torch.from_numpy(v).double()
+                           for v in (self.scaler.mean_, self.scaler.scale_))
+            B, D = B / scale, D / scale
+            biases = {"state_bias": -B @ mean, "output_bias": -D @ mean}
+        device = validation.resolve_device(self.device)
+        A, B, C, D, *rest = (M.to(device, self.dtype) for M in (A, B, C, D, *biases.values()))
+        return ImplicitModel.from_matrices(
+            A, B, C, D, activation=self.activation_fn, kappa=self.kappa,
+            solver=Picard(0.0, atol=self.atol, max_steps=MAX_STEPS),
+            **dict(zip(biases, rest, strict=True)))
+
+    @torch.no_grad()
+    def __call__(self, input: Tensor | np.ndarray) -> Tensor:
+        """Predictions (m, q) of inputs (m, ...), a row a sample.
+
+        Parameters
+        ----------
+        input : Tensor or ndarray, shape (m, ...)
+            Flattened to (m, p).
+        """
+        model = self.model
+        return model(torch.as_tensor(input).to(model.C).flatten(1))
+
+    def get_states(self, model: nn.Module, dataloader: Batches) -> dict[str, np.ndarray]:
+        """A teacher's states on all samples of a loader, a column a sample.
+
+        The teacher runs on its own device and is left as it was found.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+            The teacher.
+        dataloader : iterable of U or (U, target)
+
+        Returns
+        -------
+        dict
+            "U" (p, m), "Z" and "X" (n, m), "Y" (q, m): inputs (standardised with
+            ``standardize``), pre-activations, activations and outputs; the last layer first.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `idl_lab.sim.states.gram_statistics`; for a layer with another activation.
+        """
+        phi, parts = activation(self.activation_fn), []
+        for blocks, batch in states_by_batch(model, dataloader, skip_layers=self.skip_layers):
+            for block in blocks:
+                if not alike(block.activation, phi):
+                    raise ValueError(
+                        f"activation_fn is {phi.name}, but the teacher's {block.name} is "
+                        f"{block.activation.name}: idl_lab.sim.SIM takes each layer's own.")
+            parts.append({name: getattr(batch, name).flatten(1).cpu().numpy() for name in "UZXY"})
+        found = {name: np.vstack([part[name] for part in parts]) for name in "UZXY"}
+        if self.standardize:
+            found["U"] = self.scaler.fit_transform(found["U"])
+        return {name: M.T for name, M in found.items()}
+
+    def train(self, solver: Any, model: nn.Module | None = None,
+              dataloader: Batches | None = None,
+              states_data_path: str | os.PathLike | None = None,
+              save_states_path: str | os.PathLike | None = None) -> SIM:
+        """Fit an implicit model to a teacher's states.
+
+        Parameters
+        ----------
+        solver : BaseSolver
+            Or any object with its ``solve(X, U, Z, Y, model_config)``.
+        model : torch.nn.Module, optional
+            The teacher.
+        dataloader : iterable of U or (U, target), optional
+        states_data_path : path, optional
+            Of a file of states, in place of a teacher and data.
+        save_states_path : path, optional
+            Where to write the teacher's states.
+
+        Returns
+        -------
+        SIM
+            This object.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For what is no solver, neither states nor a teacher with data, and what the solver
+            gives if it is not four matrices that fit the states; as `get_states`.
+        """
+        if isinstance(solver, (type, solvers.BaseSolver)) or not hasattr(solver, "solve"):
+            raise TypeError(f"solver must be an object of idl_lab.torchidl, such as CVXSolver(), "
+                            f"with solve(X, U, Z, Y, model_config), got {solver!r}; "
+                            f"idl_lab.sim.SIM takes those of idl_lab.sim.solvers.")
+        if states_data_path is not None:
+            if save_states_path is not None:
+                warnings.warn("save_states_path is left out, as the states come from "
+                              "states_data_path.", UserWarning, stacklevel=2)
+            given = states.load(states_data_path)
+        elif model is None or dataloader is None:
+            raise ValueError("train needs a teacher and its data, model= and dataloader=, or "
+                             "states_data_path=.")
+        else:
+            given = self.get_states(model, dataloader)
+            if save_states_path is not None:
+                states.save(save_states_path, given)
+        found = solver.solve(*(given[name] for name in states.NAMES), {
+            "activation_fn": self.activation_fn, "device": self.device, "atol": self.atol,
+            "kappa": self.kappa})
+        self.weights = self._fitting(found, given)
+        return self
+
+    def _fitting(self, found: Any, given: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        n, p, q = (len(given[name]) for name in "XUY")
+        wanted = {"A": (n, n), "B": (n, p), "C": (q, n), "D": (q, p)}
+        shapes = [tuple(getattr(M, "shape", ())) for M in found] if isinstance(
+            found, (tuple, list)) else type(found).__name__
+        if shapes != list(wanted.values()):
+            raise ValueError(f"a solver gives A, B, C and D of shapes {wanted}, got {shapes}.")
+        return dict(zip("ABCD", found, strict=True))
+
+    def evaluate(self, dataloader: Batches) -> float:
+        """Accuracy on a loader's own batches, transforms included; it is printed too.
+
+        (The reference took ``dataloader.dataset.data``, as it lies in the data set.)
+
+        Parameters
+        ----------
+        dataloader : iterable of (U, target)
+            With class labels (m,). Float targets are answered with R², as `idl_lab.sim.SIM` does.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `idl_lab.sim.SIM.evaluate`.
+
+        Warns
+        -----
+        UserWarning
+            If no certificate says that the state equation has one solution.
+        """
+        model = self.model
+        if not (certificate := model.certificate()).well_posed:
+            warnings.warn(f"the model is not certified to be well-posed: {certificate.sentence}",
+                          UserWarning, stacklevel=2)
+        found = score(model, dataloader)
+        print(f"Test accuracy: {found:.2%}")
+        return found
