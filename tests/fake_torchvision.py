@@ -7,7 +7,6 @@ import types
 
 import torch
 from sklearn.datasets import load_digits
-from torch import Tensor
 
 SAMPLES = 2_100  # for examples that draw 2,000 of them; digits are repeated
 

@@ -16,14 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from idl_lab import extras, validation
+from idl_lab import extras, training, validation
 from idl_lab.activations import activation
 from idl_lab.fixed_point import Picard
 from idl_lab.model import ImplicitModel
 from idl_lab.sim import solvers
 from idl_lab.sim.hooks import Batches, states_by_batch
 from idl_lab.sim.result import alike
-from idl_lab.sim.score import score
 from idl_lab.torchidl.sim import states
 from idl_lab.torchidl.sim.utils import wide
 
@@ -144,8 +143,7 @@ class SIM:
         input : Tensor or ndarray, shape (m, ...)
             Flattened to (m, p).
         """
-        model = self.model
-        return model(torch.as_tensor(input).to(model.C).flatten(1))
+        return _OfPictures(self.model)(torch.as_tensor(input))
 
     def get_states(self, model: nn.Module, dataloader: Batches) -> dict[str, np.ndarray]:
         """A teacher's states on all samples of a loader, a column a sample.
@@ -250,12 +248,14 @@ class SIM:
         Parameters
         ----------
         dataloader : iterable of (U, target)
-            With class labels (m,). Float targets are answered with R², as `idl_lab.sim.SIM` does.
+            With class labels (m,).
 
         Raises
         ------
         TypeError, ValueError
-            As `idl_lab.sim.SIM.evaluate`.
+            As `idl_lab.training.evaluate`.
+        RuntimeError
+            As `model`.
 
         Warns
         -----
@@ -266,6 +266,17 @@ class SIM:
         if not (certificate := model.certificate()).well_posed:
             warnings.warn(f"the model is not certified to be well-posed: {certificate.sentence}",
                           UserWarning, stacklevel=2)
-        found = score(model, dataloader)
-        print(f"Test accuracy: {found:.2%}")
-        return found
+        accuracy = training.evaluate(_OfPictures(model), dataloader)
+        print(f"Test accuracy: {accuracy:.2%}")
+        return accuracy
+
+
+class _OfPictures(nn.Module):
+    """A model of inputs of any shape and floating dtype."""
+
+    def __init__(self, model: ImplicitModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, U: Tensor) -> Tensor:
+        return self.model(U.to(self.model.C).flatten(1))
