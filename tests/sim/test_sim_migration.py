@@ -1,7 +1,9 @@
 """torchidl's SIM under its own names: what each argument comes to, against oracles of its own."""
 
 import inspect
+import re
 import warnings
+from pathlib import Path
 
 import cvxpy as cp
 import numpy as np
@@ -65,6 +67,17 @@ def test_the_arguments_are_torchidls(kind):
 def test_the_methods_arguments_are_torchidls(method):
     assert [name for name in inspect.signature(method).parameters
             if name != "self"] == METHODS[method]
+
+
+def test_the_page_for_who_comes_from_torchidl_names_every_argument():
+    page = (Path(__file__).parents[2] / "docs/from_torchidl.md").read_text(encoding="utf-8")
+    said = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]*)`", page))))
+    models = [torchidl.ImplicitModel, torchidl.ImplicitRNN]
+    wanted = {name for kind in [*SIGNATURES, *models]
+              for name in inspect.signature(kind).parameters}
+    wanted |= {name for names in METHODS.values() for name in names}
+    helpers = {"input", "A", "B", "max_iter", "patience", "kwargs"}
+    assert wanted - helpers - said == set()
 
 
 # --- the problems that the solvers state ---------------------------------------------------------

@@ -199,7 +199,7 @@ SMALL = "--hidden_dim 22 --epochs 1 --device 0 --kappa 0.99 --is_low_rank True -
 @pytest.mark.filterwarnings("default")
 def test_the_original_scripts(tell, originals, monkeypatch, capsys):
     run_script(monkeypatch, originals, "examples/sim/train_explicit.py",
-               "--epochs 5 --learning_rate 0.0003")
+               "--epochs 40 --learning_rate 0.001")
     assert run_script(monkeypatch, originals, "examples/sim/train_sim.py")["test_acc"] > 0.7
     run_script(monkeypatch, originals, "examples.idl.main", f"--dataset mnist {SMALL}")
     run_script(monkeypatch, originals, "examples.idl_rnn.main",
@@ -221,7 +221,7 @@ def test_the_original_tutorial_and_readme(tell, originals, monkeypatch, capsys):
     blocks = re.findall(r"```python\n(.*?)```",
                         (originals / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     few = [batch for batch, _ in zip(names["train_loader"], range(4), strict=False)]
-    torch.save(names["model"].state_dict(), "checkpoint.pt")
+    torch.save(names["Model"](784, 10).state_dict(), "checkpoint.pt")
     given = {"torch": torch, "device": "cpu", "num_epochs": 1, "input_dim": 784, "hidden_dim": 0,
              "output_dim": 10, "MLP": lambda p, _, q: names["Model"](p, q), "few": few,
              "wide": [(torch.randn(8, 3072), torch.arange(8))]}
