@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from idl_lab import model
 from idl_lab.equilibrium import Implicit
 from idl_lab.fixed_point import Picard
+from idl_lab.norms import largest_sum, shrink
 from idl_lab.torchidl.implicit_function import ImplicitFunction, ImplicitFunctionInf
 
 
 class ImplicitModel(model.ImplicitModel):
     """`idl_lab.ImplicitModel` with torchidl's arguments.
+
+    It also loads a ``state_dict`` that torchidl saved; the κ, which that does not say, is its own.
 
     Parameters
     ----------
@@ -61,3 +67,25 @@ class ImplicitModel(model.ImplicitModel):
         X0 : Tensor, shape (m, n), optional
         """
         return super().forward(U.flatten(1) if U.dim() == 3 else U, X0)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
+        theirs = {name: state_dict[prefix + name] for name in "ALRBCD"
+                  if prefix + name in state_dict}
+        if {"A", "L"} & theirs.keys():  # a checkpoint of torchidl's, which does not say its κ
+            for name in theirs:
+                del state_dict[prefix + name]
+            ours = self._of_theirs(theirs) | {"_extra_state": self.get_extra_state()}
+            state_dict.update({prefix + name: value for name, value in ours.items()})
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _of_theirs(self, theirs: dict[str, Tensor]) -> dict[str, Tensor]:
+        found = {f"free_{name}" if name in "ALR" else name: M for name, M in theirs.items()}
+        if "L" in theirs:  # each factor was scaled by itself, L and Rᵀ to ‖·‖∞ ≤ κ
+            found["free_L"] = shrink(theirs["L"], self.kappa, largest_sum)
+            found["free_R"] = shrink(theirs["R"].mT, self.kappa, largest_sum).mT
+        if self.state_bias is not None:  # the bias was the weight of a last input, of ones
+            found["output_bias"] = torch.zeros_like(self.output_bias)
+            for name, bias in [("B", "state_bias"), ("D", "output_bias")]:
+                if name in theirs:
+                    found[name], found[bias] = theirs[name][:, :-1], theirs[name][:, -1]
+        return found
