@@ -11,7 +11,7 @@ from migration_cases import Plain, loader, teacher, teacher_states, trained
 from torch import nn
 
 from idl_lab.sim import solvers
-from idl_lab.torchidl import SIM, ADMMSolver, CVXSolver
+from idl_lab.torchidl import SIM, ADMMMultiGPUSolver, ADMMSolver, CVXSolver
 from idl_lab.torchidl.sim import states as saved
 from idl_lab.torchidl.sim.utils import fixpoint_iteration
 
@@ -115,6 +115,18 @@ def test_an_ill_posed_model_is_told_at_evaluation():
     with pytest.warns(UserWarning) as seen:
         sim.evaluate([(torch.zeros(3, 4), torch.tensor([0, 1, 1]))])
     assert "not certified to be well-posed" in str(seen[0].message)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu():
+    options = {"lambda_z": 0.1, "lambda_y": 0.1, "regen_states": True}
+    there = SIM(device="cuda", dtype="float64").train(
+        ADMMMultiGPUSolver([0], **options), teacher().cuda(), loader())
+    here = SIM(dtype="float64").train(ADMMSolver(**options), teacher(), loader())
+    assert there.model.A.is_cuda and there(torch.ones(2, 4)).is_cuda
+    for name in "ABCD":
+        assert np.allclose(there.weights[name], here.weights[name], atol=1e-6)
+    assert there.evaluate(loader()) == here.evaluate(loader())
 
 
 # --- saved states ---------------------------------------------------------------------------------

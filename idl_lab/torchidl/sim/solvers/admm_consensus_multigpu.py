@@ -48,15 +48,15 @@ class ADMMMultiGPUSolver(ADMMSolver, _OnGPUs):  # in this order gpu_ids is the f
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.devices = [str(validation.resolve_device(f"cuda:{gpu}" if isinstance(gpu, int)
+        self._devices = [str(validation.resolve_device(f"cuda:{gpu}" if isinstance(gpu, int)
                                                       else gpu)) for gpu in self.gpu_ids]
-        first = [f"cuda:{i}" for i in range(len(self.devices))]
-        if len(self.devices) != 1 and self.devices != (first or None):
+        first = [f"cuda:{i}" for i in range(len(self._devices))]
+        if len(self._devices) != 1 and self._devices != (first or None):
             raise ValueError(f"gpu_ids must be one GPU, or the first N, [0, 1, …], got "
                              f"{list(self.gpu_ids)}: with CUDA_VISIBLE_DEVICES=2,3 the GPUs 2 and "
                              f"3 are 0 and 1.")
 
     def _method(self, problem: Problem) -> solvers.BaseSolver:
-        if len(self.devices) == 1:
-            return solvers.ADMMSolver(device=self.devices[0])
-        return solvers.ADMMMultiGPUSolver(device="cuda", workers=len(self.devices))
+        if len(self._devices) == 1:
+            return solvers.ADMMSolver(device=self._devices[0])
+        return solvers.ADMMMultiGPUSolver(device="cuda", workers=len(self._devices))
