@@ -147,8 +147,10 @@ def test_the_readmes_sim(tell, monkeypatch, capsys):
 
 def test_the_example_that_trains_sim(tell):
     names, teachers = taught(tell)
-    with pytest.warns(UserWarning, match="makes no use of num_epoch_ab, num_epoch_cd, rho_ab"):
+    with pytest.warns(UserWarning) as seen:
         found = tell(TRAIN_SIM, **names)
+    assert ["makes no use of num_epoch_ab, num_epoch_cd, rho_ab" in str(seen[0].message),
+            "the student is poor" in str(seen[1].message), len(seen)] == [True, True, 2]
     assert found["accuracy"] > 0.6 and teachers > 0.8  # λ = 1 costs that much
     sparse = np.mean(found["sim"].weights["A"] == 0)
     assert sparse > 0.3 and found["solver"].results["state"].status.name == "SOLVED"

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from idl_lab import extras, training, validation
 from idl_lab.activations import activation
 from idl_lab.fixed_point import Picard
+from idl_lab.fixed_point.solution import ConvergenceWarning
 from idl_lab.model import ImplicitModel
 from idl_lab.sim import solvers
 from idl_lab.sim.hooks import Batches, states_by_batch
@@ -26,6 +27,7 @@ from idl_lab.sim.result import alike
 from idl_lab.torchidl.sim import states
 from idl_lab.torchidl.sim.utils import wide
 
+POOR = 0.99  # a student that explains less of its teacher's outputs is reported
 MAX_STEPS = 50_000  # torchidl's, of its fixed-point iteration
 
 
@@ -44,9 +46,10 @@ class SIM:
         In a module with more than so many children, keep only the activation that each child
         calls last.
     standardize : bool
-        Fit matrices for inputs of mean 0 and variance 1, as scikit-learn's StandardScaler makes
-        them; the model takes the inputs as they are. (There Z, X and Y were standardised too, so
-        that X = φ(Z) was lost, and `evaluate` took the outputs' scaler for the inputs.)
+        Fit matrices for inputs of variance 1, so that λ weighs them alike; the model takes the
+        inputs as they are. Means are left, as there are no biases to take them up. (There U, Z, X
+        and Y were all centred and scaled, so that X = φ(Z) was lost, and `evaluate` took the
+        outputs' scaler for the inputs.)
     device : str or torch.device
     dtype : torch.dtype or str
         Of the model, such as ``torch.float32`` or ``"float32"``.
@@ -55,6 +58,8 @@ class SIM:
     ----------
     weights : dict
         A, B, C and D as the solver gave them, None before `train`; `model` is made of them.
+    fidelity : float
+        R² of the model's outputs against the teacher's, on the states that it was fitted to.
     scaler : sklearn.preprocessing.StandardScaler
         Of the inputs, with ``standardize``.
 
@@ -77,7 +82,8 @@ class SIM:
         self.standardize = standardize
         self.weights: dict[str, Any] = dict.fromkeys("ABCD")
         if standardize:
-            self.scaler = extras.need("sklearn.preprocessing", "train").StandardScaler()
+            self.scaler = extras.need("sklearn.preprocessing", "train").StandardScaler(
+                with_mean=False)
         self.to(device, dtype)
 
     def to(self, device: str | torch.device | None = None,
@@ -121,18 +127,13 @@ class SIM:
             raise RuntimeError(f"this SIM has no {', '.join(missing)} yet: call train(solver=, "
                                f"model=, dataloader=) first.")
         A, B, C, D = (wide(self.weights[name]) for name in "ABCD")
-        biases = {}
-        if self.standardize:  # B (u − μ)/σ = (B/σ) u − (B/σ) μ
-            mean, scale = (torch.from_numpy(v).double()
-                           for v in (self.scaler.mean_, self.scaler.scale_))
+        if self.standardize:
+            scale = torch.from_numpy(self.scaler.scale_).double()
             B, D = B / scale, D / scale
-            biases = {"state_bias": -B @ mean, "output_bias": -D @ mean}
         device = validation.resolve_device(self.device)
-        A, B, C, D, *rest = (M.to(device, self.dtype) for M in (A, B, C, D, *biases.values()))
         return ImplicitModel.from_matrices(
-            A, B, C, D, activation=self.activation_fn, kappa=self.kappa,
-            solver=Picard(0.0, atol=self.atol, max_steps=MAX_STEPS),
-            **dict(zip(biases, rest, strict=True)))
+            *(M.to(device, self.dtype) for M in (A, B, C, D)), activation=self.activation_fn,
+            kappa=self.kappa, solver=Picard(0.0, atol=self.atol, max_steps=MAX_STEPS))
 
     @torch.no_grad()
     def __call__(self, input: Tensor | np.ndarray) -> Tensor:
@@ -159,7 +160,7 @@ class SIM:
         Returns
         -------
         dict
-            "U" (p, m), "Z" and "X" (n, m), "Y" (q, m): inputs (standardised with
+            "U" (p, m), "Z" and "X" (n, m), "Y" (q, m): inputs (of variance 1 with
             ``standardize``), pre-activations, activations and outputs; the last layer first.
 
         Raises
@@ -203,6 +204,11 @@ class SIM:
         SIM
             This object.
 
+        Warns
+        -----
+        UserWarning
+            If the model's `fidelity` is below 0.99.
+
         Raises
         ------
         TypeError, ValueError
@@ -229,6 +235,13 @@ class SIM:
             "activation_fn": self.activation_fn, "device": self.device, "atol": self.atol,
             "kappa": self.kappa})
         self.weights = self._fitting(found, given)
+        self.fidelity = self._fidelity(given["U"].T, wide(given["Y"].T))
+        if self.fidelity < POOR:
+            warnings.warn(f"the student is poor: on the states that it was fitted to it explains "
+                          f"{self.fidelity:.3g} of the variance of its teacher's outputs (R²). "
+                          f"regen_states=True or a smaller λ may mend it; idl_lab.sim.SIM has "
+                          f"biases, and units in which κ = {self.kappa:g} costs nothing.",
+                          UserWarning, stacklevel=2)
         return self
 
     def _fitting(self, found: Any, given: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -239,6 +252,14 @@ class SIM:
         if shapes != list(wanted.values()):
             raise ValueError(f"a solver gives A, B, C and D of shapes {wanted}, got {shapes}.")
         return dict(zip("ABCD", found, strict=True))
+
+    def _fidelity(self, U: np.ndarray, Y: Tensor) -> float:
+        with warnings.catch_warnings():
+            # Where no state is found the outputs are none of the model's, and the figure says so.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            predicted = self(self.scaler.inverse_transform(U) if self.standardize else U)
+        missed = (wide(predicted.cpu()) - Y).square().sum().nan_to_num(torch.inf)
+        return 1 - float(missed / (Y - Y.mean(dim=0)).square().sum())
 
     def evaluate(self, dataloader: Batches) -> float:
         """Accuracy on a loader's own batches, transforms included; it is printed too.
