@@ -95,21 +95,25 @@ def test_dtype_and_device_are_the_models(capsys):
     assert SIM(dtype="torch.float16").dtype == torch.float16
 
 
-def test_inputs_are_standardised_in_the_fit_and_not_in_the_use():
+def test_inputs_are_standardised_in_the_fit_and_not_in_the_use(tmp_path):
     torch.manual_seed(0)
     U = 3 * torch.randn(50, 4, dtype=torch.float64) + 5
     U[:, 2] = 7.0  # a pixel that never changes
     sim = SIM(standardize=True, dtype="float64", atol=1e-10)
-    found = sim.get_states(teacher(), [U])
     spread = U.std(0, correction=0)
     standard = (U / torch.where(spread > 0, spread, 1)).numpy()
-    assert np.allclose(found["U"].T, standard)
-    assert np.allclose(found["X"], np.maximum(found["Z"], 0))
-    sim.train(ADMMSolver(lambda_z=1e-4, lambda_y=1e-4, regen_states=True), teacher(), [U])
+    sim.train(ADMMSolver(lambda_z=1e-4, lambda_y=1e-4, regen_states=True), teacher(), [U],
+              save_states_path=tmp_path / "raw.npy")
     A, B, C, D = (sim.weights[name] for name in "ABCD")
     own = unrolled(A, standard @ B.T, "relu")
     assert np.allclose(sim(U), own @ C.T + standard @ D.T, atol=1e-6)
     assert np.allclose(sim(U), sim.model(U).detach(), atol=1e-9)
+    given = saved.load(tmp_path / "raw.npy")
+    assert np.allclose(given["U"].T, U) and np.array_equal(given["X"], np.maximum(given["Z"], 0))
+    again = SIM(standardize=True, dtype="float64", atol=1e-10).train(
+        ADMMSolver(lambda_z=1e-4, lambda_y=1e-4, regen_states=True), None,
+        states_data_path=tmp_path / "raw.npy")
+    assert np.array_equal(again(U), sim(U))
 
 
 def test_an_ill_posed_model_is_told_at_evaluation():

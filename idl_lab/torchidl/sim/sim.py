@@ -160,8 +160,8 @@ class SIM:
         Returns
         -------
         dict
-            "U" (p, m), "Z" and "X" (n, m), "Y" (q, m): inputs (of variance 1 with
-            ``standardize``), pre-activations, activations and outputs; the last layer first.
+            "U" (p, m), "Z" and "X" (n, m), "Y" (q, m): inputs, pre-activations, activations and
+            outputs, as the teacher has them; the last layer first.
 
         Raises
         ------
@@ -176,10 +176,7 @@ class SIM:
                         f"activation_fn is {phi.name}, but the teacher's {block.name} is "
                         f"{block.activation.name}: idl_lab.sim.SIM takes each layer's own.")
             parts.append({name: getattr(batch, name).flatten(1).cpu().numpy() for name in "UZXY"})
-        found = {name: np.vstack([part[name] for part in parts]) for name in "UZXY"}
-        if self.standardize:
-            found["U"] = self.scaler.fit_transform(found["U"])
-        return {name: M.T for name, M in found.items()}
+        return {name: np.vstack([part[name] for part in parts]).T for name in "UZXY"}
 
     def train(self, solver: Any, model: nn.Module | None = None,
               dataloader: Batches | None = None,
@@ -231,7 +228,10 @@ class SIM:
             given = self.get_states(model, dataloader)
             if save_states_path is not None:
                 states.save(save_states_path, given)
-        found = solver.solve(*(given[name] for name in states.NAMES), {
+        fitted = given
+        if self.standardize:
+            fitted = given | {"U": self.scaler.fit_transform(given["U"].T).T}
+        found = solver.solve(*(fitted[name] for name in states.NAMES), {
             "activation_fn": self.activation_fn, "device": self.device, "atol": self.atol,
             "kappa": self.kappa})
         self.weights = self._fitting(found, given)
@@ -257,8 +257,7 @@ class SIM:
         with warnings.catch_warnings():
             # Where no state is found the outputs are none of the model's, and the figure says so.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            predicted = self(self.scaler.inverse_transform(U) if self.standardize else U)
-        missed = (wide(predicted.cpu()) - Y).square().sum().nan_to_num(torch.inf)
+            missed = (wide(self(U)) - Y).square().sum().nan_to_num(torch.inf)
         return 1 - float(missed / (Y - Y.mean(dim=0)).square().sum())
 
     def evaluate(self, dataloader: Batches) -> float:
