@@ -23,7 +23,6 @@ from idl_lab.fixed_point.solution import ConvergenceWarning
 from idl_lab.model import ImplicitModel
 from idl_lab.sim import solvers
 from idl_lab.sim.hooks import Batches, states_by_batch
-from idl_lab.sim.result import alike
 from idl_lab.torchidl.sim import states
 from idl_lab.torchidl.sim.utils import wide
 
@@ -170,8 +169,10 @@ class SIM:
         """
         phi, parts = activation(self.activation_fn), []
         for blocks, batch in states_by_batch(model, dataloader, skip_layers=self.skip_layers):
-            for block in blocks:
-                if not alike(block.activation, phi):
+            sizes = [block.size for block in blocks]
+            for block, Z, X in zip(blocks, batch.Z.split(sizes, 1), batch.X.split(sizes, 1),
+                                   strict=True):
+                if not torch.allclose(phi(Z), X, rtol=1e-3, atol=1e-6):
                     raise ValueError(
                         f"activation_fn is {phi.name}, but the teacher's {block.name} is "
                         f"{block.activation.name}: idl_lab.sim.SIM takes each layer's own.")
