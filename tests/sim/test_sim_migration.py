@@ -196,13 +196,26 @@ def test_features_that_are_never_seen_have_no_weight_and_change_nothing():
     assert np.allclose(np.delete(AB, [6, 9, 13], 1), plain[0], atol=1e-9)
 
 
+def test_a_dead_unit_leaves_the_inputs_out_of_the_ball():
+    X, U, Z, Y = teacher_states()
+    X[3] = 0
+    AB, _, Phi = solved(ADMMSolver(**LAMBDAS, tol=0.0), (X, U, Z, Y))
+    assert not AB[:, 3].any() and optimal(Phi, Z, AB, lam=0.3, kappa=0.5, ball=6)
+
+
 def test_matrices_come_as_torchidl_gives_them():
     narrow = tuple(M.astype(np.float32) for M in teacher_states())
     for solver, kind in [(ADMMSolver(**LAMBDAS), np.ndarray),
                          (CVXSolver(**LAMBDAS, num_processes=1), scipy.sparse.csr_matrix)]:
-        A, *rest = found = solver.solve(*narrow, CONFIG)
+        found = solver.solve(*narrow, CONFIG)
         assert all(isinstance(M, kind) and M.dtype == np.float32 for M in found)
-        assert np.abs(np.asarray(A.todense() if kind is not np.ndarray else A)).sum(1).max() <= 0.5
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_bound_holds_after_rounding(seed):
+    narrow = tuple(M.astype(np.float32) for M in teacher_states(seed))
+    A = ADMMSolver(**LAMBDAS).solve(*narrow, {**CONFIG, "kappa": 0.1})[0]
+    assert A.dtype == np.float32 and np.abs(A.astype(float)).sum(1).max() <= 0.1
 
 
 # --- arguments that come to nothing, or to something else -----------------------------------------
