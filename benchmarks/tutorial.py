@@ -100,7 +100,7 @@ def run() -> None:
         model, gap = fit()
         rows[name] = {
             "seconds": time.process_time() - start, "accuracy": evaluate(model, test),
-            "fidelity": score(model, outputs).value, "norm of A": float(inf_norm(model.A)),
+            "fidelity": score(model, outputs).value, "norm of A": float(inf_norm(model.A.detach())),
             "nonzeros": sum(int(M.count_nonzero()) for M in (model.A, model.B, model.C, model.D)),
             "gap": gap}
     print(pd.DataFrame.from_dict(rows, orient="index").to_string(float_format="{:.4g}".format))
