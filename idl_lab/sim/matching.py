@@ -20,6 +20,7 @@ from idl_lab.well_posedness import inf_norm
 if TYPE_CHECKING:
     from idl_lab.sim.sim import SIM
 
+ROUNDED_UP = 1e-9  # of a row's sum over its radius: more is a broken promise, and not rounding
 INEXACT = 1e-4  # of the size of a target: a larger miss is no exact matching
 
 
@@ -88,8 +89,9 @@ def _solve(solver: BaseSolver, problem: Problem, start: Tensor | None) -> SolveR
         guess["start"] = start / size[:, None]
     found = solver.solve(asked, **guess)
     W, stats = size[:, None] * found.W, found.stats
-    if solver.honours_kappa and solver.separable:
-        W = problem.project(W)  # of a row's last digit, which the product may have rounded up
+    if solver.honours_kappa and solver.separable:  # a last digit that the product rounded up
+        inside = problem.violation(W) < ROUNDED_UP
+        W = torch.where(inside[:, None], problem.project(W), W)
     return replace(found, W=W, stats=replace(
         stats, objective=stats.objective * size ** 2, gap=stats.gap * size ** 2,
         inf_norm=float(inf_norm(W[:, :problem.ball]))))
