@@ -114,7 +114,7 @@ def draw_pruning(tasks: Mapping[str, Mapping], methods: Sequence[str]) -> Figure
     layout = [[f"{task}: {figure}" for task, figure in wanted[k:k + 2]]
               for k in range(0, len(wanted), 2)]
     axes = canvas.mosaic(None, layout, 8.6, 2.7 * len(layout) + 0.4, left=0.08, right=0.7,
-                         bottom=0.1, top=0.94, wspace=0.22, hspace=0.42)
+                         bottom=0.1, top=0.94, wspace=0.22, hspace=0.34)
     for ax, (task, figure) in zip(axes, wanted, strict=True):
         for k, method in enumerate(methods):
             rows = tasks[task][method]

@@ -13,6 +13,7 @@ import torch
 from benchmarks import pruning, real
 from benchmarks.features import REAL, SYNTHETIC
 from benchmarks.plots import draw_growth, draw_pruning
+from benchmarks.reconstruction import METHODS
 from benchmarks.report import PAGE, RESULTS, keep, kept, renewed
 
 SPARSITY_PAGE = PAGE.with_name("sparsity.md")
@@ -284,6 +285,29 @@ def pruning_table(name: str, of: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
+def pruning_sentence(of: dict[str, Any]) -> str:
+    """At 80 and 90 %: SIM as it comes, ordered, and the best of the others.
+
+    Parameters
+    ----------
+    of : dict
+        ``pruning`` in ``results.json``.
+    """
+    def figures(rows: dict[str, dict], name: str, figure: str) -> str:
+        form = "{:.1%}" if figure == "accuracy" else "{:.2f}"
+        return " and ".join(form.format(rows[name][sparsity][figure][0]).replace("-", "−")
+                            for sparsity in ("0.8", "0.9"))
+
+    parts = []
+    for task, figure in (("digits", "accuracy"), ("random teacher", "fidelity")):
+        rows = of[task]
+        best = max(METHODS, key=lambda name: sum(rows[name][s][figure][0] for s in ("0.8", "0.9")))
+        parts.append(f"{task}, {figure}: " + ", ".join(
+            f"{name} {figures(rows, name, figure)}"
+            for name in (best, "SIM, refitted", "SIM, ordered, refitted")))
+    return f"At 80 and 90 % gone: {'; '.join(parts)}."
+
+
 def written_sparsity(page: str, of: dict[str, Any]) -> str:
     """docs/sparsity.md with its measured part renewed.
 
@@ -294,4 +318,4 @@ def written_sparsity(page: str, of: dict[str, Any]) -> str:
         ``pruning`` in ``results.json``.
     """
     return renewed(page, "make bench ARGS=pruning", "\n\n".join(
-        pruning_table(name, rows) for name, rows in of.items()))
+        [pruning_sentence(of), *(pruning_table(name, rows) for name, rows in of.items())]))
