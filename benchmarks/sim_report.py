@@ -163,11 +163,15 @@ def growth_line(of: dict[str, Any]) -> str:
     of : dict
         ``real`` in ``results.json``.
     """
-    parts = [f"{name} to the power {growth['exponent']:.2g} (from {growth['sizes'][0]} to "
-             f"{growth['sizes'][-1]}: {growth['seconds'][0]:.2g} to {growth['seconds'][-1]:.2g} s)"
-             for name, growth in of["growth"].items()]
+    parts = []
+    for name, of_name in of["growth"].items():
+        ended = [f"{size} in {spent:.2g}" for size, spent in zip(
+            of_name["sizes"], of_name["seconds"], strict=True)]
+        ended += [f"{size} cut by the limit" for size in of_name["cut"]]
+        parts.append(f"{name} to the power {of_name['exponent']:.2g} ({', '.join(ended)})".replace(
+            "power -", "power −"))
     return (f"On correlated Gaussian features at λ = 1e-3 (500 columns, 50 rows, 250 samples where "
-            f"the one that varies is not) the seconds grow as {', '.join(parts)}.")
+            f"the one that varies is not) the seconds grow with the {', with the '.join(parts)}.")
 
 
 def large_table(of: dict[str, Any]) -> str:
