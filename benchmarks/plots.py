@@ -86,11 +86,11 @@ def draw_growth(growth: Mapping[str, Mapping]) -> Figure:
         x, y = np.array(of["sizes"], dtype=float), np.array(of["seconds"])
         middle = np.exp(np.log(y).mean()) * (x / np.exp(np.log(x).mean())) ** of["exponent"]
         ax.plot(x, middle, "--", color=INK, linewidth=0.9,
-                label=f"power {of['exponent']:.2g}")
+                label=f"power {of['exponent']:.2g}".replace("-", "−"))
         ax.plot(x, y, "o", color=COLOURS[0])
         ax.set(xscale="log", yscale="log", xlabel=name, ylim=(low / 2, top * 2))
         _plain(ax.xaxis, FixedLocator(of["sizes"]))
-        _plain(ax.yaxis, LogLocator())
+        _plain(ax.yaxis, LogLocator(subs=(1, 2, 5)))
         if ax is not axes[0]:
             ax.set_yticklabels([])
         ax.legend(loc="upper left")

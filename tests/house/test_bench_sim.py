@@ -255,6 +255,14 @@ def test_a_cell_says_how_a_solve_ended():
         "ends at 43, gap 0.2")
 
 
+def test_the_sentence_says_whether_it_ended():
+    ended, cut = ({"after": {"cut": gap > 1e-6, "seconds": 3.14, "gap": gap}} for gap in (1e-9, 0.2))
+    text = sim_report.sentence({"tol": 1e-6, "problems": {features.SYNTHETIC: ended,
+                                                          features.REAL: cut}})
+    assert "needs 3.1 s on synthetic" in text
+    assert "more than 3.1 s (its relative gap is then 0.2) on digits" in text
+
+
 def test_the_summary_is_the_median_over_the_seeds():
     rows = pd.DataFrame({"method": "OBC", "sparsity": 0.8, "accuracy": [0.1, 0.9, 0.3],
                          "fidelity": [0.5, 0.7, 0.6], "norm": [1.0, 2, 3], "weights": [9, 9, 9]})
