@@ -23,7 +23,7 @@ from benchmarks.features import KAPPA, PROBLEMS, Instance
 
 ROOT = Path(__file__).parents[1]
 TOL = 1e-6
-LIMIT = 60.0
+LIMIT = 40.0
 PEERS = {"celer": "celer", "skglm": "skglm", "scikit-learn": "sklearn.linear_model"}
 
 

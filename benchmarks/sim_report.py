@@ -38,6 +38,7 @@ def run_real(folder: Path, before: Path | None, limit: float, results: Path = RE
         Where figures, tables and the sentence go.
     """
     at_once = os.cpu_count() or 1
+    torch.set_num_threads(1)  # the solves have the cores
     of: dict[str, Any] = {
         "machine": {"cores": os.cpu_count(), "at once": at_once, "torch": torch.__version__,
                     "load": round(os.getloadavg()[1], 1)},

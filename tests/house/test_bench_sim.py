@@ -256,7 +256,8 @@ def test_a_cell_says_how_a_solve_ended():
 
 
 def test_the_sentence_says_whether_it_ended():
-    ended, cut = ({"after": {"cut": gap > 1e-6, "seconds": 3.14, "gap": gap}} for gap in (1e-9, 0.2))
+    ended, cut = ({"after": {"cut": gap > 1e-6, "seconds": 3.14, "gap": gap}}
+                  for gap in (1e-9, 0.2))
     text = sim_report.sentence({"tol": 1e-6, "problems": {features.SYNTHETIC: ended,
                                                           features.REAL: cut}})
     assert "needs 3.1 s on synthetic" in text
