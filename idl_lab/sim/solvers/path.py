@@ -110,7 +110,9 @@ class Path:
         K = self.Q[at[:, :, None], at[:, None, :]]
         K.baddbmm_((met[:, None] * press)[:, :, None], press[:, None, :])
         K.diagonal(dim1=1, dim2=2).add_(hole)
-        H = torch.cholesky_inverse(torch.linalg.cholesky_ex(K)[0])
+        root, info = torch.linalg.cholesky_ex(K)
+        root[info > 0] = torch.eye(width, dtype=root.dtype, device=root.device)  # the gap will tell
+        H = torch.cholesky_inverse(root)
         H.diagonal(dim1=1, dim2=2).sub_(hole)
         g = (press[:, None, :] @ H)[:, 0]
         bend = torch.where(met > 0, (press * g).sum(dim=1), 1)
