@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import importlib.util
 import os
 import signal
 import subprocess
@@ -24,6 +25,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = ["tests/models/test_on_a_device.py", "tests/models/test_on_a_gpu.py"]
+PARTS = ("tests", "labs", "steps")
 
 
 @dataclass(frozen=True)
@@ -75,15 +77,17 @@ def device_tests(limit: float) -> list[Row]:
     limit : float
         In seconds.
     """
-    status, said, seconds = call(["-m", "pytest", "-q", "-rfE", "--tb=line", "-s",
-                                  "-p", "no:cacheprovider", *TESTS], limit)
-    failed = [Row(line[:160], "failed", 0.0) for line in said.splitlines()
+    # pytest-benchmark, where somebody has it, does not go with pytest-xdist.
+    several = ["-n", "4", "-p", "no:benchmark"] if importlib.util.find_spec("xdist") else []
+    status, said, seconds = call(["-m", "pytest", "-q", "-rfEP", "--tb=line", "--color=no",
+                                  "-p", "no:cacheprovider", *several, *TESTS], limit)
+    lines = said.splitlines()
+    failed = [Row("", "failed", 0.0, line[:300]) for line in lines
               if line.startswith(("FAILED", "ERROR"))]
-    captured = [line.lstrip(".FsE") for line in said.splitlines() if ": captured " in line]
-    tail = next((line for line in reversed(said.splitlines()) if line.strip()), "")
+    captured = [Row("", "", 0.0, line) for line in lines if ": captured " in line]
+    tail = next((line for line in reversed(lines) if line.strip()), "")
     ended = "stopped" if status is None else "ok" if status == 0 else "failed"
-    return [Row("device tests", ended, seconds, tail[:160]), *failed,
-            *(Row("  " + line, "", 0.0) for line in captured)]
+    return [Row("device tests", ended, seconds, tail[:160]), *failed, *captured]
 
 
 def lab(number: str, device: str, limit: float) -> Row:
@@ -141,7 +145,7 @@ def main() -> int:
     parser.add_argument("--labs", nargs="*", help="numbers of some; without: all")
     parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 1) // 2),
                         help="labs at a time")
-    parser.add_argument("--only", choices=("tests", "labs", "steps"), help="one part alone")
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS, help="without: all")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         print("make gpu-check needs a CUDA GPU, and torch sees none here: nothing was checked.",
@@ -164,16 +168,16 @@ def main() -> int:
 
     def labs(pool: ThreadPoolExecutor, device: str) -> list[Future]:
         # The limit is looked at when a lab's turn comes.
-        return [pool.submit(lambda number=number: lab(number, device, left(200)))
-                for number in numbers] if options.only in (None, "labs") else []
+        return [pool.submit(lambda number=number: lab(number, device, left(300)))
+                for number in numbers] if "labs" in options.parts else []
 
     with ThreadPoolExecutor(options.jobs + 1) as pool:
-        tests = pool.submit(device_tests, left(240)) if options.only in (None, "tests") else None
+        tests = pool.submit(device_tests, left(240)) if "tests" in options.parts else None
         for row in labs(pool, options.devices[0]):
             show([row.result()])
         if tests is not None:
             show(tests.result())
-        if options.only in (None, "steps"):
+        if "steps" in options.parts:
             row, table = training_steps(left(120))
             show([row])
             print(f"\n{table}\n", flush=True)

@@ -111,7 +111,8 @@ def fit(model: nn.Module, train_loader: Batches, val_loader: Batches | None = No
     capture : {"auto"}, optional
         Take the steps from a CUDA graph where the model is on such a device and its step can be
         captured: no Python runs in a step then, not even a hook's, so a model with hooks is left
-        out. ``.attrs["captured"]`` says how many steps were.
+        out. ``.attrs["captured"]`` says how many steps were, ``.attrs["short"]`` how many of
+        these were seen to be short of a solver's tolerance; far ones are warned of.
     progress : bool
         Show a bar, in a notebook or on a terminal; a log file gets none.
 
@@ -156,7 +157,8 @@ def fit(model: nn.Module, train_loader: Batches, val_loader: Batches | None = No
 
     def table() -> pd.DataFrame:
         found = frame(rows, columns=columns).set_index("epoch")
-        found.attrs |= {"status": status, "captured": getattr(take, "replayed", 0)}
+        found.attrs |= {"status": status, "captured": getattr(take, "replayed", 0),
+                        "short": getattr(take, "short", 0)}
         return found
 
     try:

@@ -33,9 +33,13 @@ N = 20
 
 def make(device, n=N, **options):
     """A model of float64, so that the number of steps does not hang on rounding."""
-    torch.manual_seed(0)
-    return ImplicitModel(3, 2, n, **{"device": device, "dtype": torch.float64, "bias": True,
-                                     "kappa": 0.9} | options)
+    return ImplicitModel(3, 2, n, **drawn(device), **{"bias": True, "kappa": 0.9} | options)
+
+
+def drawn(device):
+    """On the device, its numbers drawn by the CPU: a GPU's own would be others."""
+    return {"device": device, "dtype": torch.float64,
+            "generator": torch.Generator("cpu").manual_seed(0)}
 
 
 def inputs(device, *shape):
@@ -68,7 +72,7 @@ def network(device, last, **options):
 
 
 def composed(device):
-    one, two = make(device, n=5), ImplicitModel(2, 3, 4, device=device, dtype=torch.float64)
+    one, two = make(device, n=5), ImplicitModel(2, 3, 4, **drawn(device))
     M = draw(2, 3, 2, scale=0.1).to(device)
     return [built(inputs(device)) for built in (
         compose.cascade(one, two), compose.parallel(one, one), compose.add(one, one),
@@ -77,8 +81,7 @@ def composed(device):
 
 
 def sequences(device, **options):
-    torch.manual_seed(0)
-    built = ImplicitRNN(3, 2, 4, 6, device=device, dtype=torch.float64, **options)
+    built = ImplicitRNN(3, 2, 4, 6, **drawn(device), **options)
     X = inputs(device, 5, 4, 3)
     packed = pack_padded_sequence(X, [4, 3, 3, 2, 1], batch_first=True)
     return step(built, X), built(X, lengths=[4, 1, 2, 3, 2]), built(packed)
@@ -148,9 +151,9 @@ CASES = {
     "torchidl's arguments": stranger,
     "matrices": matrices,
     "training on the digits": lambda device: trained(
-        device, digits(), lambda at: ImplicitModel(64, 10, N, device=at, dtype=torch.float64)),
+        device, digits(), lambda at: ImplicitModel(64, 10, N, **drawn(at))),
     "training on a series": lambda device: trained(
-        device, series(), lambda at: ImplicitRNN(1, 1, 4, 6, device=at, dtype=torch.float64),
+        device, series(), lambda at: ImplicitRNN(1, 1, 4, 6, **drawn(at)),
         loss=nn.functional.mse_loss, metric=nn.functional.mse_loss),
     "SIM, ADMM": partial(sim, solver=ADMMSolver),
     "SIM, states of its own": partial(sim, solver=ADMMSolver, regenerate_states=True),

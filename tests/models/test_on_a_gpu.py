@@ -32,10 +32,11 @@ def test_a_generator_draws_the_same_twice(home):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_sixteen_bits(dtype):
-    wanted = built()(inputs())
+    model = built()
+    wanted = model(inputs())
     with torch.autocast("cuda", dtype):
-        under = built()(inputs())
-    inside = built(dtype)(inputs(dtype))
+        under = model(inputs())
+    inside = model.to(dtype)(inputs(dtype))
     for found in (under, inside):
         found.float().sum().backward()
         assert (found.float() - wanted).abs().max() < 0.05 * wanted.abs().max()
