@@ -146,13 +146,8 @@ class Captured:
             return self.step(U, target)
         if self._settings != (settings := _settings(self.optimizer)):
             self._replay, self._settings = None, settings
-        if self._replay is None:
-            try:
-                self._replay, self._out = self.record(self._body)
-                self.recorded += 1
-            except RuntimeError as error:
-                self.failure = error
-                return self.step(U, target)
+        if self._replay is None and not self._record():
+            return self.step(U, target)
         self.check(target)
         for held, new in zip(self._given, (U, target), strict=True):
             held.copy_(new)
@@ -185,6 +180,16 @@ class Captured:
                           f"tolerance, by a factor of up to {self._worst:.3g}; the solves take "
                           f"{steps} steps by now.", ConvergenceWarning, stacklevel=3)
         self._far, self._worst = 0, 0.0
+
+    def _record(self) -> bool:
+        try:
+            self._replay, self._out = self.record(self._body)
+            self.recorded += 1
+        except RuntimeError as error:
+            # The frames of its traceback would keep what was begun on the capture's stream, and
+            # torch would warn of that in every later step.
+            self.failure = error.with_traceback(None)
+        return self.failure is None
 
     def _body(self) -> tuple[list[Tensor], Tensor | None]:
         with self.unwatched.pass_through():

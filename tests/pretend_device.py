@@ -43,6 +43,7 @@ IDLE = {f"aten::{name}" for name in (
 # Of these it is said what is left to the CPU: the products are what a device is there for.
 PRODUCTS = {f"aten::{name}" for name in (
     "mm", "addmm", "addmm_", "bmm", "baddbmm", "baddbmm_", "convolution")}
+BY_INDEX = {"aten::index", "aten::index_put", "aten::index_put_"}
 _waits: collections.Counter[str] = collections.Counter()
 _elsewhere: dict[str, int] = {}
 _launches: collections.Counter[str] = collections.Counter()
@@ -138,14 +139,15 @@ def _run(func, args: tuple, kwargs: dict):
         to_device = _is_device(plain["device"])
         plain["device"] = torch.device("cpu")
     if on_device and name not in CROSSES:
-        for t in tensors:
-            if not isinstance(t, Pretend) and t.dim() > 0:
+        by_index = name in BY_INDEX  # the index itself may be the CPU's
+        for t in (args[0], *args[2:3]) if by_index else tensors:
+            if isinstance(t, Tensor) and not isinstance(t, Pretend) and t.dim() > 0:
                 raise RuntimeError(f"{name}: a CPU tensor of shape {tuple(t.shape)} meets tensors "
                                    f"of the device.")
     if to_device and plain.get("generator") is not None:
         raise RuntimeError(f"{name}: a generator of the CPU cannot draw on the device.")
     leaves_it = not isinstance(args[0], Pretend) if name == "aten::copy_" else not to_device
-    by_mask = name == "aten::index" and any(t.dtype == torch.bool for t in tensors[1:])
+    by_mask = name in BY_INDEX and any(t.dtype == torch.bool for t in tensors[1:])
     later = name == "aten::copy_" and len(args) > 2 and args[2]  # non_blocking: the host goes on
     if on_device and (name in WAITS or leaves_it and not later or by_mask):
         _waits[_place(name)] += 1
@@ -157,7 +159,7 @@ def _run(func, args: tuple, kwargs: dict):
         place, inner = _place(name), tensors[1 if name == "aten::convolution" else -1]
         inner = inner[0].numel() if name == "aten::convolution" else inner.shape[-2]
         _elsewhere[place] = max(_elsewhere.get(place, 0), out.numel() * inner)
-    if turns:
+    if turns and on_device:
         with no_dispatch():
             func(*args, **kwargs)  # of the wrapper too, or it would go on saying its old shape
     if name == "aten::copy_":

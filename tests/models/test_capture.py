@@ -194,6 +194,7 @@ def test_a_step_that_cannot_be_recorded_is_taken_eagerly():
     wanted, parameters, _ = run("cpu", given, captured=False)
     assert torch.equal(losses, wanted) and "not permitted" in str(take.failure)
     assert take.replayed == 0 and all(map(torch.equal, model.parameters(), parameters))
+    assert take.failure.__traceback__ is None, "its frames hold what was begun while recording"
 
 
 def test_labels_are_looked_at_before_they_reach_a_graph():

@@ -67,10 +67,10 @@ def test_sparse_products_on_a_graph():
 class Step(nn.Module):
     def __init__(self):
         super().__init__()
-        self.mix = nn.Linear(64, 64)
+        self.W = nn.Parameter(torch.eye(64).roll(1, 0))
 
-    def forward(self, z, u):
-        return torch.tanh(0.5 * self.mix(z) + u)
+    def forward(self, z, u):  # a contraction, whatever W becomes
+        return torch.tanh(z @ (self.W * (0.8 / self.W.abs().sum(1).max()).clamp(max=1)).mT + u)
 
 
 MODELS = {
@@ -98,7 +98,7 @@ def test_training_from_a_graph_ends_where_eager_training_does(name):
           f"{scores[0]:.3f} eager, {scores[1]:.3f} captured")
     assert abs(losses[1] - losses[0]) < 0.1 * losses[0] + 0.02
     assert abs(scores[1] - scores[0]) < 0.04
-    if name in ("Picard", "row"):
+    if name in ("Picard", "row", "rank 3", "recurrent"):
         assert history.attrs["captured"] > 2 * len(train)
 
 

@@ -22,7 +22,8 @@ ADJOINTS = {"implicit": Implicit(), "unrolled": Unrolled(), "one-step": OneStep(
 
 
 def gradient_problem(n: int, kappa: float, listens: str = "all", phi: str = "relu", *,
-                     samples: int = 3, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+                     samples: int = 3, generator: torch.Generator,
+                     device: torch.device | str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
     """A, injection b and target T of L = ½‖X − T‖², all float64, with a known dL/dX.
 
     At the equilibrium X the gradient X − T is (1, −½, …, −½) in every sample: the loss wants
@@ -42,6 +43,7 @@ def gradient_problem(n: int, kappa: float, listens: str = "all", phi: str = "rel
         m.
     generator : torch.Generator
         On the CPU.
+    device : torch.device or str
 
     Returns
     -------
@@ -56,6 +58,7 @@ def gradient_problem(n: int, kappa: float, listens: str = "all", phi: str = "rel
         A = torch.zeros_like(A)
         A[:, 0] = kappa
     b = torch.randn(samples, n, generator=generator, dtype=A.dtype, device=A.device).abs()
+    A, b = A.to(device), b.to(device)
     g = torch.full_like(b, -0.5)
     g[:, 0] = 1.0
     return A, b, equilibrium(A, b, phi, solver=Anderson(rtol=1e-13)).value - g
