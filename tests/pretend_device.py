@@ -3,7 +3,7 @@
 It finds what otherwise a GPU alone would find: a tensor made on the wrong device is refused where
 it meets another, a random number generator of the CPU is refused on the device, and each wait of
 the host for the device is counted, with its place. Numbers are the CPU's to the bit. What is slow
-on a GPU, and how a GPU's own kernels round, it does not show; sparse tensors it cannot hold.
+on a GPU, and how a GPU's own kernels round, it does not show.
 
     with pretend_device() as device:
         model = ImplicitModel(3, 2, 8, device=device)

@@ -51,9 +51,9 @@ def test_every_link_into_the_project_leads_somewhere(page):
 
 
 def test_the_commands_of_the_makefile_are_there(capsys):
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
-    assert set(re.findall(r"(?:^|`)make ([a-z]+)", text, re.MULTILINE)) <= targets
+    assert set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE)) <= targets
     for command in set(re.findall(r"(?:^|`|/)idl-lab ([a-z]+)", text, re.MULTILINE)):
         with pytest.raises(SystemExit) as ended:
             main([command, "--help"])
