@@ -72,9 +72,7 @@ def test_what_rounding_leaves_of_the_path_on_degenerate_data_the_finish_puts_rig
     *_, W = follow(p)
     size = torch.maximum(p.objective(p.project(W)), p.scale).clamp(min=1e-300)
     assert (p.objective(p.project(W)) <= p.objective(p.zeros()) + 1e-9 * size).all()
-    for _, W in zip(range(5), finish(p, W, 1e-8), strict=False):  # noqa: B007
-        pass
-    W = p.project(W)
+    W = p.project([V for _, V in zip(range(5), finish(p, W, 1e-8), strict=False)][-1])
     size = torch.maximum(p.objective(W), p.scale).clamp(min=1e-300)
     assert float((p.gap(W) / size).amax()) < 1e-6
 
