@@ -72,10 +72,9 @@ def test_what_rounding_leaves_of_the_path_on_degenerate_data_the_finish_puts_rig
     *_, W = follow(p)
     size = torch.maximum(p.objective(p.project(W)), p.scale).clamp(min=1e-300)
     assert (p.objective(p.project(W)) <= p.objective(p.zeros()) + 1e-9 * size).all()
-    for _, W in zip(range(5), finish(p, W, 1e-8), strict=False):  # noqa: B007
-        pass
-    W = p.project(W)
-    assert float((p.gap(W) / torch.maximum(p.objective(W), p.scale).clamp(min=1e-300)).amax()) < 1e-6
+    W = p.project([V for _, V in zip(range(5), finish(p, W, 1e-8), strict=False)][-1])
+    size = torch.maximum(p.objective(W), p.scale).clamp(min=1e-300)
+    assert float((p.gap(W) / size).amax()) < 1e-6
 
 
 @pytest.mark.parametrize("lam", [1.0, 1e-3, 1e-5])
@@ -87,7 +86,8 @@ def test_columns_that_are_functions_of_each_other_are_no_obstacle(lam):
     W = found.W.numpy()
     assert (gaps(Phi, T, W, lam, 0.9, ball) < 1e-4).all()  # multiples on a grid: a rough bound
     best = CVXSolver(**QUIET).solve(p).stats.objective
-    torch.testing.assert_close(found.stats.objective, best, rtol=3e-6, atol=3e-6 * float(p.scale.max()))
+    torch.testing.assert_close(found.stats.objective, best, rtol=3e-6,
+                               atol=3e-6 * float(p.scale.max()))
     assert (np.count_nonzero(W, axis=1) <= np.linalg.matrix_rank(Phi) + 1).all()  # a vertex
 
 

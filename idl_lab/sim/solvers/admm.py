@@ -17,7 +17,7 @@ from idl_lab.sim.solvers.path import follow
 PATIENCE = 20  # steps of the finish without progress after which a row follows its path instead
 # Eigenvalues of Q below this part of its largest are rounding. A rank below the number of columns
 # leaves a support that ADMM finds too large to be one of an optimum, and the path finds it as soon;
-# above THIN an inverse a row no longer fits a processor's cache, and kinks cost more than they save.
+# above THIN a row's inverse no longer fits a processor's cache, and kinks cost more than they gain.
 RANK, THIN = 1e-13, 512
 # ρ is balanced now and then, and not for ever: with a ρ that keeps changing ADMM need not converge.
 BALANCE_EVERY, BALANCE_UNTIL = 5, 100

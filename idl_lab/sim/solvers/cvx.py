@@ -109,8 +109,8 @@ class CVXSolver(BaseSolver):
         for name, factored in [(name, form) for name in names for form in (False, True)]:
             U = _polished(problem, W, self.tol)
             gap = (problem.objective(W) - problem.dual(U)).clamp(min=0)
-            enough = self.tol * torch.maximum(problem.objective(W), problem.scale).mean()
-            if gap.mean() <= enough:
+            enough = self.tol * torch.maximum(problem.objective(W), problem.scale)
+            if (gap <= enough).all():
                 break
             # The first solver gets every row above the gap, in both forms. Another one stands in
             # for it where it found no answer at all, and is not asked to better one.

@@ -79,7 +79,7 @@ class Incumbent:
 
     @property
     def solved_to(self) -> float:
-        """The gap that is compared with tol: of the worst row, where each has its own certificate."""
+        """The gap that tol is for: of the worst row, where each has its own certificate."""
         return self.worst_gap if self.separable else self.relative_gap
 
     def see(self, iterate: Tensor | tuple[Tensor, Tensor] | Iterate, step: int, start: float,

@@ -134,7 +134,8 @@ class Path:
                                 1).amin(dim=1, keepdim=True)
             V = V.scatter_add(1, at, share.clamp(max=1) * fix * real)
         residual = self.cross[rows] - V @ self.Q
-        bound = self.alpha[rows] + self.t[rows, None] * self.beta[rows] + V[:, -1:] * self.pull[rows]
+        bound = self.alpha[rows] + self.t[rows, None] * self.beta[rows]
+        bound = bound + V[:, -1:] * self.pull[rows]
         self.V[rows], self.slack[:, rows] = V, torch.stack([bound - residual, bound + residual])
         self.at[rows], self.real[rows], self.H[rows] = at, real, H
         self.down[rows], self.press[rows] = down, press
@@ -209,7 +210,8 @@ class Path:
         self.H.baddbmm_(y[:, :, None], scaled[:, None, :])
         sign = self.sign[r, column]
         self.dropped = (sign < 0).long(), torch.where(out, column, self.border)
-        self.at[r, slot] = torch.where(into, column, torch.where(out, self.border, self.at[r, slot]))
+        self.at[r, slot] = torch.where(into, column, torch.where(
+            out, self.border, self.at[r, slot]))
         self.real[r, slot] = (self.real[r, slot] | into) & ~out
         self.inside[r, column] = (self.inside[r, column] | into) & ~out
         self.open[r, column] = torch.where(column == self.border, 0.0, torch.where(
@@ -223,8 +225,9 @@ class Path:
         self.H[r, :, slot] *= keep
 
     def _keep(self, rows: Tensor) -> None:
-        for name in ("cross", "alpha", "beta", "pull", "kappa", "open", "rows", "V", "sign", "inside",
-                     "t", "mark", "since", "at", "real", "H", "down", "press", "move", "worn"):
+        for name in ("cross", "alpha", "beta", "pull", "kappa", "open", "rows", "V", "sign",
+                     "inside", "t", "mark", "since", "at", "real", "H", "down", "press", "move",
+                     "worn"):
             setattr(self, name, getattr(self, name)[rows])
         self.slack = self.slack[:, rows]
         self.dropped = self.dropped[0][rows], self.dropped[1][rows]
