@@ -172,9 +172,9 @@ class SIM:
             raise TypeError(f"solver must be a solver object, such as ADMMSolver(), got "
                             f"{solver!r}.")
         start = time.perf_counter()
-        grams = solver.gathered(gram_statistics(
-            model, dataloader, skip_layers=self.skip_layers, layers=self.layers,
-            progress=self.progress))
+        grams = solver.gathered(lambda batches: gram_statistics(
+            model, batches, skip_layers=self.skip_layers, layers=self.layers,
+            progress=self.progress), model, dataloader)
         self._check_activation(grams)
         grams, notes = self._prepared(model, grams)
         state = self._solved("state", solver, state_matching(
@@ -183,8 +183,8 @@ class SIM:
         A_model = self._in_ball(A, solver)
         source = grams
         if self.regenerate_states:
-            source = solver.gathered(
-                self._regenerated(A_model, B, state_bias, grams, model, dataloader))
+            source = solver.gathered(lambda batches: self._regenerated(
+                A_model, B, state_bias, grams, model, batches), model, dataloader)
         output = self._solved("output", solver, output_matching(
             source, self.lambda_y, self.ridge))
         C, D, output_bias = split(output.W, grams)

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from idl_lab import validation
+from idl_lab.sim.hooks import Batches
 from idl_lab.sim.problem import Problem
 from idl_lab.sim.solvers.incumbent import Incumbent, gap_bar
 from idl_lab.sim.solvers.result import Iterate, SolveResult, SolveStatus
@@ -85,15 +86,20 @@ class BaseSolver(abc.ABC):
         """How the result calls the solver."""
         return type(self).__name__
 
-    def gathered(self, grams: GramStatistics) -> GramStatistics:
-        """The statistics of all data, where other processes hold parts; these, here.
+    def gathered(self, summed: Callable[[Batches], GramStatistics], teacher: nn.Module,
+                 loader: Batches) -> GramStatistics:
+        """The statistics of all data, where other processes hold parts; here, of the loader's.
 
         Parameters
         ----------
-        grams : GramStatistics
-            Of the data that this process has.
+        summed : callable
+            The statistics of a loader's data.
+        teacher : torch.nn.Module
+            Whose states they are of.
+        loader : iterable of U or (U, target)
+            The data that this process has.
         """
-        return grams
+        return summed(loader)
 
     @torch.no_grad()
     def solve(self, problem: Problem,
