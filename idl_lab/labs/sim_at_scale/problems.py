@@ -46,5 +46,7 @@ def gaussian(samples: int, p: int, seed: int) -> Tensor:
         Of how many features.
     seed : int
     """
+    validation.integer("samples", samples)
+    validation.integer("p", p)
     draws = torch.Generator("cpu").manual_seed(validation.integer("seed", seed, at_least=0))
     return normal(samples, p, generator=draws).float()

@@ -17,7 +17,7 @@ from idl_lab.sim.solvers.result import Iterate
 # Near what float64 gives, so that the duality gap decides and not the solver's idea of enough. On
 # correlated features Clarabel's own regularisation, 1e-8, is more than a small λ is worth.
 OPTIONS = {"CLARABEL": {"tol_gap_abs": 1e-12, "tol_gap_rel": 1e-12, "tol_feas": 1e-12,
-                        "static_regularization_constant": 1e-10},
+                        "static_regularization_constant": 1e-12},
            "OSQP": {"eps_abs": 1e-10, "eps_rel": 1e-10, "max_iter": 50_000},
            "SCS": {"eps": 1e-10, "max_iters": 50_000}}
 HANDFUL = 8  # rows from one iterate to the next in one process: often enough to be cancelled

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -24,8 +25,6 @@ WITHOUT_RANK = 0.1  # of tol: to this gap the problem without the rank is solved
 LOOK_EVERY = 10  # of its steps: from one test of the gap to the next
 # ρ is balanced now and then, and not for ever: with a ρ that keeps changing ADMM need not converge.
 BALANCE_EVERY, BALANCE_UNTIL = 10, 300
-# ADMM starts here from a point that fits already: its ρ is this part of the mean eigenvalue.
-FIRST_RHO = 1e-2
 # Steps of the active-set method on B, after each tangent space and at the start, and the relative
 # gap at which a row needs no more of them.
 STEPS_OF_B, FIRST_STEPS_OF_B, GAP_OF_B = 8, 30, 1e-7
@@ -75,8 +74,8 @@ class ProjectedGDLowRankSolver(BaseSolver):
     in the same metric, plain truncation, ranks lowered step by step) one came out lower once, by
     1 %; most ended higher, by up to 3 % where they came to rest.
 
-    `SolveResult.factors` are L and R, and W holds their product formed in float64. A model of
-    which A is stored in float32 has the rank up to float32's rounding.
+    `SolveResult.factors` are L and R; W holds their product formed in float64. In float32 A has
+    the rank up to rounding.
 
     References
     ----------
@@ -132,7 +131,7 @@ class ProjectedGDLowRankSolver(BaseSolver):
         even = Problem(problem.Q * unit * unit[:, None], problem.cross * unit, problem.norms)
         point = _start(problem, convex, self.rank, unit)
         Z, metric = point.W, unit**-2
-        rho = even.Q.diagonal().mean().clamp(min=torch.finfo(Z.dtype).tiny) * FIRST_RHO
+        rho = metric.new_ones(())  # the length of the features, squared
         u = -problem.gradient(convex) / (rho * metric)
         lower, steps = -math.inf, 0
         tangent = _Tangent(point, convex, even)
@@ -175,10 +174,10 @@ def _full(problem: Problem, W: Tensor) -> Iterate:
 
 
 def _units(problem: Problem) -> Tensor:
-    """Units of W's columns in which all features are of one length, (d,).
+    """Units of W's columns in which all features are of length one, (d,).
 
     ADMM has one ρ for all columns: with features of a tenth of the length it takes a hundred
-    times the steps. A feature that is too short for the ball to let it matter counts as longer.
+    times the steps. Those too short for the ball to let them matter count as longer.
     """
     length, kappa = problem.Q.diagonal().clamp(min=0), problem.radius.amax()
     length = torch.where(length > 0, length, length.mean())
@@ -220,7 +219,10 @@ class _Point:
     unit: Tensor
     factors: LowRank
     W: Tensor
-    value: float
+
+    @cached_property
+    def value(self) -> float:
+        return float(self.problem.objective(self.W).sum())
 
     @classmethod
     def cut(cls, problem: Problem, unit: Tensor, W: Tensor, rank: int) -> _Point:
@@ -241,13 +243,7 @@ class _Point:
             target = room * max(1 - 2**k * eps, 0)
             L = L * torch.where(over, target / torch.where(over, size, 1), 1)
             A = L @ R.mT
-        return cls.of(problem, unit, LowRank(L, R), A, W[:, b:])
-
-    @classmethod
-    def of(cls, problem: Problem, unit: Tensor, factors: LowRank, A: Tensor, B: Tensor
-           ) -> _Point:
-        W = torch.cat([A, B], dim=1)
-        return cls(problem, unit, factors, W, float(problem.objective(W).sum()))
+        return cls(problem, unit, LowRank(L, R), torch.cat([A, W[:, b:]], dim=1))
 
     def toward(self, Z: Tensor) -> _Point:
         """The first better point on the way back from Z, cut to the rank; else this one."""
@@ -264,8 +260,7 @@ class _Point:
         A, B = self.W[:, :b], self.W[:, b:]
         if not B.numel():
             return self
-        # With A fixed B is a problem of its own: the inputs are to explain what A leaves of the
-        # targets, and its products follow from those at hand.
+        # With A fixed B is a problem of its own: to explain what A leaves of the targets.
         part = Problem(
             p.gram[b:, b:], p.cross[:, b:] - A @ p.gram[:b, b:],
             (p.norms + ((A @ p.gram[:b, :b] - 2 * p.cross[:, :b]) * A).sum(dim=1)).clamp(min=0),
@@ -274,7 +269,7 @@ class _Point:
         for V in itertools.islice(finish(part, B, GAP_OF_B), steps):  # noqa: B007
             pass
         better = part.objective(V) < part.objective(B)
-        found = self.of(p, self.unit, self.factors, A, torch.where(better[:, None], V, B))
+        found = replace(self, W=torch.cat([A, torch.where(better[:, None], V, B)], dim=1))
         return found if found.value < self.value else self
 
 
