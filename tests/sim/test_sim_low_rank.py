@@ -215,7 +215,7 @@ def test_badly_scaled_features(spread, kappa, lam):
     Phi, T, options = usual(seed=1, kappa=kappa, lam=lam)
     Phi = Phi * 10.0**np.random.default_rng(1).uniform(-spread, spread, 14)
     p = problem(Phi, T, **options)
-    found = solve(p, 2, tol=1e-3, max_steps=250)
+    found = solve(p, 2, tol=1e-3, max_steps=350)
     assert found.status is SolveStatus.STATIONARY, found
     check_bounds(found, p, 2)
     F = values(Phi, T, found.W.numpy(), lam=lam).sum()
