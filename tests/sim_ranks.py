@@ -79,8 +79,7 @@ def said(call):
 
 def trained(solver, network, loader, **options):
     """A SIM, fitted to what this rank has."""
-    return SIM(progress=False, device="cpu", lambda_z=0.5, **options).train(
-        solver, network, loader)
+    return SIM(progress=False, device="cpu", **options).train(solver, network, loader)
 
 
 def as_rank(out):
