@@ -10,16 +10,17 @@ import numpy as np
 import torch
 
 from idl_lab import extras, validation
-from idl_lab.sim.problem import Problem
+from idl_lab.sim.problem import RESOLVED, Problem
 from idl_lab.sim.solvers.base import BaseSolver
 from idl_lab.sim.solvers.result import Iterate
 
-# Near what float64 gives, so that the duality gap decides and not the solver's idea of enough. On
-# correlated features Clarabel's own regularisation, 1e-8, is more than a small λ is worth.
-OPTIONS = {"CLARABEL": {"tol_gap_abs": 1e-12, "tol_gap_rel": 1e-12, "tol_feas": 1e-12,
-                        "static_regularization_constant": 1e-12},
-           "OSQP": {"eps_abs": 1e-10, "eps_rel": 1e-10, "max_iter": 50_000},
-           "SCS": {"eps": 1e-10, "max_iters": 50_000}}
+# Near what float64 gives, so that the duality gap decides and not the solver's idea of enough.
+CLOSE = {"tol_gap_abs": 1e-12, "tol_gap_rel": 1e-12, "tol_feas": 1e-12}
+# Tried in turn until the gap of a row is small: on correlated features the regularisation that
+# Clarabel adds, 1e-8, is more than a small λ is worth; on singular ones hardly any is too little.
+OPTIONS = {"CLARABEL": [{**CLOSE, "static_regularization_constant": r} for r in (1e-12, 1e-9)],
+           "OSQP": [{"eps_abs": 1e-10, "eps_rel": 1e-10, "max_iter": 50_000}],
+           "SCS": [{"eps": 1e-10, "max_iters": 50_000}]}
 HANDFUL = 8  # rows from one iterate to the next in one process: often enough to be cancelled
 EPS = float(np.finfo(float).eps)
 
@@ -100,7 +101,7 @@ class CVXSolver(BaseSolver):
             At the end, if there is no answer to any row.
         """
         joblib = extras.need("joblib", "sim")
-        program, k = _Program(problem, self.solver), len(problem.cross)
+        program, k = _Program(problem, self.solver, self.tol), len(problem.cross)
         rows = list(zip(*(T.numpy() for T in (
             problem.cross, problem.norms, problem.penalty, problem.radius)), strict=True))
         jobs = joblib.effective_n_jobs(self.n_jobs)
@@ -126,7 +127,7 @@ class CVXSolver(BaseSolver):
 class _Program:
     """The quadratic program of a row, compiled once in each process; columns have unit length."""
 
-    def __init__(self, problem: Problem, solver: str) -> None:
+    def __init__(self, problem: Problem, solver: str, tol: float) -> None:
         Q = problem.Q.numpy()
         length = np.sqrt(Q.diagonal().clip(min=0))
         self.unit = np.where(length > 0, 1 / np.where(length > 0, length, 1), 1)
@@ -135,7 +136,7 @@ class _Program:
         keep = values > len(Q) * EPS * values.max()  # the others are rounding
         root = np.sqrt(values[keep])
         self.factor, self.lift = (vectors[:, keep] * root).T, vectors[:, keep] / root
-        self.solver, self.ball, self.compiled = solver, problem.ball, None
+        self.solver, self.tol, self.ball, self.compiled = solver, tol, problem.ball, None
         self.held = np.ones(len(Q), dtype=bool)  # by λ or by the ball
         self.held[problem.free.numpy()] = False
         free = ~self.held
@@ -166,19 +167,27 @@ class _Program:
         program, x, residual, at, price, pull, data = self.compiled
         at.value, price.value, data.value = scale, (weights * scale)[held], self.lift.T @ c
         pull.value = scale[:b] * self.unit[:b] / radius if radius > 0 else np.ones(b)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # "inaccurate": the duality gap says how much
-                program.solve(solver=self.solver, **OPTIONS.get(self.solver, {}))
-        except cp.SolverError as error:
-            return error
-        if x.value is None or not np.isfinite(x.value).all():
-            return cp.SolverError(f"{self.solver} ended as {program.status}.")
-        bound, theta = self._bound(residual.dual_value, data.value, c, weights, radius)
-        v = scale * x.value
-        limit = weights + theta * np.where(np.arange(len(c)) < b, self.unit, 0)
-        v[held & (np.abs(v + c - self.Q @ v) <= limit)] = 0
-        return v * size * self.unit, max(bound, 0.0) * norm
+        best, gap, failure = None, np.inf, cp.SolverError(f"{self.solver} has no answer.")
+        for options in OPTIONS.get(self.solver, [{}]):
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # "inaccurate": the gap says how much
+                    program.solve(solver=self.solver, **options)
+            except cp.SolverError as error:
+                failure = error
+                continue
+            if x.value is None or not np.isfinite(x.value).all():
+                continue
+            bound, theta = self._bound(residual.dual_value, data.value, c, weights, radius)
+            v = scale * x.value
+            limit = weights + theta * np.where(np.arange(len(c)) < b, self.unit, 0)
+            v[held & (np.abs(v + c - self.Q @ v) <= limit)] = 0
+            value = 0.5 * (v @ self.Q @ v + 1) - c @ v + weights @ np.abs(v)
+            if best is None or value - bound < gap:
+                best, gap = (v * size * self.unit, max(bound, 0.0) * norm), value - bound
+            if gap <= self.tol * max(value, 0.5 * RESOLVED):
+                break
+        return failure if best is None else best
 
     def _compile(self) -> tuple:
         cp, (r, d), b = extras.need("cvxpy", "sim"), self.factor.shape, self.ball
