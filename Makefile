@@ -9,7 +9,8 @@ PIP     := $(BIN)/python -m pip --disable-pip-version-check
 PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
 # Only make bench installs them, without the commercial solver, the CUDA and the old numpy that they
 # ask for.
-PEERS   := torchidl==0.0.4 torchdeq==0.1.0 silva-networks==1.2.2
+PEERS   := torchidl==0.0.4 torchdeq==0.1.0 silva-networks==1.2.2 celer==0.7.4 skglm==0.5 \
+           numba==0.68.1 llvmlite==0.50.0
 # A file stays in one process, and the files go out in the order given: no long one comes last.
 JOBS    := -n 2 --dist loadfile --no-loadscope-reorder
 PROBE   := $(shell grep -m1 '^[a-z].*==' requirements.txt)

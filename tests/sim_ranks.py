@@ -52,7 +52,8 @@ def summary(sim):
     """What is compared of a trained SIM."""
     result = sim.result
     return {name: getattr(result, name) for name in "ABCD"} | {
-        "samples": result.stats["samples"], "fit": result.stats["fit"]["output"]}
+        "samples": result.stats["samples"], "fit": result.stats["fit"]["output"],
+        "fidelity": result.stats["fidelity"]}
 
 
 def shift(network, rank, name):

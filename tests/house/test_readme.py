@@ -35,8 +35,8 @@ def given(tmp_path, monkeypatch) -> dict:
             "first": ImplicitModel(4, 3, 5), "second": ImplicitModel(3, 2, 5)}
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "sim.md"],
-                         ids=lambda p: p.name)
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "sim.md",
+                                  ROOT / "docs" / "from_torchidl.md"], ids=lambda p: p.name)
 def test_the_snippets_run(page, given, capsys):
     assert snippets(page)
     for source in snippets(page):

@@ -173,6 +173,9 @@ def test_training_on_shards_is_training_on_all_data(ranks, name, shards):
         assert found["fit"] == pytest.approx(one["fit"], abs=1e-6)
         for matrix in "ABCD":
             close(found[matrix], one[matrix], 1e-4)
+        if not shards:  # an empty shard's rank has another's first batch in the sample too
+            assert found["fidelity"] == pytest.approx(one["fidelity"], abs=1e-5)
+    assert ranks[0][name + shards]["fidelity"] == ranks[1][name + shards]["fidelity"]
     for matrix in "ABCD":
         assert torch.equal(*(rank[name + shards][matrix] for rank in ranks))
 

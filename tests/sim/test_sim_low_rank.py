@@ -273,6 +273,7 @@ def test_a_bound_with_a_multiplier_holds_on_its_subspace():
 # ---- through SIM ----------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:the student is poor")
 def test_a_model_of_low_rank_from_a_teacher():
     pixels, labels = load_digits(return_X_y=True)
     U = mat(pixels[:400] / 16, torch.float32)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 
-import pandas as pd
 from matplotlib.figure import Figure
 
 from idl_lab import training
@@ -41,14 +40,10 @@ def patterns() -> Figure:
 def sparsity() -> Figure:
     """SIM of the digits' teacher, in units in which it is feasible."""
     teacher, train, test = digits_teacher()
-    points = {}
-    for lam in (0.01, 0.1, 1.0, 10.0):
-        sim = SIM(lambda_z=lam, lambda_y=lam, device="cpu", progress=False)
-        sim.train(ADMMSolver(tol=1e-4, device="cpu", progress=False), teacher, train)
-        points[lam] = {"nonzeros": sum(sim.result.stats["nonzeros"].values()),
-                       "accuracy": sim.evaluate(test)}
-    return draw_sparsity(pd.DataFrame(points).T, training.evaluate(teacher, test),
-                         len(test.dataset))
+    solver = ADMMSolver(tol=1e-4, device="cpu", progress=False)
+    points = SIM(device="cpu", progress=False).path(
+        solver, teacher, train, (0.01, 0.1, 1.0, 10.0), val_loader=test)
+    return draw_sparsity(points, training.evaluate(teacher, test), len(test.dataset))
 
 
 GALLERY = (solves, patterns, sparsity)

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import pandas as pd
 from torch import nn
 
-from idl_lab.fixed_point.solution import ConvergenceWarning
 from idl_lab.sim import SIM
 from idl_lab.sim.hooks import Batches
 from idl_lab.sim.solvers import BaseSolver
@@ -32,16 +31,16 @@ def bound_study(teacher: nn.Module, train: Batches, test: Batches, kappas: Seque
     -------
     pandas.DataFrame
         By (kappa, rescaled): accuracy, inf_norm (‖A‖∞), gap (relative, of the state matching),
-        solved, nonzeros, and the share of its sum of squares that the matching leaves
-        unexplained under "layer 1", "layer 2", … and "output".
+        solved, nonzeros, and the share of its variance that the matching leaves unexplained
+        under "layer 1", "layer 2", … and "output".
     """
     rows = {}
     for kappa in kappas:
         for rescaled in (True, False):
             sim = SIM(kappa=kappa, lambda_z=lam, lambda_y=lam, rescale=rescaled, device="cpu",
                       progress=False)
-            with warnings.catch_warnings():  # the table says what the warning says
-                warnings.simplefilter("ignore", ConvergenceWarning)
+            with warnings.catch_warnings():  # the table says what the warnings say
+                warnings.simplefilter("ignore", UserWarning)
                 sim.train(solver=solver, model=teacher, dataloader=train)
             stats, layers = sim.result.stats, sim.result.blocks
             rows[kappa, rescaled] = {

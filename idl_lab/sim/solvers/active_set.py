@@ -6,7 +6,7 @@ Every move lowers the objective, all rows move at once, and only the support is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import torch
 from torch import Tensor
@@ -205,7 +205,8 @@ class ActiveSet:
         return best_V, full
 
 
-def finish(problem: Problem, W: Tensor, tol: float) -> Iterator[Tensor]:
+def finish(problem: Problem, W: Tensor, tol: float, patience: int = PATIENCE
+           ) -> Generator[Tensor, None, tuple[Tensor, Tensor]]:
     """Iterates of the active-set method; rows that reached tol are left alone.
 
     Parameters
@@ -216,10 +217,18 @@ def finish(problem: Problem, W: Tensor, tol: float) -> Iterator[Tensor]:
         The start.
     tol : float
         Relative gap of a row below which it is done.
+    patience : int
+        Steps without progress after which a row is given up.
+
+    Returns
+    -------
+    Tensor, shape (k, d), and Tensor of int
+        The last W, and the rows that were given up: what ``yield from`` evaluates to.
     """
     active = ActiveSet(problem, W)
     open_ = torch.arange(len(W), device=W.device)
     best, age = torch.full_like(problem.norms, torch.inf), torch.zeros_like(open_)
+    given_up = open_[:0]
     while len(open_):
         active.step(open_)
         yield active.W
@@ -232,4 +241,7 @@ def finish(problem: Problem, W: Tensor, tol: float) -> Iterator[Tensor]:
         best[open_] = torch.minimum(gap, best[open_])
         active.restart(open_[age[open_] % CIRCLE == CIRCLE - 1])
         done = gap <= tol * torch.maximum(part.objective(W), part.scale)
-        open_ = open_[~done & (age[open_] < PATIENCE)]
+        late = ~done & (age[open_] >= patience)
+        given_up = torch.cat([given_up, open_[late]])
+        open_ = open_[~done & ~late]
+    return active.W, given_up

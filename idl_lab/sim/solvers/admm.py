@@ -12,8 +12,14 @@ from idl_lab import validation
 from idl_lab.sim.problem import Problem
 from idl_lab.sim.solvers.active_set import finish
 from idl_lab.sim.solvers.base import BaseSolver
+from idl_lab.sim.solvers.path import follow
 
 FINISH = 0.01  # of tol: rows solved to it one by one leave the whole below tol
+PATIENCE = 20  # steps of the finish without progress after which a row follows its path instead
+# Eigenvalues of Q below this part of its largest are rounding. A rank below the number of columns
+# leaves a support that ADMM finds too large to be one of an optimum, and the path finds it as soon;
+# above THIN an inverse a row no longer fits a processor's cache, and kinks cost more than they save.
+RANK, THIN = 1e-13, 512
 # ρ is balanced now and then, and not for ever: with a ρ that keeps changing ADMM need not converge.
 BALANCE_EVERY, BALANCE_UNTIL = 5, 100
 MOST = 5.0  # ρ grows or shrinks by no more at a time: one step's residuals say little
@@ -61,23 +67,32 @@ class ADMMSolver(BaseSolver):
         validation.real("relaxation", self.relaxation, above=0.0, below=2.0)
         validation.integer("splitting_steps", self.splitting_steps, at_least=0)
 
-    def iterates(self, problem: Problem) -> Iterator[Tensor]:
+    def iterates(self, problem: Problem, start: Tensor | None = None) -> Iterator[Tensor]:
         """The feasible half z of each ADMM step, then the points of the finish.
 
         Parameters
         ----------
         problem : Problem
             In float64, on the solver's device.
+        start : Tensor, shape (k, d), optional
+            A first guess of the answer.
         """
-        Z = problem.zeros()
-        for _, Z in zip(range(self.splitting_steps), self._splitting(problem), strict=False):
-            yield Z
-        yield from finish(problem, Z, FINISH * self.tol)
+        tol, W = FINISH * self.tol, problem.zeros() if start is None else problem.project(start)
+        rows = torch.arange(len(W), device=W.device)
+        if not _thin(problem):
+            splitting = self._splitting(problem, W)
+            for _, W in zip(range(self.splitting_steps), splitting, strict=False):
+                yield W
+            W, rows = yield from finish(problem, W, tol, PATIENCE)
+        if len(rows):
+            for part in follow(problem.rows(rows)):
+                yield (W := W.index_copy(0, rows, part))
+            yield from finish(problem, W, tol)
 
-    def _splitting(self, problem: Problem) -> Iterator[Tensor]:
+    def _splitting(self, problem: Problem, Z: Tensor) -> Iterator[Tensor]:
         values, vectors = problem.spectrum
         rho = values.mean().clamp(min=torch.finfo(values.dtype).tiny).expand(problem.shape[0], 1)
-        Z, u = problem.zeros(), problem.zeros()
+        u = -problem.gradient(Z) / rho if Z.any() else Z  # what u is where Z is the answer
         c = problem.cross @ vectors
         step = 0
         while True:
@@ -90,6 +105,12 @@ class ADMMSolver(BaseSolver):
             if step % BALANCE_EVERY == 0 and step <= BALANCE_UNTIL:
                 rho, u = _balance(rho, u, W - Z, Z - before, W, Z)
             yield Z
+
+
+def _thin(problem: Problem) -> bool:
+    """Whether the columns depend on each other, with a small rank."""
+    values, used = problem.spectrum[0], problem.Q.diagonal() > 0
+    return int((values > RANK * values.amax()).sum()) < min(int(used.sum()), THIN)
 
 
 def _balance(rho: Tensor, u: Tensor, primal: Tensor, moved: Tensor, W: Tensor, Z: Tensor

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import abc
+import inspect
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +74,8 @@ class BaseSolver(abc.ABC):
         """Better and better W (k, d), as long as they are drawn; they need not be feasible.
 
         A pair (W, U) asks for the lower bound `Problem.dual` at U in place of W; an `Iterate`
-        can say more.
+        can say more. A solver that has a use for a first guess takes it as a second argument,
+        ``start``, None where there is none.
 
         Parameters
         ----------
@@ -101,9 +103,20 @@ class BaseSolver(abc.ABC):
         """
         return summed(loader)
 
+    def everywhere(self, value: Any) -> list[Any]:
+        """The values of all processes that hold data, in order; here, of this one alone.
+
+        Parameters
+        ----------
+        value : object
+            This process's.
+        """
+        return [value]
+
     @torch.no_grad()
     def solve(self, problem: Problem,
-              watch: Callable[[dict[str, float]], bool | None] | None = None) -> SolveResult:
+              watch: Callable[[dict[str, float]], bool | None] | None = None,
+              start: Tensor | None = None) -> SolveResult:
         """Draw iterates until the duality gap is small; keep the best feasible point of each row.
 
         KeyboardInterrupt ends the solve, not the program: the result says CANCELLED.
@@ -115,6 +128,8 @@ class BaseSolver(abc.ABC):
         watch : callable, optional
             Called with each new row of `SolveResult.history`, as a dict. Where it returns true the
             solve ends there, as CANCELLED: what an interrupt does, from any thread.
+        start : Tensor, shape (k, d), optional
+            A first guess, such as the answer of a neighbouring λ, for a solver that takes one.
 
         Returns
         -------
@@ -127,27 +142,29 @@ class BaseSolver(abc.ABC):
         """
         require_float64(problem)
         best = Incumbent(problem.to(self._device), self.honours_kappa, watch, self.separable)
-        status, step, start = SolveStatus.ENDED, 0, time.perf_counter()
+        status, step, began = SolveStatus.ENDED, 0, time.perf_counter()
+        guess = {} if "start" not in inspect.signature(self.iterates).parameters else {
+            "start": None if start is None else start.to(best.problem.gram)}
         with gap_bar(self.name, self.tol, self.progress) as bar:
             try:
                 W = None
-                for step, W in enumerate(self.iterates(best.problem), start=1):
-                    late = time.perf_counter() - start > self.seconds
+                for step, W in enumerate(self.iterates(best.problem, **guess), start=1):
+                    late = time.perf_counter() - began > self.seconds
                     if late or step % self.check_every == 0 or step == self.max_steps:
-                        best.see(W, step, start, bar)
+                        best.see(W, step, began, bar)
                         W = None  # so that it is not tested again below
                     if best.relative_gap <= self.tol or late or step == self.max_steps:
                         status = SolveStatus.SECONDS if late else SolveStatus.MAX_STEPS
                         break
                 if W is not None:  # the generator ended between two tests
-                    best.see(W, step, start, bar)
+                    best.see(W, step, began, bar)
             except KeyboardInterrupt:
                 status = SolveStatus.CANCELLED
         if best.relative_gap <= self.tol and status is not SolveStatus.CANCELLED:
             status = SolveStatus.SOLVED
         elif status is SolveStatus.ENDED and best.stationarity <= self.tol:
             status = SolveStatus.STATIONARY
-        return best.result(status, step, start, self.name, problem.gram.device)
+        return best.result(status, step, began, self.name, problem.gram.device)
 
     @property
     def _device(self) -> torch.device:

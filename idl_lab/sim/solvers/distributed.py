@@ -115,9 +115,23 @@ class ADMMMultiGPUSolver(ADMMSolver):
             return summed(loader)
         return all_reduce(summed, teacher, loader, timeout=self.timeout)
 
+    def everywhere(self, value: Any) -> list[Any]:
+        """The values of all ranks, in order; of this process alone where there is no group.
+
+        Parameters
+        ----------
+        value : object
+            This rank's, which is pickled.
+        """
+        if not in_group():
+            return [value]
+        with Ranks(self.timeout) as ranks:
+            return ranks.each(lambda: value)
+
     @torch.no_grad()
     def solve(self, problem: Problem,
-              watch: Callable[[dict[str, float]], bool | None] | None = None) -> SolveResult:
+              watch: Callable[[dict[str, float]], bool | None] | None = None,
+              start: Tensor | None = None) -> SolveResult:
         """Solve on all ranks, or on workers of joblib; the same result on every rank.
 
         Parameters
@@ -127,6 +141,8 @@ class ADMMMultiGPUSolver(ADMMSolver):
         watch : callable, optional
             Called with each new row of a rank's own history, as a dict; where it returns true that
             rank's rows end there. Of workers it is told when they have finished.
+        start : Tensor, shape (k, d), optional
+            As for `ADMMSolver`.
 
         Returns
         -------
@@ -141,7 +157,7 @@ class ADMMMultiGPUSolver(ADMMSolver):
             If the ranks' problems or settings differ.
         """
         require_float64(problem)
-        start, host = time.perf_counter(), problem.to("cpu")
+        began, host = time.perf_counter(), problem.to("cpu")
         found: dict[int, SolveResult | None] = {}
         if in_group():
             with Ranks(self.timeout) as ranks:
@@ -149,23 +165,23 @@ class ADMMMultiGPUSolver(ADMMSolver):
                 ranks.agree(lambda: _figures(host) | _figures(self, OWN),
                             "all ranks must solve the same problem by the same rules.")
                 found.update(ranks.each(lambda: self._rows(
-                    rank, _share(host, rank, count), int(os.environ.get("LOCAL_RANK", rank)),
+                    rank, count, host, start, int(os.environ.get("LOCAL_RANK", rank)),
                     self.progress and rank == 0, watch)))
-            return self._together(problem, found, count, start, "ranks")
+            return self._together(problem, found, count, began, "ranks")
         count = self.count(len(problem.cross))
         if count == 1:
-            return super().solve(problem, watch)
+            return super().solve(problem, watch, start)
         # max_nbytes=None: joblib would write large arrays to memory-mapped files, which an
         # interrupt leaves behind.
         parts = extras.need("joblib", "sim").Parallel(
             count, return_as="generator_unordered", max_nbytes=None)(
-            (ADMMMultiGPUSolver._rows, (self, i, _share(host, i, count), i), {})
+            (ADMMMultiGPUSolver._rows, (self, i, count, host, start, i), {})
             for i in range(count))
         with contextlib.suppress(KeyboardInterrupt):
             for i, part in progress_bar(parts, total=count, desc=self.name, unit="worker",
                                         progress=self.progress):
                 found[i] = part
-        result = self._together(problem, found, count, start, "workers")
+        result = self._together(problem, found, count, began, "workers")
         for row in result.history.to_dict("records") if watch else ():
             watch(row)
         return result
@@ -188,15 +204,19 @@ class ADMMMultiGPUSolver(ADMMSolver):
             return [str(self._device)]
         return [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cuda"]
 
-    def _rows(self, i: int, rows: Problem | None, local: int, progress: bool = False,
-              watch: Callable | None = None) -> tuple[int, SolveResult | None]:
-        """The i-th share of the rows, on the device of this machine's local-th process."""
-        places = self._places()
+    def _rows(self, i: int, count: int, problem: Problem, start: Tensor | None, local: int,
+              progress: bool = False, watch: Callable | None = None
+              ) -> tuple[int, SolveResult | None]:
+        """Every count-th row from the i-th, on the device of this machine's local-th process."""
+        if i >= len(problem.cross):
+            return i, None
+        at, places = slice(i, None, count), self._places()
         mine = replace(self, device=places[local % len(places)], progress=progress)
-        return i, rows and super(ADMMMultiGPUSolver, mine).solve(rows, watch)
+        return i, super(ADMMMultiGPUSolver, mine).solve(
+            problem.rows(at), watch, None if start is None else start[at].cpu())
 
     def _together(self, problem: Problem, found: dict[int, SolveResult | None], count: int,
-                  start: float, who: str) -> SolveResult:
+                  began: float, who: str) -> SolveResult:
         """One result for all rows; those of a share that did not come stay zero."""
         best, parts = Incumbent(problem, self.honours_kappa), {i: p for i, p in found.items() if p}
         for i, part in parts.items():
@@ -211,13 +231,8 @@ class ADMMMultiGPUSolver(ADMMSolver):
         if best.relative_gap <= self.tol and status is not SolveStatus.CANCELLED:
             status = SolveStatus.SOLVED
         steps = max((p.stats.steps for p in parts.values()), default=0)
-        return best.result(status, steps, start, f"{self.name} ({count} {who})",
+        return best.result(status, steps, began, f"{self.name} ({count} {who})",
                            problem.gram.device)
-
-
-def _share(problem: Problem, i: int, count: int) -> Problem | None:
-    """Every count-th row from the i-th; None where there is none."""
-    return problem.rows(slice(i, None, count)) if i < len(problem.cross) else None
 
 
 def _figures(owner: Problem | BaseSolver, without: tuple[str, ...] = ()) -> dict[str, Any]:
