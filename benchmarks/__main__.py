@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from benchmarks import contestants, report, sim, sim_report
+from benchmarks import contestants, real, report, sim, sim_report
 
 FOLDER = Path(__file__).parents[1] / "figures"
 PARTS = {"steps": "training steps beside the peers'",
@@ -33,7 +33,7 @@ def main() -> None:
                         help="timing of each size of a training step, at least 1")
     parser.add_argument("--threads", type=int, default=os.cpu_count(),
                         help="of SIM's solvers; training steps are timed on one")
-    parser.add_argument("--limit", type=float, default=60,
+    parser.add_argument("--limit", type=float, default=real.LIMIT,
                         help="processor seconds of a solve of SIM, at most")
     parser.add_argument("--before", type=Path, help="another checkout of this project to time too")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the picture")

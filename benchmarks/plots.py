@@ -86,11 +86,11 @@ def draw_growth(growth: Mapping[str, Mapping]) -> Figure:
         x, y = np.array(of["sizes"], dtype=float), np.array(of["seconds"])
         middle = np.exp(np.log(y).mean()) * (x / np.exp(np.log(x).mean())) ** of["exponent"]
         ax.plot(x, middle, "--", color=INK, linewidth=0.9,
-                label=f"power {of['exponent']:.2g}")
+                label=f"power {of['exponent']:.2g}".replace("-", "−"))
         ax.plot(x, y, "o", color=COLOURS[0])
         ax.set(xscale="log", yscale="log", xlabel=name, ylim=(low / 2, top * 2))
         _plain(ax.xaxis, FixedLocator(of["sizes"]))
-        _plain(ax.yaxis, LogLocator())
+        _plain(ax.yaxis, LogLocator(subs=(1, 2, 5)))
         if ax is not axes[0]:
             ax.set_yticklabels([])
         ax.legend(loc="upper left")
@@ -114,7 +114,7 @@ def draw_pruning(tasks: Mapping[str, Mapping], methods: Sequence[str]) -> Figure
     layout = [[f"{task}: {figure}" for task, figure in wanted[k:k + 2]]
               for k in range(0, len(wanted), 2)]
     axes = canvas.mosaic(None, layout, 8.6, 2.7 * len(layout) + 0.4, left=0.08, right=0.7,
-                         bottom=0.1, top=0.94, wspace=0.22, hspace=0.42)
+                         bottom=0.1, top=0.94, wspace=0.22, hspace=0.34)
     for ax, (task, figure) in zip(axes, wanted, strict=True):
         for k, method in enumerate(methods):
             rows = tasks[task][method]

@@ -317,7 +317,7 @@ def compare(task: Task, sparsities: Sequence[float] = SPARSITIES) -> list[dict]:
               for bounded in (True, False)]
     rows = []
     for sparsity in sparsities:
-        found = {}
+        found = {"teacher": task.pruned("magnitude", 0.0)}
         for method in METHODS:
             found[method] = W, _ = task.pruned(method, sparsity)
             found[f"{method}, refitted through"] = task.through(W, bounded=False)

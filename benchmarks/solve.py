@@ -56,17 +56,22 @@ def peer(job: dict, W: np.ndarray) -> Iterator[tuple[Tensor, dict]]:
         yield torch.from_numpy(W), {"own tol": float(tol)}
 
 
-def main() -> None:
-    """Solve what the first file holds; the second says how far it came."""
-    job = torch.load(sys.argv[1])
-    torch.set_num_threads(job["threads"])
+def run(job: dict) -> dict:
+    """How far a solver comes before the limit: ``W``, ``seconds``, ``wall``, whether it was cut.
+
+    Parameters
+    ----------
+    job : dict
+        As for `ours` and `peer`; ``limit``, in processor seconds from the start of the solve on.
+    """
     other = job["solver"] != "ours"
     # What is compiled or imported at the first call, is before the clock starts.
     if other:
         from benchmarks.features import Instance
         judge = Instance(job["features"], job["targets"], job["lam"], job["ball"])
-        next(peer(job | {"features": job["features"][:50, :20].clone(),
-                         "targets": job["targets"][:50, :1].clone()}, np.zeros((1, 20))))
+        small = job["features"][:50, :20].clone()
+        next(peer(job | {"features": small, "targets": job["targets"][:50, :1].clone()},
+                  np.zeros((1, small.shape[1]))))
     else:
         one = torch.ones(1, 3, dtype=torch.float64)
         next(ours(job | {"gram": torch.eye(3, dtype=torch.float64), "cross": one, "lam": 0.1,
@@ -77,10 +82,8 @@ def main() -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGPROF, interrupt)
+    before = signal.signal(signal.SIGPROF, interrupt)
     signal.setitimer(signal.ITIMER_PROF, job["limit"])
-    # An interrupt waits for the end of a call of LAPACK, and of a loop that is compiled.
-    resource.setrlimit(resource.RLIMIT_CPU, 2 * (int(2 * job["limit"]) + 60,))
     begun, clock = time.process_time(), time.perf_counter()
     try:
         start = begun
@@ -95,8 +98,19 @@ def main() -> None:
     except KeyboardInterrupt:
         answer |= {"seconds": time.process_time() - begun, "cut": True,
                    "wall": time.perf_counter() - clock}
-    signal.setitimer(signal.ITIMER_PROF, 0)
-    torch.save(answer, sys.argv[2])
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+    return answer
+
+
+def main() -> None:
+    """Solve what the first file holds; the second says how far it came."""
+    job = torch.load(sys.argv[1])
+    torch.set_num_threads(job["threads"])
+    # An interrupt waits for the end of a call of LAPACK, and of a loop that is compiled.
+    resource.setrlimit(resource.RLIMIT_CPU, 2 * (int(2 * job["limit"]) + 60,))
+    torch.save(run(job), sys.argv[2])
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ class AffineCheck:
         for mean in _means(len(seen.U), seen.U.device, parts):
             found = self._run(mean(seen.U), {name: mean(call.X)
                                              for name, call in seen.calls.items()})
-            if not _agree(self.recorder.teacher, seen, found, mean):
+            if not _agree(self.recorder, seen, found, mean):
                 return mean
         return None
 
@@ -144,23 +144,10 @@ def _means(m: int, device: torch.device, parts: int) -> list[Mean]:
     return [mean(part) for part in slices]
 
 
-def rounding(teacher: nn.Module, run: Run) -> float:
-    """The largest ε of the dtypes that a teacher computes in.
-
-    Parameters
-    ----------
-    teacher : torch.nn.Module
-    run : Run
-    """
-    tensors = [run.U, run.Y, *(T for call in run.calls.values() for T in (call.Z, call.X)),
-               *teacher.parameters(), *teacher.buffers()]
-    return max(torch.finfo(T.dtype).eps for T in tensors if T.is_floating_point())
-
-
-def _agree(teacher: nn.Module, seen: Run, found: Run, mean: Mean) -> bool:
+def _agree(recorder: Recorder, seen: Run, found: Run, mean: Mean) -> bool:
     if list(found.calls) != list(seen.calls) or not isinstance(found.Y, Tensor):
         return False
-    eps = rounding(teacher, seen)
+    eps = recorder.rounding(seen)
     pairs = [(seen.Y, found.Y), *((call.Z, found.calls[name].Z)
                                   for name, call in seen.calls.items())]
     # One answer for all, so that an accelerator is waited for once.
@@ -228,7 +215,7 @@ class _Blame(_Tape):
     def __init__(self, recorder: Recorder, before: list, seen: Run, mean: Mean) -> None:
         super().__init__(recorder)
         self.before, self.mean, self.samples = iter(before), mean, len(seen.U)
-        self.eps = rounding(recorder.teacher, seen)
+        self.eps = recorder.rounding(seen)
         self.found = ""
         self.suspects: list[str] = []
         self.doubts: list[str] = []

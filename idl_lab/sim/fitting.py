@@ -16,7 +16,7 @@ from idl_lab.fixed_point import Picard
 from idl_lab.model import ImplicitModel
 from idl_lab.networks import Block, blockwise
 from idl_lab.sim.hooks import Batches, States, states_by_batch
-from idl_lab.sim.matching import matched
+from idl_lab.sim.matching import matched, worst_gap
 from idl_lab.sim.matrices import Unreadable, rescale, teacher_as_matrices
 from idl_lab.sim.problem import output_matching, state_matching
 from idl_lab.sim.result import SimResult, alike, explained, split, spreads
@@ -163,6 +163,8 @@ def fit(sim: SIM, solver: BaseSolver, seen: Seen, starts: Starts = (None, None)
     figures = {
         "state": state.stats, "output": output.stats, "samples": grams.samples,
         "relative_gap": {"state": state.stats.relative_gap, "output": output.stats.relative_gap},
+        "worst_gap": {"state": worst_gap(state, grams.norms_Z),
+                      "output": worst_gap(output, source.norms_Y)},
         "seconds": time.perf_counter() - began, "inf_norm": float(inf_norm(A)),
         "nonzeros": {name: int(M.count_nonzero()) for name, M in zip("ABCD", (A, B, C, D),
                                                                      strict=True)},

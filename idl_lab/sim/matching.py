@@ -11,14 +11,16 @@ import torch
 from torch import Tensor
 
 from idl_lab.fixed_point.solution import ConvergenceWarning
-from idl_lab.sim.problem import Problem
+from idl_lab.sim.problem import RESOLVED, Problem
 from idl_lab.sim.solvers import BaseSolver, SolveResult, SolveStatus
 from idl_lab.sim.states import GramStatistics
 from idl_lab.sim.weighing import on_support, weighted
+from idl_lab.well_posedness import inf_norm
 
 if TYPE_CHECKING:
     from idl_lab.sim.sim import SIM
 
+ROUNDED_UP = 1e-9  # of a row's sum over its radius: more is a broken promise, and not rounding
 INEXACT = 1e-4  # of the size of a target: a larger miss is no exact matching
 
 
@@ -72,8 +74,41 @@ def matched(name: str, sim: SIM, solver: BaseSolver, problem: Problem, grams: Gr
 
 
 def _solve(solver: BaseSolver, problem: Problem, start: Tensor | None) -> SolveResult:
-    takes = start is not None and "start" in inspect.signature(solver.solve).parameters
-    return solver.solve(problem, start=start) if takes else solver.solve(problem)
+    """The problem's answer, found with every target measured in its own size.
+
+    A solver stops at a gap that is summed over the rows: in one unit for all, a row whose target
+    is a small number would be left as it stands.
+    """
+    one = problem.norms.new_ones(len(problem.norms))
+    # Where rows belong together, as under a rank, another weight of each is another problem.
+    size = torch.where(problem.norms > 0, problem.norms, 1).sqrt() if solver.separable else one
+    asked = replace(problem, cross=problem.cross / size[:, None], norms=problem.norms / size ** 2,
+                    lam=problem.lam / size, kappa=problem.radius / size if problem.ball else None)
+    guess = {}
+    if start is not None and "start" in inspect.signature(solver.solve).parameters:
+        guess["start"] = start / size[:, None]
+    found = solver.solve(asked, **guess)
+    W, stats = size[:, None] * found.W, found.stats
+    if solver.honours_kappa and solver.separable:  # a last digit that the product rounded up
+        inside = problem.violation(W) < ROUNDED_UP
+        W = torch.where(inside[:, None], problem.project(W), W)
+    return replace(found, W=W, stats=replace(
+        stats, objective=stats.objective * size ** 2, gap=stats.gap * size ** 2,
+        inf_norm=float(inf_norm(W[:, :problem.ball]))))
+
+
+def worst_gap(found: SolveResult, norms: Tensor) -> float:
+    """The largest gap of a row, relative to its objective.
+
+    Parameters
+    ----------
+    found : SolveResult
+    norms : Tensor, shape (k,)
+        ‖t‖² of each target, of which a millionth counts where an objective is next to nothing.
+    """
+    gap, objective = found.stats.gap.cpu(), found.stats.objective.cpu()
+    size = torch.maximum(objective, RESOLVED * 0.5 * norms.cpu())
+    return float(torch.where(size > 0, gap / torch.where(size > 0, size, 1), 0).amax())
 
 
 def _tell_misses(name: str, solver: BaseSolver, problem: Problem, W: Tensor,

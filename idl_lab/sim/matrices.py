@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from idl_lab.networks import Block, Network, from_scipy
-from idl_lab.sim.affine import rounding
 from idl_lab.sim.hooks import block_of
 from idl_lab.sim.recorder import Recorder, Run, activations
 from idl_lab.well_posedness import units
@@ -65,7 +64,7 @@ def teacher_as_matrices(teacher: nn.Module, grams: GramStatistics) -> Network:
     if missing := ", ".join(name for name, module in own.items() if module is None):
         raise Unreadable(f"the teacher has no module {missing}, of which there are states")
     recorder = Recorder(teacher, activations(teacher) | own)
-    eps = max((torch.finfo(T.dtype).eps for T in (*teacher.parameters(), *teacher.buffers())
+    eps = max((torch.finfo(T.dtype).eps for T in recorder.tensors.values()
                if T.is_floating_point()), default=torch.finfo(torch.float32).eps)
     with recorder.watching():
         # Biases are large beside a weight for large inputs: in float64, if it can be.
@@ -89,7 +88,7 @@ def _module(block: Block) -> str:
 
 def _read(recorder: Recorder, grams: GramStatistics) -> tuple[Network, float]:
     """The matrices, and the ε that they were rounded with."""
-    like = next((T for T in recorder.teacher.parameters() if T.is_floating_point()),
+    like = next((T for T in recorder.tensors.values() if T.is_floating_point()),
                 torch.empty(0, device=recorder.device)).detach()
     zero = recorder.leave_out_constants(recorder.run(like.new_zeros(2, *grams.input_shape)))
     known = {block.name: block for block in grams.blocks}
@@ -100,7 +99,7 @@ def _read(recorder: Recorder, grams: GramStatistics) -> tuple[Network, float]:
     if n > max(grams.n, _MOST):
         raise ValueError(f"all its layers have {n} states, too many to ask for one by one")
     starts = dict(zip(names, np.cumsum([0, *sizes]).tolist(), strict=False))
-    eps = rounding(recorder.teacher, zero)
+    eps = recorder.rounding(zero)
     rows, at_zero = [], None
     for name in [*names, ""]:
         source = zero.calls[name].X if name else zero.U

@@ -8,7 +8,6 @@ those values, which is what `affine` asks about.
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 from collections import Counter
 from collections.abc import Iterator
@@ -78,10 +77,11 @@ class Recorder:
 
     def __init__(self, teacher: nn.Module, modules: dict[str, nn.Module]) -> None:
         self.teacher, self.modules = teacher, modules
-        tensors = [*teacher.parameters(), *teacher.buffers()]
-        self.device = tensors[0].device if tensors else torch.device("cpu")
+        self.tensors = dict([*teacher.named_parameters(), *teacher.named_buffers()])
+        self.device = next((T.device for T in self.tensors.values()), torch.device("cpu"))
         self.inside = 0  # of how many watched modules the teacher is inside now
         self.constant: set[str] = set()  # calls that are no states
+        self._exact = False
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -118,23 +118,32 @@ class Recorder:
         self._given, self.inside = given or {}, 0
         U = U.to(self.device)
         # The teacher gets a copy: it may overwrite its input, which is the caller's.
-        return Run(U, self._calls, self.teacher(U.clone()))
-
-    def __deepcopy__(self, memo: dict) -> Recorder:
-        return self  # the hooks of a copied teacher report here too
+        Y = torch.func.functional_call(self.teacher, self.tensors, (U.clone(),)) if self._exact \
+            else self.teacher(U.clone())
+        return Run(U, self._calls, Y)
 
     @contextlib.contextmanager
     def in_float64(self) -> Iterator[None]:
-        """A copy of the teacher in float64 in its place, which is watched as it is.
-
-        A teacher that cannot be copied, or a device without float64, raises what torch says.
-        """
-        teacher = self.teacher
-        self.teacher = copy.deepcopy(teacher).double()
+        """Runs with parameters and buffers in float64; the teacher itself keeps its own."""
+        own = self.tensors
+        self.tensors = {name: T.detach().double() if T.is_floating_point() else T
+                        for name, T in own.items()}
+        self._exact = True
         try:
             yield
         finally:
-            self.teacher = teacher
+            self.tensors, self._exact = own, False
+
+    def rounding(self, run: Run) -> float:
+        """The largest ε of the dtypes in use.
+
+        Parameters
+        ----------
+        run : Run
+        """
+        tensors = [run.U, run.Y, *(T for call in run.calls.values() for T in (call.Z, call.X)),
+                   *self.tensors.values()]
+        return max(torch.finfo(T.dtype).eps for T in tensors if T.is_floating_point())
 
     def leave_out_constants(self, seen: Run) -> Run:
         """Watch no longer the calls on what is no function of the input, such as positive weights.

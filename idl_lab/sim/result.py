@@ -30,13 +30,15 @@ class SimResult:
         How the solver ended, for "state" and for "output" matching.
     stats : dict
         The solver's own under "state" and "output", which a file does not keep; relative_gap of
-        either; samples, seconds, inf_norm (‖A‖∞), nonzeros
+        either, summed over the rows with every target in its own size, and worst_gap, the largest
+        of a single row; samples, seconds, inf_norm (‖A‖∞), nonzeros
         of each matrix, fit: for each block and for "output" the R² of the matching, 1 where it is
         exact; fidelity: the R² of the student's outputs against its teacher's, on
         fidelity_samples of the training samples, drawn evenly, with its standard error
         fidelity_error.
     trace : dict
-        The solver's history for "state" and for "output".
+        The solver's history for "state" and for "output": sums over the rows, with every target
+        in its own size.
     blocks : tuple of Block
         Which states belong to which activation of the teacher, in order.
     units : Tensor, shape (n,)

@@ -65,7 +65,7 @@ class OnTheEdge(Exact):
             return found
         W = found.W.clone()
         A = W[:, :problem.ball]
-        A *= problem.kappa * (1 + 1e-15) / A.abs().sum(dim=1, keepdim=True)
+        A *= problem.radius[:, None] * (1 + 1e-15) / A.abs().sum(dim=1, keepdim=True)
         return replace(found, W=W)
 
 

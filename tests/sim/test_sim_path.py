@@ -1,124 +1,124 @@
-"""SIM along λ: a table, each row the fit of its λ, and a rule that chooses."""
+"""The exact path: against scikit-learn's, on features that depend on each other, and its bounds."""
 
-import math
-
+import numpy as np
 import pytest
 import torch
-from helpers import draw
-from sim_students import batches_of, random_teacher, taught_sim
+from helpers import mat
+from sim_cases import CASES, data, problem
+from sklearn.linear_model import lars_path_gram
 
-from idl_lab.sim import SIM
-from idl_lab.sim.path import choose, powers_of_ten
-from idl_lab.sim.score import Score
-from idl_lab.sim.solvers import ADMMSolver
+from idl_lab.sim.solvers import ADMMSolver, CVXSolver, SolveStatus
+from idl_lab.sim.solvers.active_set import finish
+from idl_lab.sim.solvers.path import follow
 
-pytestmark = [pytest.mark.filterwarnings("ignore:the student is poor"),
-              pytest.mark.filterwarnings("error:(state|output) matching")]
-SOLVER = ADMMSolver(device="cpu", progress=False)
-LAMBDAS = (10.0, 1.0, 0.1, 0.01)
+QUIET = {"progress": False}
 
 
-class Counted(list):
-    """A loader that counts the batches that it gave."""
+def gaps(Phi, T, W, lam, kappa=None, ball=0):
+    """Each row's duality gap over its objective, by numpy on the samples.
 
-    given = 0
-
-    def __iter__(self):
-        for batch in list.__iter__(self):
-            self.given += 1
-            yield batch
-
-
-def bare(**options):
-    return SIM(**{"device": "cpu", "progress": False, "dtype": torch.float64} | options)
-
-
-@pytest.fixture(scope="module")
-def walked():
-    teacher, U, V = random_teacher(3), draw(1, 400, 6), draw(2, 300, 6)
-    with torch.no_grad():
-        labels = teacher(V).argmax(dim=1)
-    loader, sim = Counted(batches_of(U)), bare()
-    table = sim.path(SOLVER, teacher, loader, LAMBDAS[::-1], val_loader=batches_of(V, labels))
-    return teacher, U, V, labels, loader, sim, table
+    For every ν with |φ_jᵀν| ≤ λ_j outside the ball the optimum is at least −½‖ν‖² − νᵀt −
+    κ max_j (|φ_jᵀν| − λ_j)₊; tried are multiples of the residual.
+    """
+    found = []
+    for w, t, weights in zip(W, T.T, np.broadcast_to(lam, W.shape), strict=True):
+        r = Phi @ w - t
+        s = np.abs(Phi.T @ r)
+        far = min([1.0, *(weights[ball:][s[ball:] > 0] / s[ball:][s[ball:] > 0])])
+        thetas = far * np.linspace(0.0, 1.0, 2001) ** 0.1
+        excess = np.maximum(np.outer(thetas, s[:ball]) - weights[:ball], 0).max(axis=1, initial=0)
+        bound = -0.5 * thetas**2 * (r @ r) - thetas * (r @ t) - (kappa or 0) * excess
+        objective = 0.5 * r @ r + weights @ np.abs(w)
+        found.append((objective - bound.max()) / max(objective, 5e-7 * t @ t))
+    return np.array(found)
 
 
-def test_a_row_is_the_fit_of_its_lambda(walked):
-    teacher, U, V, labels, loader, _, table = walked
-    assert loader.given == len(loader)
-    assert tuple(table.index) == LAMBDAS and table.index.name == "lambda"
-    assert list(table.columns) == ["accuracy", "fidelity", "nonzeros", "gap", "status", "seconds",
-                                   "chosen"]
-    assert (table.gap <= 1e-6).all() and (table.status == "SOLVED").all()
-    for lam, row in table.iterrows():
-        alone = taught_sim(teacher, U, lambda_z=lam, lambda_y=lam)
-        assert row.fidelity == pytest.approx(alone.result.fidelity, abs=1e-3)
-        assert row.accuracy == pytest.approx(alone.evaluate(batches_of(V, labels)), abs=0.011)
-        assert row.nonzeros == pytest.approx(sum(alone.result.stats["nonzeros"].values()), rel=0.05)
+def dependent(seed=0, m=300, k=9):
+    """ReLU layers one after the other, and pixels that 9 numbers explain: rank 45 of 84 columns."""
+    rng = np.random.default_rng(seed)
+    U = rng.standard_normal((m, 9)) @ rng.standard_normal((9, 48))
+    layers = [U]
+    for width in (16, 12, 8):
+        layers.append(np.maximum(layers[-1] @ rng.standard_normal((layers[-1].shape[1], width))
+                                 / layers[-1].shape[1]**0.5, 0))
+    Phi = np.hstack([*layers[:0:-1], U])
+    W = rng.standard_normal((84, k)) * (rng.random((84, k)) < 0.3)
+    return Phi, Phi @ W * 0.2, 36
 
 
-def test_the_sim_is_the_one_that_was_chosen(walked):
-    teacher, _, V, labels, _, sim, table = walked
-    (lam,) = table.index[table.chosen]
-    best = table.accuracy.max()
-    error = math.sqrt(best * (1 - best) / 300)
-    assert lam == max(k for k in LAMBDAS if table.accuracy[k] >= best - error)
-    assert sim.lambda_z == sim.lambda_y == lam and lam > min(LAMBDAS)
-    assert sim.evaluate(batches_of(V, labels)) == table.accuracy[lam]
-    assert sim.result.fidelity == table.fidelity[lam]
-    assert sim.fidelity(batches_of(V)) < 1  # it knows its teacher
+def last(p):
+    *_, W = follow(p)
+    return p.project(W)
 
 
-def test_without_targets_the_fidelity_chooses_and_a_tolerance_is_taken():
-    teacher, U = random_teacher(2), draw(1, 300, 6)
-    sim = bare(refit=True)
-    table = sim.path(SOLVER, teacher, batches_of(U), 4, within=0.05)
-    assert "accuracy" not in table and len(table) == 4
-    ratios = table.index[:-1] / table.index[1:]
-    assert ratios.to_numpy() == pytest.approx([10, 10, 10])
-    good = table.fidelity >= table.fidelity.max() - 0.05
-    assert table.index[table.chosen][0] == table.index[good].max()
-    with torch.no_grad():
-        assert "r2" in bare().path(SOLVER, teacher, batches_of(U), [1.0],
-                                   val_loader=batches_of(U, teacher(U)))
+@pytest.mark.parametrize(("m", "d"), [(60, 20), (15, 40)])
+def test_the_path_ends_where_that_of_scikit_learn_does(m, d):
+    Phi, T = data(1, m=m, d=d, k=5)
+    Phi = Phi + 2 * Phi[:, :1]
+    W = last(problem(Phi, T, lam=0.3)).numpy()
+    for w, t in zip(W, T.T, strict=True):
+        _, _, path = lars_path_gram(Phi.T @ t, Phi.T @ Phi, n_samples=1, alpha_min=0.3,
+                                    method="lasso")
+        np.testing.assert_allclose(w, path[:, -1], atol=1e-8)
+        assert ((w != 0) == (path[:, -1] != 0)).all()
 
 
-def test_the_first_lambda_of_a_number_of_them_is_just_below_the_empty_model():
-    teacher, U = random_teacher(2), draw(1, 300, 6)
-    for how in ("standard", "uniform"):
-        sim = bare(weigh=how)
-        (first,) = sim.path(SOLVER, teacher, batches_of(U), 1).index
-        counts = sim.path(SOLVER, teacher, batches_of(U), [10 * first, first]).nonzeros
-        assert counts.iloc[0] == 0 < counts.iloc[1]
+@pytest.mark.parametrize("name", CASES)
+def test_what_rounding_leaves_of_the_path_on_degenerate_data_the_finish_puts_right(name):
+    Phi, T, options = CASES[name]
+    if "weights" in options:
+        options = {**options, "weights": mat(options["weights"])}
+    p = problem(Phi, T, **options)
+    *_, W = follow(p)
+    size = torch.maximum(p.objective(p.project(W)), p.scale).clamp(min=1e-300)
+    assert (p.objective(p.project(W)) <= p.objective(p.zeros()) + 1e-9 * size).all()
+    for _, W in zip(range(5), finish(p, W, 1e-8), strict=False):  # noqa: B007
+        pass
+    W = p.project(W)
+    assert float((p.gap(W) / torch.maximum(p.objective(W), p.scale).clamp(min=1e-300)).amax()) < 1e-6
 
 
-def scores(*values, error=0.02):
-    return [Score("fidelity", value, error, 100) for value in values]
+@pytest.mark.parametrize("lam", [1.0, 1e-3, 1e-5])
+def test_columns_that_are_functions_of_each_other_are_no_obstacle(lam):
+    Phi, T, ball = dependent()
+    p = problem(Phi, T, lam=lam, kappa=0.9, ball=ball)
+    found = ADMMSolver(**QUIET).solve(p)
+    assert found.status is SolveStatus.SOLVED and found.stats.worst_gap <= 1e-6
+    W = found.W.numpy()
+    assert (gaps(Phi, T, W, lam, 0.9, ball) < 1e-4).all()  # multiples on a grid: a rough bound
+    best = CVXSolver(**QUIET).solve(p).stats.objective
+    torch.testing.assert_close(found.stats.objective, best, rtol=3e-6, atol=3e-6 * float(p.scale.max()))
+    assert (np.count_nonzero(W, axis=1) <= np.linalg.matrix_rank(Phi) + 1).all()  # a vertex
 
 
-@pytest.mark.parametrize(("found", "within", "at"), [
-    (scores(0.1, 0.5, 0.89, 0.9, 0.905), None, 2),
-    (scores(0.1, 0.5, 0.89, 0.9, 0.905), 0.0, 4),
-    (scores(0.1, 0.5, 0.89, 0.9, 0.905), 0.5, 1),
-    (scores(0.9, 0.5, 0.2), None, 0),
-    (scores(math.nan, -math.inf, 0.3), None, 2),
-    (scores(math.nan, math.nan), None, 1),
-    (scores(0.5), None, 0),
-])
-def test_the_largest_lambda_within_one_standard_error_is_chosen(found, within, at):
-    assert choose(found, within) == at
+def test_each_row_has_its_own_weights_and_radius():
+    Phi, T = data(3, m=12, d=20, k=3)
+    lam, kappa = np.array([0.01, 0.1, 1.0]), np.array([0.2, 3.0, 0.0])
+    weights = 1 + np.random.default_rng(0).random((3, 20))
+    p = problem(Phi, T, lam=mat(lam),
+                kappa=mat(kappa), ball=8,
+                weights=mat(weights))
+    W = last(p).numpy()
+    assert (np.abs(W[:, :8]).sum(axis=1) <= kappa).all() and (W[2, :8] == 0).all()
+    for i in range(3):
+        row = gaps(Phi, T[:, i:i + 1], W[i:i + 1], lam[i] * weights[i], kappa[i], 8)
+        assert row[0] < 1e-3
+    best = torch.stack([CVXSolver(**QUIET).solve(p.rows(slice(i, i + 1))).stats.objective[0]
+                        for i in range(3)])
+    torch.testing.assert_close(p.objective(mat(W)), best, rtol=1e-6,
+                               atol=1e-7)
 
 
-def test_powers_of_ten():
-    assert powers_of_ten(437.0, 3) == [100.0, 10.0, 1.0] and powers_of_ten(0.0, 1) == [1.0]
-    assert powers_of_ten(0.02, 2) == pytest.approx([0.01, 0.001])
-
-
-@pytest.mark.parametrize(("options", "lambdas", "said"), [
-    ({"exact": True}, [1.0], "a path goes along λ, and exact=True uses none"),
-    ({}, [], "needs a λ"), ({}, [1.0, 0.0], "λ must be > 0"), ({}, [-1.0], "λ must be > 0"),
-    ({}, 0, "lambdas must be at least 1"),
-])
-def test_what_is_no_path_is_refused(options, lambdas, said):
-    with pytest.raises(ValueError, match=said):
-        bare(**options).path(SOLVER, random_teacher(1), [draw(0, 30, 6)], lambdas)
+@pytest.mark.parametrize("solver", [ADMMSolver(**QUIET), ADMMSolver(splitting_steps=0, **QUIET)])
+def test_solved_means_every_row_however_small(solver):
+    Phi, T = data(2, m=40, d=12, k=4)
+    sizes = np.array([1.0, 1e-5, 1.0, 1e-3])
+    p = problem(Phi, T * sizes, lam=mat(0.5 * sizes), kappa=0.9, ball=7)
+    found = solver.solve(p)
+    size = torch.maximum(found.stats.objective, p.scale)
+    assert found.status is SolveStatus.SOLVED
+    assert float((found.stats.gap / size).max()) == pytest.approx(found.stats.worst_gap)
+    assert found.stats.worst_gap <= 1e-6 and "worst row" in repr(found)
+    one = ADMMSolver(max_steps=10, check_every=1, tol=1e-12, **QUIET).solve(p)
+    if one.stats.worst_gap > 1e-12:
+        assert one.status is not SolveStatus.SOLVED

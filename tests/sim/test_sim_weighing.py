@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from sim_cases import problem
 from sim_students import batches_of, random_teacher, taught_sim
 
-from idl_lab.sim.solvers import ADMMSolver
+from idl_lab.sim.problem import state_matching
+from idl_lab.sim.solvers import ADMMSolver, CVXSolver
+from idl_lab.sim.states import gram_statistics
 from idl_lab.sim.weighing import on_support, sizes, weighted
 
 pytestmark = pytest.mark.filterwarnings("ignore:the student is poor")
@@ -117,3 +119,34 @@ def test_a_lambda_means_the_same_for_every_layer():
         fidelity[how] = sim.fidelity(batches_of(draw(2, 500, 6)))
     assert fits["uniform"][0] < 0.7 and min(fits["standard"]) > 0.99
     assert fidelity["uniform"] < 0.9 and fidelity["standard"] > 0.99
+
+
+def test_a_row_that_is_a_small_number_is_solved_too():
+    """Targets of sizes 1 … 1e-7: the sum of the gaps knows the first alone."""
+    teacher, U = random_teacher(2), draw(1, 300, 6)
+    small = 10.0 ** torch.linspace(0, -7, 5).double()
+    teacher[2].weight.data *= small[:, None]
+    teacher[2].bias.data *= small
+    teacher[4].weight.data /= small
+    sim = taught_sim(teacher, U, rescale=False, weigh="uniform", lambda_z=1e-8, lambda_y=1e-8)
+    assert sim.result.stats["worst_gap"]["state"] < 1e-2
+    with torch.no_grad():
+        hidden = teacher[1](teacher[0](U))
+        last = teacher[2](hidden)
+        states = torch.cat([teacher[3](last), hidden, U, torch.ones(300, 1)], dim=1)
+    result = sim.result
+    W = torch.cat([result.A, result.B, result.state_bias[:, None]], dim=1)[:5]
+    missed = (states @ W.T - last).norm(dim=0) / (last - last.mean(0)).norm(dim=0)
+    problem = state_matching(gram_statistics(teacher, [U], progress=False), 0.99, 1e-8)
+    best = CVXSolver(progress=False).solve(problem.rows(torch.arange(5))).W
+    wanted = (states @ best.T - last).norm(dim=0) / (last - last.mean(0)).norm(dim=0)
+    assert (missed <= wanted + 1e-2).all()
+
+
+def test_exact_matching_of_a_deep_teacher_that_is_itself_a_match():
+    """No warning: of no row is there more than a ten-thousandth missed."""
+    teacher, U = random_teacher(8), draw(1, 250, 6)
+    sim = taught_sim(teacher, U, exact=True)
+    assert min(sim.result.stats["fit"].values()) > 1 - 1e-6
+    assert sim.result.stats["inf_norm"] <= 0.99
+    assert sim.fidelity(batches_of(draw(2, 400, 6))) > 0.999

@@ -15,6 +15,7 @@ from idl_lab.sim.duality import ROUNDINGS
 from idl_lab.sim.problem import Problem
 
 PATIENCE = 100  # steps without progress after which a row is given up
+FINEST, BRIEF = 0.01, 5  # of tol: sought by rows below tol for as long as the next few steps help
 PROGRESS = 0.99  # a gap below this part of the row's best one is progress
 CIRCLE = 25  # steps without progress after which a row starts afresh from where it is
 ENTERING = 0.3  # columns that pull at least this much of the strongest pull enter together
@@ -216,7 +217,7 @@ def finish(problem: Problem, W: Tensor, tol: float, patience: int = PATIENCE
     W : Tensor, shape (k, d)
         The start.
     tol : float
-        Relative gap of a row below which it is done.
+        Relative gap of a row that is enough; it goes on to a hundredth of it while that is quick.
     patience : int
         Steps without progress after which a row is given up.
 
@@ -240,7 +241,8 @@ def finish(problem: Problem, W: Tensor, tol: float, patience: int = PATIENCE
         age[open_] = torch.where(gap < PROGRESS * best[open_], 0, age[open_] + 1)
         best[open_] = torch.minimum(gap, best[open_])
         active.restart(open_[age[open_] % CIRCLE == CIRCLE - 1])
-        done = gap <= tol * torch.maximum(part.objective(W), part.scale)
+        size = torch.maximum(part.objective(W), part.scale)
+        done = (gap <= FINEST * tol * size) | ((gap <= tol * size) & (age[open_] >= BRIEF))
         late = ~done & (age[open_] >= patience)
         given_up = torch.cat([given_up, open_[late]])
         open_ = open_[~done & ~late]

@@ -1,4 +1,4 @@
-"""ADMM on all rows at once, with an exact finish."""
+"""ADMM on all rows at once, with an exact finish; where columns depend on each other, the path."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from idl_lab.sim.solvers.active_set import finish
 from idl_lab.sim.solvers.base import BaseSolver
 from idl_lab.sim.solvers.path import follow
 
-FINISH = 0.01  # of tol: rows solved to it one by one leave the whole below tol
 PATIENCE = 20  # steps of the finish without progress after which a row follows its path instead
 # Eigenvalues of Q below this part of its largest are rounding. A rank below the number of columns
 # leaves a support that ADMM finds too large to be one of an optimum, and the path finds it as soon;
@@ -40,6 +39,11 @@ class ADMMSolver(BaseSolver):
     residuals. ADMM finds the zeros soon and the last digits late, so `splitting_steps` of it
     start a primal active-set method, whose answers are exact.
 
+    Where columns are nearly functions of each other ADMM finds supports that are singular, and
+    the active set loses itself in them. Rows in which it makes no progress follow their exact path
+    instead, from a λ at which they are zero to their own; so do all rows, without ADMM, where Q
+    has a rank below its size and below 512. The active set then has the last word again.
+
     Parameters
     ----------
     tol, max_steps, check_every, seconds, device, progress
@@ -57,6 +61,7 @@ class ADMMSolver(BaseSolver):
     References
     ----------
     Boyd, Parikh, Chu, Peleato, Eckstein, Found. Trends Mach. Learn. 3(1), 2011, sections 3.4, 6.4.
+    Efron, Hastie, Johnstone, Tibshirani, Least Angle Regression, Ann. Stat. 32(2), 2004.
     """
 
     relaxation: float = 1.6
@@ -68,7 +73,7 @@ class ADMMSolver(BaseSolver):
         validation.integer("splitting_steps", self.splitting_steps, at_least=0)
 
     def iterates(self, problem: Problem, start: Tensor | None = None) -> Iterator[Tensor]:
-        """The feasible half z of each ADMM step, then the points of the finish.
+        """The feasible half z of each ADMM step, points of the finish, points on the path.
 
         Parameters
         ----------
@@ -77,17 +82,17 @@ class ADMMSolver(BaseSolver):
         start : Tensor, shape (k, d), optional
             A first guess of the answer.
         """
-        tol, W = FINISH * self.tol, problem.zeros() if start is None else problem.project(start)
+        W = problem.zeros() if start is None else problem.project(start)
         rows = torch.arange(len(W), device=W.device)
         if not _thin(problem):
             splitting = self._splitting(problem, W)
             for _, W in zip(range(self.splitting_steps), splitting, strict=False):
                 yield W
-            W, rows = yield from finish(problem, W, tol, PATIENCE)
+            W, rows = yield from finish(problem, W, self.tol, PATIENCE)
         if len(rows):
             for part in follow(problem.rows(rows)):
                 yield (W := W.index_copy(0, rows, part))
-            yield from finish(problem, W, tol)
+            yield from finish(problem, W, self.tol)
 
     def _splitting(self, problem: Problem, Z: Tensor) -> Iterator[Tensor]:
         values, vectors = problem.spectrum

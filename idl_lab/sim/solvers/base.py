@@ -28,7 +28,7 @@ class BaseSolver(abc.ABC):
     Parameters
     ----------
     tol : float
-        Relative duality gap at which to stop.
+        Relative duality gap of every row at which to stop.
     max_steps : int
         Iterates to draw at most.
     check_every : int
@@ -153,14 +153,14 @@ class BaseSolver(abc.ABC):
                     if late or step % self.check_every == 0 or step == self.max_steps:
                         best.see(W, step, began, bar)
                         W = None  # so that it is not tested again below
-                    if best.relative_gap <= self.tol or late or step == self.max_steps:
+                    if best.solved_to <= self.tol or late or step == self.max_steps:
                         status = SolveStatus.SECONDS if late else SolveStatus.MAX_STEPS
                         break
                 if W is not None:  # the generator ended between two tests
                     best.see(W, step, began, bar)
             except KeyboardInterrupt:
                 status = SolveStatus.CANCELLED
-        if best.relative_gap <= self.tol and status is not SolveStatus.CANCELLED:
+        if best.solved_to <= self.tol and status is not SolveStatus.CANCELLED:
             status = SolveStatus.SOLVED
         elif status is SolveStatus.ENDED and best.stationarity <= self.tol:
             status = SolveStatus.STATIONARY

@@ -20,7 +20,8 @@ REFRESH = 50  # kinks after which the inverses are computed afresh
 STILL, CIRCLE = 0.999, 100  # a row whose t falls by less in so many kinks is in a circle: it ends
 # Added to Q, whose diagonal is one, so that non-zeros which depend on each other have an inverse.
 DAMPING = 1e-12
-LOSES = 1e6  # updates of an inverse by more than this cost it digits: it is computed afresh
+CORRECTIONS = 4  # of a row at its end
+LOSES = 1e4  # updates of an inverse by more than this cost it digits: it is computed afresh
 FLAT = 1e-14  # of λ's own rate: a residual that comes nearer to its bound slower than this does not
 # Over zero it is infinite, where zero over zero is not a number; `abs` takes the sign off a zero.
 TINY = 1e-300
@@ -91,8 +92,11 @@ class Path:
         self.dropped = torch.zeros_like(self.rows), torch.full_like(self.rows, self.border)
         self._invert(torch.arange(len(self.V), device=self.V.device))
 
-    def _invert(self, rows: Tensor) -> None:
-        """H of some rows afresh, and what rounding has moved them off their line is put right."""
+    def _invert(self, rows: Tensor, last: bool = False) -> None:
+        """H of some rows afresh, and what rounding has moved them off their line is put right.
+
+        At a row's end what the damping has moved is put right too, in steps: H is damped itself.
+        """
         inside, width = self.inside[rows], self.at.shape[1]
         at = inside.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :width]
         at = torch.nn.functional.pad(at, (0, width - at.shape[1]))
@@ -114,17 +118,19 @@ class Path:
         H.baddbmm_(g[:, :, None], (-(met / bend)[:, None] * g)[:, None, :])
         H.diagonal(dim1=1, dim2=2).add_(border)
         V = self.V[rows]
-        v = V.gather(1, at) * real
-        left = self.cross[rows] - V @ self.Q - self.alpha[rows] * self.sign[rows]
-        left = (left.gather(1, at) - self.t[rows, None] * down - V[:, -1:] * press) * real
-        left = torch.where(border, (self.kappa[rows] - (press * v).sum(dim=1))[:, None], left)
-        fix = (left[:, None, :] @ H)[:, 0]
-        # In columns that nearly depend on each other the correction itself is rounding. It may not
-        # change a sign, which would lead onto another line.
-        away = (fix * sign < 0) & real
-        share = torch.where(away, (v * sign).clamp(min=0) / torch.where(away, -fix * sign, 1), 1)
-        fix = fix * share.amin(dim=1, keepdim=True).clamp(max=1)
-        V = V.scatter_add(1, at, fix * real)
+        for _ in range(CORRECTIONS if last else 1):
+            v = V.gather(1, at) * real
+            left = self.cross[rows] - V @ self.Q - self.alpha[rows] * self.sign[rows]
+            left = left + DAMPING * V if last else left
+            left = (left.gather(1, at) - self.t[rows, None] * down - V[:, -1:] * press) * real
+            left = torch.where(border, (self.kappa[rows] - (press * v).sum(dim=1))[:, None], left)
+            fix = (left[:, None, :] @ H)[:, 0]
+            # In columns that nearly depend on each other the correction itself is rounding. It may
+            # not change a sign, which would lead onto another line.
+            away = (fix * sign < 0) & real
+            share = torch.where(away, (v * sign).clamp(min=0) / torch.where(away, -fix * sign, 1),
+                                1).amin(dim=1, keepdim=True)
+            V = V.scatter_add(1, at, share.clamp(max=1) * fix * real)
         residual = self.cross[rows] - V @ self.Q
         bound = self.alpha[rows] + self.t[rows, None] * self.beta[rows] + V[:, -1:] * self.pull[rows]
         self.V[rows], self.slack[:, rows] = V, torch.stack([bound - residual, bound + residual])
@@ -168,6 +174,7 @@ class Path:
         self._change(r, done, out, slot, column, torch.where(which == 3, 1, 1 - 2 * side))
         self.age += 1
         if done.any():
+            self._invert(torch.nonzero(done)[:, 0], last=True)
             self.W[self.rows[done]] = (self.V[:, :-1] * self.unit)[done]
             self._keep(~done)
         if len(self.V) and (self.age >= REFRESH or self.real.all(dim=1).any()):
