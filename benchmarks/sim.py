@@ -237,8 +237,7 @@ def run() -> None:
         print(f"λ = {lam:g}: ADMMSolver {one.stats.seconds:.1f} s, relative gap "
               f"{one.stats.relative_gap:.1e} (to reach: 30 s); two workers "
               f"{two.stats.seconds:.1f} s, {two.history['seconds'].iloc[-1]:.1f} s of it after "
-              f"their start, {two.stats.exchanged / 1e6:.1f} MB exchanged; the same "
-              f"objective up to {apart:.0e}, W up to "
+              f"their start; the same objective up to {apart:.0e}, W up to "
               f"{float((one.W - two.W).abs().max() / one.W.abs().max()):.0e} of its largest entry")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

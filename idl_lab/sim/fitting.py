@@ -6,7 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -87,7 +87,8 @@ def look(sim: SIM, solver: BaseSolver, teacher: nn.Module, loader: Batches) -> S
     def summed(batches: Batches) -> GramStatistics:
         return accumulate(sample.watching(_states(sim, teacher, batches)))
 
-    grams = solver.gathered(summed(loader))
+    grams = solver.gathered(summed, teacher, loader)
+    sample.join(solver.everywhere(sample.kept))
     phi = sim.activation_fn
     for block in grams.blocks:
         if phi is not None and not alike(block.activation, phi, block.size):
@@ -149,7 +150,8 @@ def fit(sim: SIM, solver: BaseSolver, seen: Seen, starts: Starts = (None, None)
     if sim.regenerate_states:
         C, D, output_bias = split(A.new_zeros(grams.q, state.W.shape[1]), grams)
         student = built(sim, grams, A, B, C, D, state_bias, output_bias)
-        source = solver.gathered(_regenerated(sim, student, seen))
+        source = solver.gathered(lambda batches: _regenerated(
+            sim, student, replace(seen, loader=batches)), seen.teacher, seen.loader)
     output, start_Y = matched("output", sim, solver, output_matching(
         source, sim.lambda_y, sim.ridge), source, starts[1])
     C, D, output_bias = split(output.W, grams)

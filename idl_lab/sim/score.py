@@ -115,11 +115,20 @@ class Sample:
         for blocks, batch in batches:
             keys = torch.rand(len(batch.U), generator=self.draws, device="cpu")
             new = keys, batch.U.flatten(1).cpu(), batch.Y.flatten(1).cpu()
-            if self.kept:  # the samples with the largest keys stay
-                new = tuple(torch.cat(pair) for pair in zip(self.kept, new, strict=True))
-            top = new[0].topk(min(self.size, len(new[0]))).indices
-            self.kept = tuple(T[top] for T in new)
+            self.join([self.kept, new] if self.kept else [new])
             yield blocks, batch
+
+    def join(self, parts: Iterable[tuple[Tensor, ...]]) -> None:
+        """Keep those of several samples, this one's among them or not, with the largest keys.
+
+        Parameters
+        ----------
+        parts : iterable of tuple of Tensor
+            Of each what `kept` holds.
+        """
+        every = tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        top = every[0].topk(min(self.size, len(every[0]))).indices
+        self.kept = tuple(T[top] for T in every)
 
     def fidelity(self, model: ImplicitModel) -> Score:
         """Of the model to the outputs that were seen; NaN where none were.

@@ -8,12 +8,13 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from idl_lab import validation
+from idl_lab.sim.hooks import Batches
 from idl_lab.sim.problem import Problem
 from idl_lab.sim.solvers.incumbent import Incumbent, gap_bar
 from idl_lab.sim.solvers.result import Iterate, SolveResult, SolveStatus
@@ -87,15 +88,30 @@ class BaseSolver(abc.ABC):
         """How the result calls the solver."""
         return type(self).__name__
 
-    def gathered(self, grams: GramStatistics) -> GramStatistics:
-        """The statistics of all data, where other processes hold parts; these, here.
+    def gathered(self, summed: Callable[[Batches], GramStatistics], teacher: nn.Module,
+                 loader: Batches) -> GramStatistics:
+        """The statistics of all data, where other processes hold parts; here, of the loader's.
 
         Parameters
         ----------
-        grams : GramStatistics
-            Of the data that this process has.
+        summed : callable
+            The statistics of a loader's data.
+        teacher : torch.nn.Module
+            Whose states they are of.
+        loader : iterable of U or (U, target)
+            The data that this process has.
         """
-        return grams
+        return summed(loader)
+
+    def everywhere(self, value: Any) -> list[Any]:
+        """The values of all processes that hold data, in order; here, of this one alone.
+
+        Parameters
+        ----------
+        value : object
+            This process's.
+        """
+        return [value]
 
     @torch.no_grad()
     def solve(self, problem: Problem,

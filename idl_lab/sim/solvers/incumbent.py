@@ -119,7 +119,8 @@ class Incumbent:
             least = torch.minimum(objective, self.objective)
             objective = least if self.separable else torch.where(better, objective, self.objective)
         self.objective = objective
-        self.lower = torch.maximum(self.lower, self.problem.dual(W if U is None else U))
+        lower = self.problem.dual(W if U is None else U) if found.lower is None else found.lower
+        self.lower = torch.maximum(self.lower, lower)
         self.seen = True
         self.history.append({"step": step, "seconds": time.perf_counter() - start,
                              "objective": float(self.objective.sum()),

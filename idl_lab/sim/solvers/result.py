@@ -45,12 +45,16 @@ class Iterate(NamedTuple):
         L and R of the columns in the ball, W = [L Rᵀ ...].
     stationarity : float, optional
         By what part of itself the objective can still fall to first order, at most.
+    lower : Tensor, shape (k,), optional
+        Lower bounds of the rows' optima that the solver has found itself, in place of
+        `Problem.dual`.
     """
 
     W: Tensor
     U: Tensor | None = None
     factors: LowRank | None = None
     stationarity: float | None = None
+    lower: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,6 @@ class SolveStats:
         From the start of the solve to its end.
     solver : str
         Its name and, where others do its work, theirs.
-    exchanged : int
-        Bytes that went between processes.
     stationarity : float, optional
         Of a solver whose problem is not convex: that of `Iterate`.
     worst_gap : float
@@ -90,7 +92,6 @@ class SolveStats:
     steps: int
     seconds: float
     solver: str
-    exchanged: int = 0
     stationarity: float | None = None
     worst_gap: float = math.inf
 
