@@ -193,10 +193,11 @@ def random_teacher(seed: int = 0, *, sizes: Sequence[int] = (10, 40, 30, 2), sam
         definition.
     """
     draws = torch.Generator("cpu").manual_seed(validation.integer("seed", seed, at_least=0))
-    validation.integer("samples", samples)
+    for count in (samples, *sizes):
+        validation.integer("samples and sizes", count)
     parts: list[nn.Module] = []
     for p, q in zip(sizes[:-1], sizes[1:], strict=True):
-        layer = nn.Linear(validation.integer("a size", p), q, bias=False, device="cpu")
+        layer = nn.Linear(p, q, bias=False, device="cpu")
         nn.init.normal_(layer.weight, std=(2 / p) ** 0.5, generator=draws)
         parts += [layer, activation()]
     teacher = nn.Sequential(*parts[:-1]).eval()

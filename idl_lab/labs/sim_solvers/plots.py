@@ -187,7 +187,7 @@ def draw_patterns(matrices: Mapping[str, Tensor], n: int) -> Figure:
     return axes[0].figure
 
 
-PICTURES = {"fidelity": "Fidelity on fresh inputs", "accuracy": "Accuracy on fresh inputs",
+PICTURES = {"fidelity": "Fidelity to the teacher", "accuracy": "Accuracy on samples set apart",
             "nonzeros": "Non-zero entries of A, B, C, D", "gap": "Relative duality gap"}
 
 
@@ -201,8 +201,8 @@ def draw_path(paths: Mapping[str, pd.DataFrame], way: str, lam: float, teacher: 
     Parameters
     ----------
     paths : mapping of str to pandas.DataFrame
-        How the weights were found, and the table of each; at most six. By λ (the index): fidelity,
-        accuracy, nonzeros, gap, and chosen, true in one row.
+        How the weights were found, and the table of `SIM.path` with a val_loader of class labels;
+        at most six.
     way : str
         The path that is looked at.
     lam : float
@@ -227,17 +227,17 @@ def draw_path(paths: Mapping[str, pd.DataFrame], way: str, lam: float, teacher: 
         bottom=0.15, top=0.855, wspace=0.2, hspace=0.5), strict=True))
     table, every = paths[way], pd.concat(list(paths.values()))
     here, chosen = table.loc[lam], table.index[table["chosen"].to_numpy(bool)][0]
+    xlim = every.index.min() / 2, every.index.max() * 2
     for name, ax in axes.items():
         values = {key: _shown(name, path[name]) for key, path in paths.items()}
         low, high = _limits(name, np.concatenate(list(values.values())), teacher)
         scale = {"yscale": "log"} if name in ("fidelity", "gap") else {}
-        if frame(ax, xscale="log", xlim=(every.index.min() / 2, every.index.max() * 2),
-                 ylim=(low, high), **scale):
+        if frame(ax, xscale="log", xlim=xlim, ylim=(low, high), **scale):
             _dress(name, ax)
         line(ax, "chosen", [chosen, chosen], [low, high], "--", color=INK, linewidth=0.9,
              label="chosen λ")
         if name == "accuracy":
-            line(ax, "teacher", [0, 1e300], [teacher, teacher], ":", color=INK, linewidth=1.2,
+            line(ax, "teacher", xlim, [teacher, teacher], ":", color=INK, linewidth=1.2,
                  label="teacher")
         for k, (key, path) in enumerate(paths.items()):
             line(ax, key, path.index.to_numpy(float), values[key], "so^vDP"[k] + "-",
@@ -250,8 +250,8 @@ def draw_path(paths: Mapping[str, pd.DataFrame], way: str, lam: float, teacher: 
         first.figure.legend(*first.get_legend_handles_labels(), loc="lower center", ncols=6)
     words(axes["fidelity"], "verdict", -0.13, 1.25,
           f"λ = {lam:.3g}, {way}: fidelity {here['fidelity']:.5f}, accuracy "
-          f"{100 * here['accuracy']:.1f} %, {here['nonzeros']:.0f} non-zeros, gap "
-          f"{here['gap']:.0e}; chosen λ = {chosen:.3g}", fontsize=10, weight="bold")
+          f"{100 * here['accuracy']:.1f} %, {here['nonzeros']:.0f} non-zeros. Chosen: λ = "
+          f"{chosen:.3g}", fontsize=10, weight="bold")
     return axes["fidelity"].figure
 
 
@@ -278,7 +278,7 @@ def _shown(name: str, values: pd.Series) -> np.ndarray:
 
 
 def _limits(name: str, values: np.ndarray, teacher: float) -> tuple[float, float]:
-    values = values[np.isfinite(values)]
+    values = values[np.isfinite(values)] if np.isfinite(values).any() else np.ones(1)
     if name in ("fidelity", "gap"):  # whole decades, so that the frame stands while λ moves
         low, high = (10.0 ** end for end in (np.floor(np.log10(values.min()) - 0.2),
                                              np.ceil(np.log10(values.max()) + 0.2)))

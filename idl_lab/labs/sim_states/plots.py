@@ -214,8 +214,8 @@ def draw_answers(answers: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
     """
     if not answers:
         raise ValueError("answers must hold at least one student, got none.")
-    axes = canvas.row(None, len(answers), 2.1 * len(answers), 2.5, left=0.16 / len(answers),
-                      right=0.995, bottom=0.19, top=0.88, wspace=0.24)
+    axes = canvas.row(None, len(answers), 2.1 * len(answers), 2.5, left=0.3 / len(answers),
+                      right=0.99, bottom=0.19, top=0.88, wspace=0.24)
     for ax, (name, pair) in zip(axes, answers.items(), strict=True):
         wanted, given = (array(name, T, 2) for T in pair)
         if wanted.shape != given.shape:
