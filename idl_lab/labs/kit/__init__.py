@@ -9,6 +9,7 @@ from idl_lab.labs.kit.problems import (
     change_units,
     digits_teacher,
     random_matrix,
+    random_teacher,
     solve_quietly,
     whole,
 )
@@ -16,7 +17,8 @@ from idl_lab.labs.kit.record import record
 
 __all__ = [
     "Example", "Exercise", "Panel", "change_units", "digits_teacher", "draw_history",
-    "draw_rescaled_rows", "draw_residuals", "random_matrix", "record", "solve_quietly", "whole",
+    "draw_rescaled_rows", "draw_residuals", "random_matrix", "random_teacher", "record",
+    "solve_quietly", "whole",
 ]
 
 # Of float32 a GPU's TF32 keeps ten bits in products and convolutions: numbers that a lab shows to
