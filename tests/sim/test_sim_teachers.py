@@ -142,6 +142,7 @@ def test_matrices_from_unit_vectors_give_the_teachers_states(name):
     assert (block_of[rows] < block_of[columns]).all()
 
 
+@pytest.mark.filterwarnings("ignore:state matching stopped early")
 def test_a_teacher_that_is_another_function_of_unit_vectors_is_not_read():
     teacher = made(lambda: Whole(lambda net, x: net.net(x.clamp(min=20))))
     grams = gram_statistics(teacher, [30 + draw(4, 60, 10)], progress=False)
