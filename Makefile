@@ -1,6 +1,6 @@
 # Needs make and Python >= 3.11; every target makes or refreshes .venv first where it must.
 # `make run ARGS="02 -p kappa 0.5"` passes arguments on, `make run PYTHON=...` names a Python.
-.PHONY: help venv run test fast lab notebooks figures bench hooks clean
+.PHONY: help venv run test fast lab notebooks figures bench gpu-check hooks clean
 .DEFAULT_GOAL := help
 
 BIN     := .venv/bin
@@ -9,7 +9,8 @@ PIP     := $(BIN)/python -m pip --disable-pip-version-check
 PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
 # Only make bench installs them, without the commercial solver, the CUDA and the old numpy that they
 # ask for.
-PEERS   := torchidl==0.0.4 torchdeq==0.1.0 silva-networks==1.2.2
+PEERS   := torchidl==0.0.4 torchdeq==0.1.0 silva-networks==1.2.2 celer==0.7.4 skglm==0.5 \
+           numba==0.68.1 llvmlite==0.50.0
 # A file stays in one process, and the files go out in the order given: no long one comes last.
 JOBS    := -n 2 --dist loadfile --no-loadscope-reorder
 PROBE   := $(shell grep -m1 '^[a-z].*==' requirements.txt)
@@ -22,6 +23,7 @@ help:
 	@echo "make notebooks  execute the labs and save them; T=notebooks/02_*.ipynb for one"
 	@echo "make figures    redraw the committed gallery figures/"
 	@echo "make bench      time this project beside its peers (some minutes)"
+	@echo "make gpu-check  on a machine with a GPU: its tests, every lab, a training step"
 	@echo "make hooks      ruff and types before each commit, notebook diffs as text"
 	@echo "make venv       make the environment .venv alone"
 	@echo "make clean      remove .venv and caches; runs/ stays"
@@ -83,6 +85,11 @@ figures: $(READY)
 bench: $(READY)
 	@$(PIP) install --quiet --no-deps $(PEERS)
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+# torchidl, beside which the step is timed, is left out where it cannot be had.
+gpu-check: $(READY)
+	@$(PIP) install --quiet --no-deps $(firstword $(PEERS)) || true
+	@$(BIN)/python -m benchmarks.gpu_check $(ARGS)
 
 hooks: $(READY)
 	@$(BIN)/pre-commit install

@@ -1,8 +1,9 @@
-"""``python -m benchmarks``: both parts, or the one that is named."""
+"""``python -m benchmarks``: all parts, or those that are named."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import warnings
 from pathlib import Path
@@ -10,29 +11,40 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from benchmarks import contestants, report, sim
+from benchmarks import contestants, real, report, sim, sim_report
 
 FOLDER = Path(__file__).parents[1] / "figures"
+PARTS = {"steps": "training steps beside the peers'",
+         "sim": "SIM's solvers beside torchidl's",
+         "real": "SIM on features of real size, beside lasso packages",
+         "pruning": "SIM beside layer-wise reconstruction",
+         "large": "SIM's largest problem, on the GPU too where there is one"}
+PEERS = {"steps": ("torchidl", "torchdeq", "silva_networks"), "sim": ("torchidl",),
+         "real": ("celer", "skglm"), "pruning": (), "large": ()}
 
 
 def main() -> None:
     """Run the comparison; tables go to the screen, the picture into ``figures/``."""
     parser = argparse.ArgumentParser(prog="make bench", description="Compare with the peers.")
-    parser.add_argument("part", nargs="?", choices=("steps", "sim"),
-                        help="training steps alone, or SIM's solvers alone; both without")
+    parser.add_argument("parts", nargs="*", metavar="part", default=list(PARTS),
+                        help="; ".join(f"{name}: {what}" for name, what in PARTS.items())
+                        + "; all of them without")
     parser.add_argument("--seconds", type=float, default=8,
                         help="timing of each size of a training step, at least 1")
     parser.add_argument("--threads", type=int, default=os.cpu_count(),
                         help="of SIM's solvers; training steps are timed on one")
+    parser.add_argument("--limit", type=float, default=real.LIMIT,
+                        help="processor seconds of a solve of SIM, at most")
     parser.add_argument("--before", type=Path, help="another checkout of this project to time too")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the picture")
     options = parser.parse_args()
     if not options.seconds >= 1:
         parser.error(f"--seconds must be at least 1, got {options.seconds:g}.")
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"parts are {', '.join(PARTS)}, got {', '.join(sorted(unknown))}.")
     try:
-        import silva_networks  # noqa: F401
-        import torchdeq  # noqa: F401
-        import torchidl  # noqa: F401
+        for name in sorted({name for part in options.parts for name in PEERS[part]}):
+            importlib.import_module(name)
     except ImportError as error:
         parser.error(f"{error}: `make bench` installs the packages to compare with.")
     try:
@@ -44,10 +56,16 @@ def main() -> None:
     pd.set_option("display.width", 120)
     options.out.mkdir(parents=True, exist_ok=True)
     print(f"{os.cpu_count()} cores, torch {torch.__version__}\n")
-    if options.part != "sim":
+    if "steps" in options.parts:
         report.run(options.seconds, options.out, more=more)
-    if options.part != "steps":
+    if "sim" in options.parts:
         sim.run()
+    if "real" in options.parts:
+        sim_report.run_real(options.out, options.before, options.limit)
+    if "pruning" in options.parts:
+        sim_report.run_pruning(options.out)
+    if "large" in options.parts:
+        sim_report.run_large(options.limit)
 
 
 if __name__ == "__main__":

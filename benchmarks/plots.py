@@ -1,8 +1,8 @@
-"""The comparison with other packages: times of a training step, and memory."""
+"""What `make bench` measured: training steps and memory, SIM's growth, SIM beside pruning."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -67,6 +67,67 @@ def draw_bench(tables: Mapping[str, pd.DataFrame], goals: Mapping[str, float],
     ax.yaxis.tick_right()
     ax.legend(loc="upper left")
     return ax.figure
+
+
+@styled
+def draw_growth(growth: Mapping[str, Mapping]) -> Figure:
+    """Processor seconds of a solve against each size, with the fitted power.
+
+    Parameters
+    ----------
+    growth : mapping of str to mapping
+        By what varies: ``sizes``, ``seconds`` and ``exponent``.
+    """
+    axes = canvas.row(None, len(growth), 2.6 * len(growth) + 0.6, 2.8, left=0.09, right=0.98,
+                      bottom=0.17, wspace=0.12)
+    top = max(max(of["seconds"]) for of in growth.values())
+    low = min(min(of["seconds"]) for of in growth.values())
+    for ax, (name, of) in zip(axes, growth.items(), strict=True):
+        x, y = np.array(of["sizes"], dtype=float), np.array(of["seconds"])
+        middle = np.exp(np.log(y).mean()) * (x / np.exp(np.log(x).mean())) ** of["exponent"]
+        ax.plot(x, middle, "--", color=INK, linewidth=0.9,
+                label=f"power {of['exponent']:.2g}".replace("-", "−"))
+        ax.plot(x, y, "o", color=COLOURS[0])
+        ax.set(xscale="log", yscale="log", xlabel=name, ylim=(low / 2, top * 2))
+        _plain(ax.xaxis, FixedLocator(of["sizes"]))
+        _plain(ax.yaxis, LogLocator(subs=(1, 2, 5)))
+        if ax is not axes[0]:
+            ax.set_yticklabels([])
+        ax.legend(loc="upper left")
+    axes[0].set_ylabel("seconds of one core")
+    return axes[0].figure
+
+
+@styled
+def draw_pruning(tasks: Mapping[str, Mapping], methods: Sequence[str]) -> Figure:
+    """Accuracy and fidelity against the share of weights that are gone, a row a task.
+
+    Parameters
+    ----------
+    tasks : mapping of str to mapping
+        By task, method and sparsity: ``accuracy`` and ``fidelity``, each the median over seeds,
+        the lowest and the highest.
+    methods : sequence of str
+        Which are drawn.
+    """
+    wanted = [(task, figure) for task in tasks for figure in ("accuracy", "fidelity")]
+    layout = [[f"{task}: {figure}" for task, figure in wanted[k:k + 2]]
+              for k in range(0, len(wanted), 2)]
+    axes = canvas.mosaic(None, layout, 8.6, 2.7 * len(layout) + 0.4, left=0.08, right=0.7,
+                         bottom=0.1, top=0.94, wspace=0.22, hspace=0.34)
+    for ax, (task, figure) in zip(axes, wanted, strict=True):
+        for k, method in enumerate(methods):
+            rows = tasks[task][method]
+            x = np.array([100 * float(sparsity) for sparsity in rows])
+            middle, low, high = np.array([row[figure] for row in rows.values()]).T
+            ax.errorbar(x + 0.25 * (k - len(methods) / 2), middle, (middle - low, high - middle),
+                        fmt="o-" if method.startswith("SIM") else "s--", color=COLOURS[k],
+                        markersize=4, linewidth=1.2, elinewidth=0.7, label=method)
+        ax.set(title=f"{task}: {figure}", ylim=(-0.05, 1.03))
+        if task == list(tasks)[-1]:
+            ax.set_xlabel("% of the weights gone")
+    axes[1].legend(loc="upper left", bbox_to_anchor=(1.02, 1.0))
+    return axes[0].figure
 
 
 def _plain(axis: Axis, at: Locator) -> None:

@@ -18,7 +18,6 @@ from benchmarks.plots import draw_bench
 
 RESULTS = Path(__file__).with_name("results.json")
 PAGE = Path(__file__).parents[1] / "docs" / "speed.md"
-_MARKS = "<!-- measured: make bench writes this part -->", "<!-- end of the measured part -->"
 SHOWN = [work.name for work in steps.WORKS[:3]]  # in the picture
 
 
@@ -37,7 +36,7 @@ def run(seconds: float, folder: Path, results: Path = RESULTS, page: Path = PAGE
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    found: dict[str, Any] = {
+    found: dict[str, Any] = kept(results) | {
         "machine": {"cores": os.cpu_count(), "threads": 1, "torch": torch.__version__,
                     "python": platform.python_version(), "load": round(os.getloadavg()[1], 1)},
         "wanted": steps.WANTED, "works": {}}
@@ -53,7 +52,7 @@ def run(seconds: float, folder: Path, results: Path = RESULTS, page: Path = PAGE
         print(memory_line(found["memory"]), flush=True)
     finally:
         torch.set_num_threads(threads)
-    results.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    keep(found, results)
     draw(found).savefig(folder / "draw_bench.png", metadata={"Software": None})
     page.write_text(written(page.read_text(encoding="utf-8"), found), encoding="utf-8")
     print(f"\n{results.name}, {page.name}, {folder.name}/draw_bench.png")
@@ -156,10 +155,46 @@ def written(page: str, found: dict[str, Any]) -> str:
     found : dict
         What is in ``results.json``.
     """
-    before, rest = page.split(_MARKS[0])
     of = found["machine"]
     machine = (f"Measured on {of['cores']} cores with torch {of['torch']}, on one thread and by "
                f"its own clock, with {of['load']:g} processes waiting for the cores.")
     tables = [machine, *(markdown(name, work) for name, work in found["works"].items()),
               aside_table(found["asides"]), memory_line(found["memory"])]
-    return "\n\n".join([before + _MARKS[0], *tables, _MARKS[1] + rest.split(_MARKS[1])[1]])
+    return renewed(page, "make bench", "\n\n".join(tables))
+
+
+def renewed(page: str, command: str, text: str) -> str:
+    """A page with what a command writes into it renewed.
+
+    Parameters
+    ----------
+    page : str
+    command : str
+        As the page's mark names it.
+    text : str
+    """
+    mark = f"<!-- measured: {command} writes this part -->"
+    end = "<!-- end of the measured part -->"
+    before, rest = page.split(mark)
+    return "\n\n".join([before + mark, text, end + rest.split(end, 1)[1]])
+
+
+def kept(results: Path) -> dict[str, Any]:
+    """What ``results.json`` holds, nothing where it is not there yet.
+
+    Parameters
+    ----------
+    results : path
+    """
+    return json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
+
+
+def keep(found: dict[str, Any], results: Path) -> None:
+    """Write ``results.json``.
+
+    Parameters
+    ----------
+    found : dict
+    results : path
+    """
+    results.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

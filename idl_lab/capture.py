@@ -20,6 +20,9 @@ from idl_lab.fixed_point.solution import ConvergenceWarning
 from idl_lab.unwatched import Unwatched
 
 LAG = 2  # batches after which a residual is read
+# Times its tolerance that a residual may be without a warning. The first steps of every training
+# are short by a little: the weights move fast, and the solves grow with them two batches later.
+MUCH = 10
 MOST = 500  # steps of a solve in a graph: one that needs more is left to a solver that tests
 Step = Callable[..., list[Tensor]]
 Recorded = tuple[Callable[[], object], tuple[list[Tensor], Tensor | None]]
@@ -104,7 +107,8 @@ class Captured:
     Attributes
     ----------
     replayed, recorded, short : int
-        Steps that were replayed; how often one was recorded; steps seen short of a tolerance.
+        Steps that were replayed; how often one was recorded; replayed steps seen to be short of a
+        solver's tolerance.
     failure : Exception or None
         Why nothing is captured any more.
     """
@@ -120,7 +124,7 @@ class Captured:
         self._settings: list = []
         self._replay: Callable[[], object] | None = None
         self._sent: collections.deque[tuple[Tensor, Any]] = collections.deque()
-        self._worst = 0.0
+        self._far, self._worst = 0, 0.0  # of the short ones since the last report
 
     def __call__(self, U: Tensor, target: Tensor) -> list[Tensor]:
         """Take the step of one batch.
@@ -142,13 +146,8 @@ class Captured:
             return self.step(U, target)
         if self._settings != (settings := _settings(self.optimizer)):
             self._replay, self._settings = None, settings
-        if self._replay is None:
-            try:
-                self._replay, self._out = self.record(self._body)
-                self.recorded += 1
-            except RuntimeError as error:
-                self.failure = error
-                return self.step(U, target)
+        if self._replay is None and not self._record():
+            return self.step(U, target)
         self.check(target)
         for held, new in zip(self._given, (U, target), strict=True):
             held.copy_(new)
@@ -167,20 +166,30 @@ class Captured:
         return [number.clone() for number in numbers]
 
     def report(self) -> None:
-        """Warn of the steps since the last report that were short.
+        """Warn of the steps since the last report that were far from a solver's tolerance.
 
         Warns
         -----
         ConvergenceWarning
-            If there are such.
+            If a residual was more than `MUCH` times its tolerance.
         """
         self._look(0)
-        if self.short:
+        if self._far:
             steps = ", ".join(map(str, self.unwatched.steps))
-            warnings.warn(f"{self.short} captured training steps were short of a solver's "
+            warnings.warn(f"{self._far} captured training steps were short of a solver's "
                           f"tolerance, by a factor of up to {self._worst:.3g}; the solves take "
                           f"{steps} steps by now.", ConvergenceWarning, stacklevel=3)
-        self.short, self._worst = 0, 0.0
+        self._far, self._worst = 0, 0.0
+
+    def _record(self) -> bool:
+        try:
+            self._replay, self._out = self.record(self._body)
+            self.recorded += 1
+        except RuntimeError as error:
+            # The frames of its traceback would keep what was begun on the capture's stream, and
+            # torch would warn of that in every later step.
+            self.failure = error.with_traceback(None)
+        return self.failure is None
 
     def _body(self) -> tuple[list[Tensor], Tensor | None]:
         with self.unwatched.pass_through():
@@ -208,6 +217,7 @@ class Captured:
             worst = host.tolist()
             if found := {k for k, w in enumerate(worst) if not w <= 1}:
                 self.short += 1
+                self._far += not all(worst[k] <= MUCH for k in found)  # NaN is far too
                 self._worst = max(self._worst, *(worst[k] for k in found))
                 short |= found
         if short:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -123,6 +124,22 @@ def wide(T: torch.Tensor) -> torch.Tensor:
     T : Tensor
     """
     return T.to(torch.promote_types(T.dtype, torch.float32))
+
+
+def clock(device: torch.device) -> float:
+    """`time.perf_counter()`, in seconds, when a device has done all that it was asked for.
+
+    A GPU's host goes on while the device computes: without this it would time its own calls.
+
+    Parameters
+    ----------
+    device : torch.device
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+    return time.perf_counter()
 
 
 def refuse_traced() -> None:

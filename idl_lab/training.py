@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -112,7 +111,8 @@ def fit(model: nn.Module, train_loader: Batches, val_loader: Batches | None = No
     capture : {"auto"}, optional
         Take the steps from a CUDA graph where the model is on such a device and its step can be
         captured: no Python runs in a step then, not even a hook's, so a model with hooks is left
-        out. ``.attrs["captured"]`` says how many steps were.
+        out. ``.attrs["captured"]`` says how many steps were, ``.attrs["short"]`` how many of
+        these were seen to be short of a solver's tolerance; far ones are warned of.
     progress : bool
         Show a bar, in a notebook or on a terminal; a log file gets none.
 
@@ -157,17 +157,18 @@ def fit(model: nn.Module, train_loader: Batches, val_loader: Batches | None = No
 
     def table() -> pd.DataFrame:
         found = frame(rows, columns=columns).set_index("epoch")
-        found.attrs |= {"status": status, "captured": getattr(take, "replayed", 0)}
+        found.attrs |= {"status": status, "captured": getattr(take, "replayed", 0),
+                        "short": getattr(take, "short", 0)}
         return found
 
     try:
         with progress_bar(total=epochs, desc="training", unit="epoch", progress=progress) as bar:
             for epoch in range(1, epochs + 1):
-                start = time.perf_counter()
+                start = extras.clock(device)
                 row = {"epoch": epoch, **_epoch(step, take, train_loader, device)}
                 if val_loader is not None:
                     row["val_metric"] = _evaluate(model, device, "val_loader", val_loader, metric)
-                row["seconds"] = time.perf_counter() - start
+                row["seconds"] = extras.clock(device) - start
                 last = _Kept(step, epoch)
                 if patience is not None and row["val_metric"] > best_metric:
                     best, best_metric = last, row["val_metric"]

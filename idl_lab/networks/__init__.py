@@ -1,6 +1,6 @@
 """Read an explicit network off: the matrices of the implicit model that computes the same.
 
-torch.fx records what the network does with its input. Every tensor on the way is an affine
+What the network does with one batch is recorded as a graph. Every tensor on the way is an affine
 function Σ_k M_k x_k + M_u u + b of the input u and of the states x_k, with sparse M; a linear
 operation multiplies these matrices, and an activation ends the expression: its argument is the
 row (A, B, bias) of a new block of states. With the last block first, A is strictly upper
@@ -10,23 +10,22 @@ What each operation does to the matrices is in `affine.py`.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import fx, nn
+from torch import nn
 
 from idl_lab import validation
 from idl_lab.extras import full_precision
-from idl_lab.networks.blocks import Block, Network, blockwise
+from idl_lab.networks.blocks import Block, Network, blockwise, prelu_for
 from idl_lab.networks.patterns import Pattern, from_scipy
-from idl_lab.networks.reader import Reader
+from idl_lab.networks.reader import SAMPLES, Reader
 from idl_lab.networks.recording import (
     OneInput,
     check_numbers,
     check_signature,
+    first_layer,
     left_as_found,
     record,
     run,
@@ -35,7 +34,7 @@ from idl_lab.networks.tables import READABLE
 from idl_lab.operators import uniform_
 
 __all__ = ["Block", "Network", "Pattern", "READABLE", "as_matrices", "blockwise",
-           "from_scipy", "redraw"]
+           "from_scipy", "prelu_for", "redraw"]
 
 
 def as_matrices(net: nn.Module, input_shape: Sequence[int] | None = None) -> Network:
@@ -60,7 +59,7 @@ def as_matrices(net: nn.Module, input_shape: Sequence[int] | None = None) -> Net
     ValueError
         If it holds an operation that is neither affine nor a known activation, named with its
         place; if it draws random numbers, changes its own state, or gives other numbers than
-        the operations that torch.fx records; if it has no activation at all, or numbers that are
+        the operations that it calls; if it has no activation at all, or numbers that are
         not finite.
 
     References
@@ -75,15 +74,18 @@ def as_matrices(net: nn.Module, input_shape: Sequence[int] | None = None) -> Net
                 torch.empty(0, device="cpu")).detach()
     with torch.no_grad(), full_precision(like), left_as_found(net) as check_unchanged:
         root = OneInput(net)
-        graph = record(root)
-        network = Reader(root, _input_shape(root, graph, input_shape), like).interpret(graph)
+        shape = _input_shape(root, like, input_shape)
+        U = np.random.default_rng(1).standard_normal((SAMPLES, *shape))
+        network = Reader(root, shape, like).interpret(
+            *record(root, torch.as_tensor(U, dtype=like.dtype, device=like.device)))
         agree = _agree(network, root, like)
         check_unchanged()
     if not agree:
         raise ValueError(f"from_network cannot read the network: on random inputs it gives other "
-                         f"numbers than its operations do, as torch.fx records them. A hook for "
-                         f"all modules, a method that was replaced, or a state outside of its "
-                         f"parameters and buffers may be the cause. {READABLE}")
+                         f"numbers than its operations do, as they were recorded. A hook for all "
+                         f"modules, a method that was replaced, a result that depends on the size "
+                         f"of the batch, or a state outside of parameters and buffers may be the "
+                         f"cause. {READABLE}")
     return network
 
 
@@ -127,23 +129,17 @@ def redraw(net: nn.Module, generator: torch.Generator | None = None) -> nn.Modul
     return net
 
 
-def _input_shape(root: nn.Module, graph: fx.Graph, given: Sequence[int] | None) -> tuple[int, ...]:
+def _input_shape(root: nn.Module, like: torch.Tensor, given: Sequence[int] | None
+                 ) -> tuple[int, ...]:
     if given is not None:
         if isinstance(given, str) or not isinstance(given, Sequence) or not given:
             raise TypeError(f"input_shape must be sizes without the batch dimension, such as "
                             f"(1, 28, 28), got {given!r}.")
         return tuple(validation.integer("input_shape", size) for size in given)
-    for node in graph.nodes:
-        if node.op == "call_module":
-            layer = root.get_submodule(node.target)
-            if isinstance(layer, nn.Linear):
-                return (layer.in_features,)
-            if any(True for _ in layer.parameters()) and not isinstance(layer, nn.BatchNorm1d):
-                break
-        elif node.op == "call_function" and node.target is F.linear:
-            weight = node.args[1] if len(node.args) > 1 else node.kwargs["weight"]
-            if getattr(weight, "op", "") == "get_attr":
-                return (operator.attrgetter(weight.target)(root).shape[1],)
-            break
+    first = first_layer(root, like)
+    if isinstance(first, nn.Linear | nn.BatchNorm1d):
+        return (first.in_features if isinstance(first, nn.Linear) else first.num_features,)
+    if isinstance(first, torch.Tensor):
+        return (first.shape[1],)
     raise ValueError("input_shape is needed where the first layer is not Linear: give the sizes "
                      "of one input without the batch dimension, such as input_shape=(1, 28, 28).")

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from idl_lab.networks.value import BATCH, Store, Value, numbers
+from idl_lab.networks.value import Store, Value, numbers
 
 
 def _array(given: Any) -> np.ndarray:
@@ -224,6 +224,10 @@ def _div(x: Any, y: Any) -> Store:
 
 
 def _like(x: Value, given: np.ndarray) -> np.ndarray:
+    if given.ndim > len(x.shape) and len(given) == len(x.batch):  # a row for each sample
+        if (given != given[:1]).any():
+            raise ValueError("it takes another constant for each sample")
+        given = given[:1]
     return np.broadcast_to(given, (1, *x.shape)).ravel()
 
 
@@ -331,38 +335,9 @@ def nearest(x: Value, size: Any = None, scale_factor: Any = None, mode: str = "n
     return mode in ("nearest", "nearest-exact")
 
 
-def size(x: Value, dim: int | None = None) -> Any:
-    """The shape with `BATCH` for the batch, or one of its entries.
-
-    Parameters
-    ----------
-    x : Value
-    dim : int, optional
-    """
-    shape = (BATCH, *x.shape)
-    return shape if dim is None else shape[dim]
-
-
-def attribute(x: Value, name: str) -> tuple:
-    """A tensor's attribute.
-
-    Parameters
-    ----------
-    x : Value
-    name : str
-
-    Raises
-    ------
-    ValueError
-        If it is not the shape.
-    """
-    if name != "shape":
-        raise ValueError(f"of a tensor's attributes only shape is read, not {name}")
-    return size(x)
-
-
 OVERWRITING = {"add": _add, "sub": lambda x, y, alpha=1.0: _add(x, y, -alpha),
                "mul": _mul, "div": _div, "truediv": _div, "neg": lambda x: _mul(x, -1.0)}
+CASTS = ("to", "float", "double", "half", "bfloat16", "type", "type_as")
 WEIGHTED: dict[str, Callable[..., Store]] = {
     "linear": _linear, "matmul": _matmul, "batch_norm": _batch_norm, "interpolate": _interpolate,
     "sum": _reduce(lambda n: 1.0), "mean": _reduce(lambda n: 1 / n),
@@ -372,6 +347,6 @@ WEIGHTED: dict[str, Callable[..., Store]] = {
     **OVERWRITING,
     **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d"), _dropout),
     "clone": lambda x: Store(x.store.terms, x.store.bias),
-    **dict.fromkeys(("identity", "contiguous", "detach", "view", "reshape", "flatten", "unflatten",
-                     "squeeze", "unsqueeze"), lambda x, *args, **options: x.store),
+    **dict.fromkeys(("identity", *CASTS, "contiguous", "detach", "view", "reshape", "flatten",
+                     "unflatten", "squeeze", "unsqueeze"), lambda x, *args, **options: x.store),
 }

@@ -76,6 +76,20 @@ def prelu(slopes: Tensor) -> Activation:
                           _slope_of_bend, slopes) if least >= 0 else None)
 
 
+def prelu_for(weight: Tensor, shape: Sequence[int]) -> Activation:
+    """torch's PReLU on samples of a shape, whose first axis is the channels, flattened.
+
+    Parameters
+    ----------
+    weight : Tensor, shape (1,) or (channels,)
+        Of the module.
+    shape : sequence of int
+        Of one sample.
+    """
+    each = weight.detach().cpu().reshape(-1, *[1] * (len(shape) - 1))
+    return prelu(each.expand(*shape).flatten())
+
+
 def _bend(slopes: Tensor, S: Tensor) -> Tensor:
     return torch.where(S > 0, S, slopes.to(S.device, S.dtype) * S)
 
@@ -144,6 +158,14 @@ class Block:
     name: str
     size: int
     activation: Activation
+
+    @property
+    def slopes(self) -> Tensor:
+        """Each state's Lipschitz constant of φ, (size,), float64 on the CPU: PReLU's differ."""
+        phi = self.activation
+        if getattr(phi.fn, "func", None) is _bend:
+            return phi.fn.args[0].detach().cpu().double().abs().clamp(min=1.0)
+        return torch.full((self.size,), phi.slope, dtype=torch.float64, device="cpu")
 
 
 @dataclass(frozen=True)

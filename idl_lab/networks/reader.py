@@ -12,24 +12,24 @@ from typing import Any
 
 import numpy as np
 import scipy
+import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from idl_lab.activations import ACTIVATION_CALLS, Activation
-from idl_lab.networks.affine import WEIGHTED, move, nearest
-from idl_lab.networks.blocks import Block, Network, prelu
+from idl_lab.networks.affine import CASTS, WEIGHTED, move, nearest
+from idl_lab.networks.blocks import Block, Network, prelu_for
 from idl_lab.networks.tables import (
     ACTIVATIONS,
     CHECKS,
     LAYERS,
     MOVES,
-    QUERIES,
     READABLE,
     operation_name,
 )
-from idl_lab.networks.value import BATCH, INPUT, Store, Value
+from idl_lab.networks.value import INPUT, Store, Value
 
-_SAMPLES = 2  # of the batch that torch itself computes
+SAMPLES = 2  # of the batch that torch itself computes
 
 
 class Reader:
@@ -49,17 +49,19 @@ class Reader:
         self.arguments: list[Store] = []
         self.calls: Counter[str] = Counter()
 
-    def interpret(self, graph: fx.Graph) -> Network:
+    def interpret(self, graph: fx.Graph, stopped: ValueError | None = None) -> Network:
         """The network's matrices.
 
         Parameters
         ----------
         graph : torch.fx.Graph
+        stopped : ValueError, optional
+            Why the network did not come to its output.
 
         Raises
         ------
         ValueError
-            If an operation cannot be read, named with its place.
+            If an operation cannot be read, named with its place; else ``stopped``.
         """
         env: dict[fx.Node, Any] = {}
         for node in graph.nodes:
@@ -80,7 +82,7 @@ class Reader:
                     ValueError) as error:
                 raise ValueError(f"from_network cannot read {place}: {str(error).rstrip('.')}. "
                                  f"{READABLE}") from error
-        raise AssertionError("a graph ends with its output")
+        raise stopped or AssertionError("a graph ends with its output")
 
     def _place(self, node: fx.Node) -> str:
         """Where a node stands: the layer's path, or the function and the module that calls it."""
@@ -99,7 +101,7 @@ class Reader:
 
     def _evaluate(self, node: fx.Node, place: str, args: tuple, kwargs: dict) -> Any:
         if node.op == "placeholder":
-            batch = self.like.new_zeros(_SAMPLES, *self.input_shape)
+            batch = self.like.new_zeros(SAMPLES, *self.input_shape)
             return Value(batch, Store.source(INPUT, math.prod(self.input_shape)))
         if node.op == "get_attr":
             return operator.attrgetter(node.target)(self.root).detach().clone()
@@ -117,12 +119,10 @@ class Reader:
                                for key in LAYERS[_kind(layer)][1].split()}
         if "input" in kwargs:
             args = (kwargs.pop("input"), *args)
-        if name in QUERIES:
-            return QUERIES[name](*args, **kwargs)
         if name in MOVES or name == "interpolate" and nearest(*args, **kwargs):
             CHECKS.get(name, lambda *args, **kwargs: None)(*args, **kwargs)
             return self._move(given, call)
-        if len(given) > 1 and name not in ("add", "sub"):
+        if len(given) > 1 and name not in ("add", "sub", *CASTS):
             raise ValueError(f"{name} of two tensors that both depend on the input is not linear")
         x = args[0]
         if name in ACTIVATIONS:
@@ -131,6 +131,8 @@ class Reader:
         else:
             store = WEIGHTED[name](*args, **kwargs)
         value = _checked(call({v: v.batch for v in given}), store)
+        if name in CASTS and not _as_fine(value.batch, self.like):
+            raise ValueError(f"it rounds to {value.batch.dtype}, which is no linear function")
         return _overwrite(x, value) if overwrites and x in given else value
 
     def _call(self, node: fx.Node, args: tuple, kwargs: dict) -> Any:
@@ -143,7 +145,7 @@ class Reader:
                       ) -> Any:
         """What torch itself makes of tensors in the place of values."""
         def put(v: Any) -> Any:
-            return tensors[v] if isinstance(v, Value) else _SAMPLES if v is BATCH else v
+            return tensors[v] if isinstance(v, Value) else v
 
         return self._call(node, *fx.node.map_aggregate((args, kwargs), put))
 
@@ -205,20 +207,23 @@ def _activation(name: str, x: Value, args: tuple, kwargs: dict) -> tuple[Activat
     """φ of a block, and whether the call overwrites its argument."""
     if name == "prelu":
         (weight,) = (*args, *kwargs.values())
-        each = weight.reshape(-1, *[1] * (len(x.shape) - 1))
-        return prelu(each.expand(x.shape).flatten()), False
+        return prelu_for(weight, x.shape), False
     call = inspect.signature(ACTIVATION_CALLS[name]).bind(*args, **kwargs)
     return ACTIVATION_CALLS[name](*call.args, **call.kwargs), call.arguments.get("inplace", False)
 
 
 def _checked(batch: Tensor, store: Store) -> Value:
-    if batch.dim() == 0 or len(batch) != _SAMPLES:
+    if batch.dim() == 0 or len(batch) != SAMPLES:
         raise ValueError("its first dimension must stay the batch, x.size(0)")
     value = Value(batch, store)
     if value.size != store.bias.size:
         raise ValueError(f"torch gives {value.size} numbers a sample, the rule here "
                          f"{store.bias.size}")
     return value
+
+
+def _as_fine(batch: Tensor, like: Tensor) -> bool:
+    return batch.is_floating_point() and torch.finfo(batch.dtype).eps <= torch.finfo(like.dtype).eps
 
 
 def _finite(store: Store) -> bool:

@@ -26,11 +26,8 @@ MOVES = set(
     "select index_select expand repeat tile repeat_interleave unfold tril triu "
     "pixel_shuffle pixel_unshuffle channel_shuffle".split())
 CHECKS = {"getitem": affine.check_index, "roll": affine.check_roll}
-# What asks for a shape and makes no tensor.
-QUERIES: dict[str, Callable] = {"size": affine.size, "dim": lambda x: len(x.shape) + 1,
-                                "getattr": affine.attribute}
 ACTIVATIONS = {*ACTIVATION_CALLS, "prelu"}
-_NAMES = [*affine.WEIGHTED, *MOVES, *QUERIES, *ACTIVATIONS]
+_NAMES = [*affine.WEIGHTED, *MOVES, *ACTIVATIONS]
 _OVERWRITING = {f"{name}_" for name in [*affine.OVERWRITING, *ACTIVATION_CALLS]}
 
 _PADS = [getattr(nn, f"{kind}Pad{axes}d") for axes in (1, 2, 3)
@@ -63,7 +60,7 @@ LAYERS: dict[type[nn.Module], tuple[str, str]] = {
 
 def _functions() -> dict[Callable, str]:
     """torch's and Python's functions of these names; `relu_` and `iadd` overwrite."""
-    names: dict[Callable, str] = {getattr: "getattr"}
+    names: dict[Callable, str] = {}
     for name in _NAMES:
         for room in (F, torch, operator):
             # torch.batch_norm is left out: it takes its arguments in another order than the rule
@@ -85,7 +82,7 @@ def operation_name(target: str | Callable) -> tuple[str, bool]:
     Parameters
     ----------
     target : str or callable
-        Of a node that torch.fx recorded.
+        Of a node of the recorded graph.
 
     Raises
     ------

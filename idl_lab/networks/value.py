@@ -14,16 +14,6 @@ from torch import Tensor
 INPUT = -1  # as a source; the states of block k are source k, in the order of the calls
 
 
-class _Batch:
-    """The size of the batch: a shape may carry it, arithmetic with it has no meaning."""
-
-    def __repr__(self) -> str:
-        return "batch"
-
-
-BATCH = _Batch()
-
-
 @dataclass(eq=False)
 class Store:
     """Σ_k terms[k] x_k + bias; several values may share it, as tensors share memory.

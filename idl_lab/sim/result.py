@@ -1,17 +1,20 @@
-"""What SIM found: matrices, figures, notes; written down and read again without pickle."""
+"""What SIM found: matrices, figures, notes."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from idl_lab.activations import ACTIVATIONS, Activation
+from idl_lab.activations import Activation
 from idl_lab.networks import Block
 from idl_lab.operators import LowRank
 from idl_lab.sim.states import GramStatistics
+
+ROUNDING = 1e-12  # of Σ t²: what its sums may be off by
 
 
 @dataclass(frozen=True, repr=False)
@@ -27,9 +30,11 @@ class SimResult:
         How the solver ended, for "state" and for "output" matching.
     stats : dict
         The solver's own under "state" and "output", which a file does not keep; relative_gap of
-        either; samples, seconds, inf_norm (‖A‖∞), nonzeros
-        of each matrix, fit: for each block and for "output" the share of its sum of squares that
-        the matching explains, 1 where it is exact.
+        either and worst_gap, the largest of a single row; samples, seconds, inf_norm (‖A‖∞),
+        nonzeros of each matrix, fit: for each block and for "output" the R² of the matching, 1
+        where it is exact; fidelity: the R² of the student's outputs against its teacher's, on
+        fidelity_samples of the training samples, drawn evenly, with its standard error
+        fidelity_error.
     trace : dict
         The solver's history for "state" and for "output".
     blocks : tuple of Block
@@ -56,74 +61,47 @@ class SimResult:
     notes: tuple[str, ...]
     factors: LowRank | None = None
 
+    @property
+    def fidelity(self) -> float:
+        """R² of the student's outputs against its teacher's on training samples; see ``stats``."""
+        return self.stats["fidelity"]
+
     def __repr__(self) -> str:
         (n, p), q = self.B.shape, len(self.C)
         ended = "; ".join(f"{name}: {getattr(status, 'value', status)}"
                           for name, status in self.status.items())
-        return (f"SimResult(n={n}, p={p}, q={q}, ‖A‖∞ = {self.stats['inf_norm']:.4g}, non-zeros "
-                f"{self.stats['nonzeros']}; {ended})")
-
-    def plain(self) -> dict[str, Any]:
-        """Tensors, numbers and words alone, without the solver's trace: what a file takes."""
-        return vars(self) | {
-            "blocks": [[block.name, block.size, block.activation.name, sampled(block.activation)]
-                       for block in self.blocks],
-            "stats": {k: v for k, v in self.stats.items() if k not in ("state", "output")},
-            "status": {k: str(getattr(v, "value", v)) for k, v in self.status.items()},
-            "trace": {}, "factors": self.factors and [self.factors.L, self.factors.R]}
-
-    @classmethod
-    def of_plain(cls, kept: dict[str, Any], other: Activation | None) -> SimResult:
-        """The result that `plain` wrote down.
-
-        Parameters
-        ----------
-        kept : dict
-            What `plain` gave, or `torch.load` read of it.
-        other : Activation, optional
-            φ of the blocks whose activation is not one of the named ones.
-
-        Raises
-        ------
-        ValueError
-            If a block's activation is neither a named one nor ``other``, by its values.
-        """
-        blocks = []
-        for name, size, called, seen in kept["blocks"]:
-            found = [phi for phi in (ACTIVATIONS.get(called), other) if phi is not None]
-            fitting = [phi for phi in found if torch.allclose(sampled(phi), seen)]
-            if not fitting:
-                given = f"; {other.name}, which was given, is another" if other else ""
-                raise ValueError(f"the saved activation of {name}: {called} has no name that could "
-                                 f"be looked up{given}: give it as activation_fn=.")
-            blocks.append(Block(name, size, fitting[0]))
-        factors = kept["factors"] and LowRank(*kept["factors"])
-        return cls(**{**kept, "blocks": tuple(blocks), "factors": factors})
+        return (f"SimResult(n={n}, p={p}, q={q}, fidelity {self.fidelity:.4g}, ‖A‖∞ = "
+                f"{self.stats['inf_norm']:.4g}, non-zeros {self.stats['nonzeros']}; {ended})")
 
 
-def sampled(phi: Activation) -> Tensor:
+def sampled(phi: Activation, size: int) -> Tensor:
     """φ on a grid, by which one activation is told from another.
 
     Parameters
     ----------
     phi : Activation
+    size : int
+        How many states it is for: they may differ, as those of a PReLU do.
 
     Returns
     -------
-    Tensor, shape (161,)
-        φ(−8), φ(−7.9), …, φ(8): float64 on the CPU.
+    Tensor, shape (161, size)
+        φ(−8), φ(−7.9), …, φ(8) for each: float64 on the CPU.
     """
-    return phi(torch.linspace(-8, 8, 161, dtype=torch.float64, device="cpu")).detach()
+    grid = torch.linspace(-8, 8, 161, dtype=torch.float64, device="cpu")
+    return phi(grid[:, None].repeat(1, size)).detach()
 
 
-def alike(one: Activation, two: Activation) -> bool:
+def alike(one: Activation, two: Activation, size: int) -> bool:
     """Whether two activations are the same function, on the grid of `sampled`.
 
     Parameters
     ----------
     one, two : Activation
+    size : int
+        How many states.
     """
-    return one == two or torch.allclose(sampled(one), sampled(two))
+    return one == two or torch.allclose(sampled(one, size), sampled(two, size))
 
 
 def split(W: Tensor, grams: GramStatistics) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -141,8 +119,20 @@ def split(W: Tensor, grams: GramStatistics) -> tuple[Tensor, Tensor, Tensor | No
     return left, right, bias[:, 0].contiguous() if grams.ones else None
 
 
-def explained(gram: Tensor, cross: Tensor, norms: Tensor, W: Tensor) -> float:
-    """1 − ‖ΦWᵀ − T‖²/‖T‖², from the products alone; 1 where T = 0 is matched.
+def spreads(grams: GramStatistics) -> tuple[Tensor, Tensor]:
+    """Σ (z − z̄)² and Σ (y − ȳ)² of each column, (n,) and (q,).
+
+    Parameters
+    ----------
+    grams : GramStatistics
+        With the column of ones, whose products are the sums Σ z and Σ y.
+    """
+    return tuple((norms - cross[:, -1] ** 2 / grams.samples).clamp(min=0) for norms, cross in (
+        (grams.norms_Z, grams.cross_Z), (grams.norms_Y, grams.cross_Y)))
+
+
+def explained(gram: Tensor, cross: Tensor, norms: Tensor, W: Tensor, spread: Tensor) -> float:
+    """R² = 1 − ‖ΦWᵀ − T‖²/Σ (t − t̄)², from the products alone; 1 for a constant T that is matched.
 
     Parameters
     ----------
@@ -154,25 +144,13 @@ def explained(gram: Tensor, cross: Tensor, norms: Tensor, W: Tensor) -> float:
         Σ t² of each target.
     W : Tensor, shape (k, d)
         What predicts the targets from Φ.
+    spread : Tensor, shape (k,)
+        Σ (t − t̄)² of each target.
     """
     W = W.detach().cpu().double()
     residual = float((((W @ gram - 2 * cross) * W).sum() + norms.sum()).clamp(min=0))
-    total = float(norms.sum())
-    return 1 - residual / total if total > 0 else float(residual == 0)
-
-
-def explained_by_block(grams: GramStatistics, W: Tensor) -> dict[str, float]:
-    """`explained` of each block's rows of state matching.
-
-    Parameters
-    ----------
-    grams : GramStatistics
-        Those that were fitted.
-    W : Tensor, shape (n, d)
-        The answer of state matching.
-    """
-    sizes = [block.size for block in grams.blocks]
-    parts = zip(grams.cross_Z.split(sizes), grams.norms_Z.split(sizes),
-                W.detach().cpu().split(sizes), strict=True)
-    return {block.name: explained(grams.gram, *part)
-            for block, part in zip(grams.blocks, parts, strict=True)}
+    total, size = float(spread.sum()), float(norms.sum())
+    # Of a constant target the spread is rounding, and so is the residual of a match.
+    if total <= ROUNDING * size:
+        return 1.0 if residual <= ROUNDING * size else -math.inf
+    return 1 - residual / total

@@ -1,30 +1,27 @@
-"""What the processes of a group do together, through torch.distributed: add up, collect, agree.
-
-Data too large for one process is given to several, each a shard; `all_reduce` makes of the
-statistics of the shards those of all data.
-"""
+"""What the ranks of torch.distributed do together: tell each other, agree, add up statistics."""
 
 from __future__ import annotations
 
 import atexit
-import json
+import hashlib
+import itertools
 import os
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import nn
 
+from idl_lab.sim.hooks import Batches
 from idl_lab.sim.states import GramStatistics
 
+Value = TypeVar("Value")
 TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-
-
-class Lost(RuntimeError):
-    """The other ranks did not answer: one of them died, or takes longer than the timeout."""
+SUMS = ("gram", "cross_Z", "cross_Y", "norms_Z", "norms_Y")
+ALIKE = 1e-9  # relative: unlike machines add the same data up in another order
 
 
 def in_group() -> bool:
@@ -34,109 +31,125 @@ def in_group() -> bool:
     if not dist.is_initialized():
         if not all(name in os.environ for name in TORCHRUN):
             return False
-        gpu = torch.cuda.is_available() and dist.is_nccl_available()
-        dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo")
-        atexit.register(_leave)
+        dist.init_process_group("gloo")
+        atexit.register(lambda: dist.is_initialized() and dist.destroy_process_group())
     return True
 
 
-def _leave() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
 class Ranks:
-    """The ranks of the process group, for one computation; used in a ``with``.
+    """All ranks of the process group, for one computation; used in a ``with``.
 
     Parameters
     ----------
-    device : torch.device
-        Where the tensors are: cuda exchanges them by nccl, the CPU by gloo.
     timeout : float
-        Seconds that a rank waits for the others before it raises `Lost`.
+        Seconds that a rank waits for the others.
 
     Raises
     ------
-    Lost
-        From any of the exchanges, on the ranks that are left.
+    RuntimeError
+        From whatever they do together, if another rank has died or does not come.
     """
 
-    def __init__(self, device: torch.device, timeout: float) -> None:
-        self.rank, self.size, self.device = dist.get_rank(), dist.get_world_size(), device
-        self.backend = "nccl" if device.type == "cuda" else "gloo"
-        self.timeout = timeout
-        self.exchanged = 0  # bytes that went between ranks, over all of them
-        # The default group waits many minutes for a rank that died, and may have been made for
-        # another device; a group of our own has its own timeout and backend.
-        self.group = self._with_others(
-            dist.new_group, backend=self.backend, timeout=timedelta(seconds=timeout))
+    def __init__(self, timeout: float) -> None:
+        self.rank, self.size, self.timeout = dist.get_rank(), dist.get_world_size(), timeout
+        # The default group may know GPUs alone, and has a timeout of its own.
+        self.group = self.all(dist.new_group, backend="gloo", timeout=timedelta(seconds=timeout))
 
     def __enter__(self) -> Ranks:
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        # After an error it could wait for ranks that are gone, and hide that error.
-        if error is None:
+        if error is None:  # else it could wait for ranks that are gone, and hide that error
             dist.destroy_process_group(self.group)
 
-    def _with_others(self, call: Callable, *args: Any, **options: Any) -> Any:
+    def all(self, call: Callable[..., Value], *args: Any, **options: Any) -> Value:
+        """Call a function of torch.distributed that waits for all ranks.
+
+        Parameters
+        ----------
+        call : callable
+        *args, **options
+            Its own.
+
+        Raises
+        ------
+        RuntimeError
+            If it fails, as it does where another rank died or did not come.
+        """
         try:
             return call(*args, **options)
         except RuntimeError as error:
-            raise Lost(f"rank {self.rank} of {self.size} lost the others: one of them failed, or "
-                       f"did not come to the same step within {self.timeout:g} s (torch says: "
-                       f"{str(error).splitlines()[0]}).") from error
+            raise RuntimeError(
+                f"rank {self.rank} of {self.size} lost the others: one of them died, or did not "
+                f"come to the same step within {self.timeout:g} s (torch says: "
+                f"{str(error).splitlines()[0]}).") from error
 
-    def sum(self, T: Tensor) -> Tensor:
-        """The sum of all ranks' T; the same on each.
-
-        Parameters
-        ----------
-        T : Tensor
-            Of one shape on all ranks.
-        """
-        total = T.to(self.device, copy=True).contiguous()
-        self._with_others(dist.all_reduce, total, group=self.group)
-        self.exchanged += 2 * (self.size - 1) * total.nbytes
-        return total.to(T.device)
-
-    def gather(self, T: Tensor) -> Tensor:
-        """All ranks' T, stacked; their shapes must be equal.
+    def each(self, make: Callable[[], Value]) -> list[Value]:
+        """What every rank makes, in their order; where one fails, all do.
 
         Parameters
         ----------
-        T : Tensor
-            Of one shape on all ranks.
-        """
-        own = T.to(self.device).contiguous()
-        parts = [torch.empty_like(own) for _ in range(self.size)]
-        self._with_others(dist.all_gather, parts, own, group=self.group)
-        self.exchanged += self.size * (self.size - 1) * own.nbytes
-        return torch.stack(parts).to(T.device)
+        make : callable
+            What it returns is pickled.
 
-    def texts(self, text: str) -> list[str]:
-        """All ranks' texts.
+        Raises
+        ------
+        Exception
+            This rank's own; else a RuntimeError that quotes another's.
+        """
+        mine: tuple[Value | None, str] = (None, "")
+        failure = None
+        try:
+            mine = make(), ""
+        except Exception as error:
+            failure, mine = error, (None, f"{type(error).__name__}: {error}")
+        every: list[Any] = [None] * self.size
+        self.all(dist.all_gather_object, every, mine, group=self.group)
+        if failure:
+            raise failure
+        for rank, (_, wrong) in enumerate(every):
+            if wrong:
+                raise RuntimeError(f"rank {rank} of {self.size} failed with {wrong}")
+        return [value for value, _ in every]
+
+    def agree(self, make: Callable[[], dict[str, Any]], wanted: str) -> None:
+        """Refuse ranks that differ in what must be the same; floats may, by rounding.
 
         Parameters
         ----------
-        text : str
-            Of any length.
+        make : callable
+            What must be the same, by name.
+        wanted : str
+            What the message ends with.
+
+        Raises
+        ------
+        ValueError
+            On every rank, naming two of them and what differs.
         """
-        data = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
-        lengths = self.gather(torch.tensor([len(data)], device="cpu"))[:, 0].tolist()
-        padded = torch.zeros(max(lengths), dtype=torch.uint8, device="cpu")
-        padded[:len(data)] = data
-        return [bytes(row[:length].tolist()).decode()
-                for row, length in zip(self.gather(padded), lengths, strict=True)]
+        first, *others = self.each(make)
+        for rank, other in enumerate(others, 1):
+            for name, one in first.items():
+                two = other.get(name)
+                close = isinstance(one, float) and isinstance(two, float) and (
+                    abs(one - two) <= ALIKE * abs(one))
+                if not close and one != two:
+                    raise ValueError(f"rank 0 has {name} = {one} and rank {rank} has {two}, but "
+                                     f"{wanted}")
 
 
-def all_reduce(grams: GramStatistics, *, timeout: float = 300.0) -> GramStatistics:
-    """The statistics of all ranks' data, from those of each rank's shard.
+def all_reduce(summed: Callable[[Batches], GramStatistics], teacher: nn.Module, loader: Batches,
+               *, timeout: float = 1800.0) -> GramStatistics:
+    """The statistics of all ranks' data, from each rank's shard of it.
 
     Parameters
     ----------
-    grams : GramStatistics
-        Of this rank's shard, from the same teacher as on the other ranks.
+    summed : callable
+        The statistics of a loader's data.
+    teacher : torch.nn.Module
+        The same on every rank.
+    loader : iterable of U or (U, target)
+        This rank's shard. It may be empty, though not on every rank.
     timeout : float
         Seconds to wait for the other ranks.
 
@@ -148,9 +161,10 @@ def all_reduce(grams: GramStatistics, *, timeout: float = 300.0) -> GramStatisti
     Raises
     ------
     ValueError
-        If the ranks' blocks of states, sizes or units differ.
+        If the ranks' teachers differ, in their weights, blocks of states, sizes or units; if no
+        rank has data.
     RuntimeError
-        Without a process group; `Lost` if a rank does not answer.
+        Without a process group; if another rank failed, died or did not come.
 
     Notes
     -----
@@ -160,18 +174,44 @@ def all_reduce(grams: GramStatistics, *, timeout: float = 300.0) -> GramStatisti
     if not in_group():
         raise RuntimeError("all_reduce needs a process group: start this script with "
                            "`torchrun --nproc-per-node=N script.py`.")
-    with Ranks(torch.device("cpu"), timeout) as ranks:
-        plan = {"blocks": [[b.name, b.size, b.activation.name] for b in grams.blocks],
-                "p": grams.p, "q": grams.q, "ones": grams.ones,
-                "input_shape": list(grams.input_shape), "units": grams.units.tolist()}
-        for rank, text in enumerate(ranks.texts(json.dumps(plan))):
-            other = json.loads(text)
-            if odd := [name for name in plan if plan[name] != other[name]]:
-                raise ValueError(
-                    f"every rank must give the statistics of the same teacher, but rank "
-                    f"{ranks.rank} has {odd[0]} = {plan[odd[0]]} and rank {rank} has "
-                    f"{other[odd[0]]}.")
-        names = ("gram", "cross_Z", "cross_Y", "norms_Z", "norms_Y")
-        samples = ranks.sum(torch.tensor([grams.samples], device="cpu"))
-        return replace(grams, samples=int(samples),
-                       **{name: ranks.sum(getattr(grams, name)) for name in names})
+    batches, head, found = iter(loader), [], []
+
+    def is_empty() -> bool:
+        head.extend(itertools.islice(batches, 1))
+        return not head
+
+    def plan() -> dict[str, Any]:
+        found.append(grams := summed(itertools.chain(head, batches)))
+        return {"blocks": [[b.name, b.size, b.activation.name] for b in grams.blocks],
+                "units": grams.units.tolist(),
+                **{name: getattr(grams, name) for name in ("p", "q", "ones", "input_shape")}}
+
+    with Ranks(timeout) as ranks:
+        wanted = "all ranks need the same teacher: seed it, load it or broadcast it."
+        ranks.agree(lambda: {"weights of the teacher (their hash)": _hash(teacher)}, wanted)
+        empty = ranks.each(is_empty)
+        if all(empty):
+            raise ValueError("the dataloader gave no batch on any rank: there is no data.")
+        if any(empty):
+            # A rank without data looks at another's first batch, to know the shapes of what is
+            # added up, and counts it for nothing.
+            lender = empty.index(False)
+            lent = ranks.each(lambda: head if ranks.rank == lender else [])[lender]
+            head = head or lent
+        ranks.agree(plan, wanted)
+        (grams,), weight = found, float(not empty[ranks.rank])
+        sums = {name: weight * getattr(grams, name).contiguous() for name in SUMS}
+        sums["samples"] = weight * torch.tensor(grams.samples, dtype=torch.float64, device="cpu")
+        for total in sums.values():
+            ranks.all(dist.all_reduce, total, group=ranks.group)
+        return replace(grams, **{**sums, "samples": round(float(sums["samples"]))})
+
+
+def _hash(network: nn.Module) -> str:
+    """Of all parameters and buffers, and of their names."""
+    found = hashlib.sha256()
+    for name, value in itertools.chain(network.named_parameters(), network.named_buffers()):
+        found.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        data = value.detach().cpu().contiguous().reshape(-1)
+        found.update(data.view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]

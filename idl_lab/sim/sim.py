@@ -10,38 +10,28 @@ biases, Φ = [X U 1].)
 from __future__ import annotations
 
 import os
-import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from idl_lab import validation
 from idl_lab.activations import Activation, activation
-from idl_lab.constraints import shrink_rows
-from idl_lab.fixed_point import Picard
-from idl_lab.fixed_point.solution import ConvergenceWarning
-from idl_lab.model import ImplicitModel
-from idl_lab.networks import Block, blockwise
-from idl_lab.sim.hooks import Batches, States, states_by_batch
-from idl_lab.sim.problem import Problem, output_matching, state_matching
-from idl_lab.sim.result import SimResult, alike, explained, explained_by_block, split
-from idl_lab.sim.score import score
-from idl_lab.sim.solvers import BaseSolver, SolveResult, SolveStatus
-from idl_lab.sim.states import (
-    GramStatistics,
-    accumulate,
-    gram_statistics,
-    rescale,
-    teacher_as_matrices,
-)
-from idl_lab.well_posedness import inf_norm
+from idl_lab.sim import saving
+from idl_lab.sim.fitting import built, fit, look, tell_poor
+from idl_lab.sim.hooks import Batches, states_by_batch
+from idl_lab.sim.path import walk
+from idl_lab.sim.result import SimResult
+from idl_lab.sim.score import fidelity, score
+from idl_lab.sim.solvers import BaseSolver
+from idl_lab.sim.student import Student
+from idl_lab.sim.weighing import WEIGHTS
 
-BROKEN = 1e-6  # by so much ‖A‖∞ > κ is a promise broken, and not rounding
-INEXACT = 1e-4  # of the size of a target: a larger miss is no exact matching
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(eq=False)
@@ -54,11 +44,17 @@ class SIM:
         φ of the model, which must be that of every layer. None, the default, is each layer's own,
         for teachers that mix them.
     kappa : float
-        Radius κ of the ball ‖A‖∞ ≤ κ.
+        Radius κ of the ball ‖A‖∞ ≤ κ; of κ/L for the rows of an activation of slope L > 1.
     lambda_z, lambda_y : float
         ℓ₁ weights λ of state and output matching.
+    weigh : {"standard", "uniform", "adaptive"}
+        What λ multiplies: |w_ij| in the units of the root mean square of its feature and of its
+        target, so that λ means the same for every layer and in every unit; plain |w_ij|, as in
+        the paper; or the first, dearer for what least squares find small (Zou 2006).
     exact : bool
         Match exactly instead, with the smallest ℓ₁ norm: `Problem.exact`; no λ is used then.
+    refit : bool
+        Let λ choose which entries are not zero, and fit those by least squares in the ball.
     ridge : float
         Weight of the squares beside them, for an elastic net.
     rescale : bool
@@ -102,6 +98,8 @@ class SIM:
     dtype: torch.dtype = torch.float32
     layers: Sequence[str] | None = None
     progress: bool = True
+    weigh: str = "standard"
+    refit: bool = False
 
     def __post_init__(self) -> None:
         if self.activation_fn is not None:
@@ -113,20 +111,32 @@ class SIM:
             setattr(self, name, validation.real(name, getattr(self, name), at_least=0.0))
         if self.exact and self.ridge:
             raise ValueError(f"exact matching weighs no squares, got ridge={self.ridge:g}: give 0.")
+        validation.choice("weigh", self.weigh, WEIGHTS)
         validation.floating(self.dtype)
         self.device = validation.resolve_device(self.device)
-        self._model: ImplicitModel | None = None
+        self._model: Student | None = None
         self._result: SimResult | None = None
+        self._teacher: nn.Module | None = None
 
     @property
-    def model(self) -> ImplicitModel:
-        """The fitted model, in ``dtype`` on ``device``; RuntimeError before there is one."""
+    def model(self) -> Student:
+        """The fitted model, in ``dtype`` on ``device``; RuntimeError before there is one.
+
+        It can be trained on with any optimiser: see `Student`.
+        """
         return self._trained(self._model)
 
     @property
     def result(self) -> SimResult:
-        """The fitted matrices and how they were found; RuntimeError before there are any."""
-        return self._trained(self._result)
+        """The fitted matrices and how they were found; RuntimeError before there are any.
+
+        Its figures are those of the fit. Once the model has been trained on, a note says so.
+        """
+        result, moved = self._trained(self._result), self.model.moved()
+        return result if not moved else replace(result, notes=(*result.notes, (
+            f"The model has been trained on since: its entries differ by up to {moved:.1%} from "
+            f"the matrices here, to which all figures refer. sim.evaluate(loader) and "
+            f"sim.fidelity(loader) measure the model as it is.")))
 
     @staticmethod
     def _trained(value: Any) -> Any:
@@ -143,7 +153,7 @@ class SIM:
         solver : BaseSolver
             Solves both convex problems.
         model : torch.nn.Module
-            The teacher; left as it was found.
+            The teacher; left as it was found, and kept for `fidelity`.
         dataloader : iterable of U or (U, target)
             Targets are not looked at. Passed over once, twice with ``regenerate_states``.
 
@@ -157,7 +167,8 @@ class SIM:
         ConvergenceWarning
             If a solve ended before its gap was small.
         UserWarning
-            If the bound on A may cost accuracy; `SimResult.notes` say the same.
+            If the student explains less than 99 % of its teacher's outputs, with the likely cause;
+            if an exact matching misses.
 
         Raises
         ------
@@ -168,44 +179,50 @@ class SIM:
         RuntimeError
             If a solver that promises ‖A‖∞ ≤ κ breaks it.
         """
-        if not isinstance(solver, BaseSolver):
-            raise TypeError(f"solver must be a solver object, such as ADMMSolver(), got "
-                            f"{solver!r}.")
-        start = time.perf_counter()
-        grams = solver.gathered(gram_statistics(
-            model, dataloader, skip_layers=self.skip_layers, layers=self.layers,
-            progress=self.progress))
-        self._check_activation(grams)
-        grams, notes = self._prepared(model, grams)
-        state = self._solved("state", solver, state_matching(
-            grams, self.kappa, self.lambda_z, self.ridge))
-        A, B, state_bias = split(state.W, grams)
-        A_model = self._in_ball(A, solver)
-        source = grams
-        if self.regenerate_states:
-            source = solver.gathered(
-                self._regenerated(A_model, B, state_bias, grams, model, dataloader))
-        output = self._solved("output", solver, output_matching(
-            source, self.lambda_y, self.ridge))
-        C, D, output_bias = split(output.W, grams)
-        fits = explained_by_block(grams, state.W) | {"output": explained(
-            source.gram, source.cross_Y, source.norms_Y, output.W)}
-        figures = {
-            "state": state.stats, "output": output.stats, "samples": grams.samples,
-            "relative_gap": {"state": state.stats.relative_gap,
-                             "output": output.stats.relative_gap},
-            "seconds": time.perf_counter() - start, "inf_norm": float(inf_norm(A)),
-            "nonzeros": {name: int(M.count_nonzero()) for name, M in zip("ABCD", (A, B, C, D),
-                                                                         strict=True)},
-            "fit": fits}
-        self._result = SimResult(
-            A, B, C, D, state_bias, output_bias,
-            {"state": state.status, "output": output.status}, figures,
-            {"state": state.history, "output": output.history}, grams.blocks, grams.units, notes,
-            state.factors)
-        self._model = self._built(A_model, B, C, D, state_bias, output_bias, grams.activation,
-                                  grams.units)
+        seen = look(self, solver, model, dataloader)
+        result, student, _ = fit(self, solver, seen)
+        self._take(result, student, model)
+        tell_poor(result, seen, stacklevel=2)
         return self
+
+    def _take(self, result: SimResult, model: Student, teacher: nn.Module) -> None:
+        self._result, self._model, self._teacher = result, model, teacher
+
+    def path(self, solver: BaseSolver, model: nn.Module, dataloader: Batches,
+             lambdas: Sequence[float] | int = 7, *, val_loader: Batches | None = None,
+             within: float | None = None) -> pd.DataFrame:
+        """Fit along falling λ, each from the one before, and keep the simplest good student.
+
+        The teacher's states are collected once. This object is then the fit of the largest λ
+        whose score is within one standard error of the best (Breiman et al. 1984, section 3.4.3).
+
+        Parameters
+        ----------
+        solver, model, dataloader
+            As for `train`.
+        lambdas : sequence of float, or int
+            λ_z = λ_y; or how many powers of ten, from where the first entries appear.
+        val_loader : iterable of (U, target), optional
+            What the score is measured on, as `evaluate` does; without it, it is the fidelity on
+            the training batches.
+        within : float, optional
+            By how much the score may be below the best, instead of one standard error.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row for each λ, falling, by which it is indexed: accuracy (or r2, of float targets;
+            with a val_loader), fidelity on the training batches, nonzeros (of A, B, C and D),
+            gap (the larger relative one), status (the worse one's name), seconds, and which one
+            was chosen.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `train`; for a λ that is not positive, and with ``exact``.
+        """
+        seen = look(self, solver, model, dataloader)
+        return walk(self, solver, seen, lambdas, val_loader, within)
 
     def evaluate(self, dataloader: Batches) -> float:
         """Quality of the model on a loader's own batches, transforms included.
@@ -234,13 +251,51 @@ class SIM:
             For targets that are no labels and no numbers of the model's width, or a loader that
             gives none; for float targets that are all alike.
         """
-        model = self.model
-        certificate = model.certificate()
+        return score(self._certified(), dataloader).value
+
+    def fidelity(self, dataloader: Batches, teacher: nn.Module | None = None) -> float:
+        """How much of the teacher's outputs the model explains on a loader's batches.
+
+        Parameters
+        ----------
+        dataloader : iterable of U or (U, target)
+            Targets are not looked at.
+        teacher : torch.nn.Module, optional
+            The one of `train` where it is None; a file keeps none.
+
+        Returns
+        -------
+        float
+            R² = 1 − Σ(ŷ − y)²/Σ(y − ȳ)², y the teacher's outputs and ȳ their means: 1 for a copy,
+            0 for the mean, negative for worse. NaN where the teacher gives the same everywhere.
+
+        Warns
+        -----
+        UserWarning
+            As `evaluate`.
+
+        Raises
+        ------
+        RuntimeError
+            Before `train` or `load`; after `load` without a teacher.
+        TypeError, ValueError
+            For a teacher or a loader that `train` refuses.
+        """
+        model, teacher = self._certified(), teacher or self._teacher
+        if teacher is None:
+            raise RuntimeError("a file keeps no teacher: give it, fidelity(dataloader, teacher).")
+        return fidelity(model, ((batch.U, batch.Y) for _, batch in states_by_batch(
+            teacher, dataloader, skip_layers=self.skip_layers, layers=self.layers,
+            progress=self.progress))).value
+
+    def _certified(self) -> Student:
+        """The model, with a warning where it may have no solution, or several."""
+        certificate = self.model.certificate()
         if not certificate.well_posed:
             warnings.warn(f"the model is not certified to be well-posed, so what it predicts may "
                           f"depend on where the solve starts, or not be a solution at all: "
-                          f"{certificate.sentence}", UserWarning, stacklevel=2)
-        return score(model, dataloader)
+                          f"{certificate.sentence}", UserWarning, stacklevel=3)
+        return self.model
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the model, its matrices and their figures to a file that `load` reads.
@@ -255,18 +310,15 @@ class SIM:
         RuntimeError
             Before `train` or `load`.
         """
-        torch.save({"state_dict": self.model.state_dict(), "result": self.result.plain(),
-                    "options": {"kappa": self.kappa, "lambda_z": self.lambda_z,
-                                "lambda_y": self.lambda_y, "exact": self.exact,
-                                "ridge": self.ridge, "rescale": self.rescale,
-                                "skip_layers": self.skip_layers,
-                                "layers": self.layers and list(self.layers),
-                                "regenerate_states": self.regenerate_states,
-                                "dtype": self.dtype}}, path)
+        options = {f.name: getattr(self, f.name) for f in fields(self)
+                   if f.name not in ("activation_fn", "device", "progress")}
+        saving.write(path, {
+            "state_dict": self.model.state_dict(), "result": saving.plain(self._result),
+            "options": options | {"layers": self.layers and list(self.layers)}})
 
     @classmethod
     def load(cls, path: str | os.PathLike, *, device: str | torch.device = "auto",
-             activation_fn: str | Activation | Callable | None = None) -> SIM:
+             activation_fn: str | Activation | Callable | Sequence[Callable] | None = None) -> SIM:
         """Read what `save` wrote; nothing is unpickled.
 
         Parameters
@@ -275,117 +327,29 @@ class SIM:
             Of a file that `save` wrote.
         device : str or torch.device
             Of the model.
-        activation_fn : str, Activation or callable, optional
-            φ of the layers whose activation is not one of the named ones.
+        activation_fn : str, Activation or callable, or a sequence of them, optional
+            φ of the layers whose activation is none of torch's, as a file holds no code.
 
         Returns
         -------
         SIM
-            With `model` and `result`; the solver's trace is not kept.
+            With `model` and `result`; the solver's trace and the teacher are not kept.
 
         Raises
         ------
+        OSError
+            If there is no such file.
         ValueError
-            If an activation has no name and ``activation_fn`` is not it.
+            If it is no whole file that this version's `save` wrote; if an activation is none of
+            torch's and not given.
         """
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        sim = cls(activation_fn, device=device, **saved["options"])
-        sim._result = result = SimResult.of_plain(saved["result"], sim.activation_fn)
-        phi = blockwise([(block.activation, block.size) for block in result.blocks])
-        sim._model = sim._built(result.A, result.B, result.C, result.D, result.state_bias,
-                                result.output_bias, phi, result.units)
+        given = [activation_fn] if isinstance(activation_fn, str) or not isinstance(
+            activation_fn, Sequence) else activation_fn
+        saved = saving.read(path)
+        sim = cls(device=device, **saved["options"])
+        sim._result = saving.result_of(
+            saved["result"], [activation(phi) for phi in given if phi is not None])
+        r = sim._result
+        sim._model = built(sim, r, r.A, r.B, r.C, r.D, r.state_bias, r.output_bias)
         sim._model.load_state_dict(saved["state_dict"])
         return sim
-
-    # --- the steps of train -------------------------------------------------------------------
-
-    def _check_activation(self, grams: GramStatistics) -> None:
-        for block in grams.blocks:
-            if self.activation_fn is not None and not alike(block.activation, self.activation_fn):
-                raise ValueError(f"activation_fn is {self.activation_fn.name}, but the teacher's "
-                                 f"{block.name} is {block.activation.name}: activation_fn=None "
-                                 f"takes each layer's own.")
-
-    def _prepared(self, teacher: nn.Module, grams: GramStatistics
-                  ) -> tuple[GramStatistics, tuple[str, ...]]:
-        """The statistics that are fitted: in which units, with which biases."""
-        network = teacher_as_matrices(teacher, grams)
-        notes = []
-        if not isinstance(network, str) and not (network.state_bias.any()
-                                                 or network.output_bias.any()):
-            grams = grams.without_ones()
-        if self.rescale:
-            grams, note, free = rescale(grams, network, self.kappa)
-            notes.append(note)
-            if not free and self.skip_layers is self.layers is None:
-                warnings.warn(note, UserWarning, stacklevel=3)
-        else:
-            notes.append("Not rescaled, as rescale=False asks: where the teacher's own ‖A‖∞ "
-                         "exceeds κ, the bound costs accuracy.")
-        if isinstance(network, str) and network not in notes[0]:
-            notes.append(f"SIM matches what it can of it: {network}")
-        return grams, tuple(notes)
-
-    def _in_ball(self, A: Tensor, solver: BaseSolver) -> Tensor:
-        """A in the model's dtype: a solver that promises ‖A‖∞ ≤ κ has it kept after rounding."""
-        rounded = A.to(self.dtype)
-        if not solver.honours_kappa:
-            return rounded
-        if (norm := float(inf_norm(A))) > self.kappa + BROKEN:
-            raise RuntimeError(f"{type(solver).__name__} returned ‖A‖∞ = {norm:.6g} > κ = "
-                               f"{self.kappa:g}; a solver that cannot keep the bound must say "
-                               f"honours_kappa = False.")
-        return shrink_rows(rounded, self.kappa)
-
-    def _built(self, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state_bias: Tensor | None,
-               output_bias: Tensor | None, phi: Activation, units: Tensor) -> ImplicitModel:
-        A, B, C, D, *biases = (None if M is None else M.to(self.device, self.dtype)
-                               for M in (A, B, C, D, state_bias, output_bias))
-        # In the teacher's units an error is `units` times as large as in the model's.
-        return ImplicitModel.from_matrices(
-            A, B, C, D, activation=phi, kappa=self.kappa, state_bias=biases[0],
-            output_bias=biases[1], solver=Picard().in_units(units))
-
-    def _regenerated(self, A: Tensor, B: Tensor, bias: Tensor | None, grams: GramStatistics,
-                     teacher: nn.Module, loader: Batches) -> GramStatistics:
-        """Statistics of the states that A and B give; outputs are the teacher's."""
-        A, B = A.double(), B.to(self.dtype).double()
-        zero = A.new_zeros(grams.q)
-        student = ImplicitModel.from_matrices(
-            A, B, A.new_zeros(grams.q, grams.n), activation=grams.activation, kappa=self.kappa,
-            state_bias=None if bias is None else bias.to(self.dtype).double(),
-            output_bias=None if bias is None else zero,
-            solver=Picard(rtol=1e-9, max_steps=10_000).in_units(grams.units))
-        if not (found := student.certificate()).well_posed:
-            raise ValueError(f"regenerate_states=True needs a well-posed model: {found.sentence}")
-
-        def batches() -> Iterator[tuple[tuple[Block, ...], States]]:
-            for blocks, batch in states_by_batch(
-                    teacher, loader, skip_layers=self.skip_layers, layers=self.layers,
-                    progress=self.progress):
-                U = batch.U.flatten(1).cpu().double()
-                with torch.no_grad():
-                    X = student.equilibrium(U, throw=True).value
-                yield blocks, States(U, X, X, batch.Y.cpu())
-
-        return accumulate(batches(), ones=grams.ones)
-
-    def _solved(self, name: str, solver: BaseSolver, problem: Problem) -> SolveResult:
-        found = solver.solve(problem.exact() if self.exact else problem)
-        # No warning of a solver that leaves κ out, whose gap is that of another problem, nor after
-        # a cancel, of which the user knows.
-        if solver.honours_kappa and found.status in (SolveStatus.MAX_STEPS, SolveStatus.SECONDS,
-                                                      SolveStatus.ENDED):
-            warnings.warn(f"{name} matching stopped early: {found.status.value}. The relative gap "
-                          f"is {found.stats.relative_gap:.1e}; give {solver.name} more max_steps "
-                          f"or seconds, or a larger tol.", ConvergenceWarning, stacklevel=3)
-        seen = problem.norms > 0
-        if not (self.exact and seen.any()):
-            return found
-        missed = float((2 * problem.fit(found.W) / problem.norms)[seen].amax()) ** 0.5
-        if missed > INEXACT:
-            inside = f" with ‖A‖∞ ≤ κ = {self.kappa:g}" if problem.ball else ""
-            warnings.warn(f"{name} matching was to be exact, and what {solver.name} found{inside} "
-                          f"misses {missed:.1e} of the size of a target: nothing may match, or the "
-                          f"solver ended before it did.", UserWarning, stacklevel=3)
-        return found

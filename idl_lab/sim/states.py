@@ -15,15 +15,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from idl_lab import networks, validation
+from idl_lab import validation
 from idl_lab.activations import Activation
-from idl_lab.networks import Block, blockwise, from_scipy
+from idl_lab.networks import Block, blockwise
 from idl_lab.sim.hooks import Batches, States, states_by_batch
-from idl_lab.well_posedness import units
+from idl_lab.sim.matrices import Unreadable, rescale, teacher_as_matrices
 
-# Units are found for a ball smaller by this part: V⁻¹AV formed from them in float64 rounds, and
-# would otherwise leave the ball that it was rescaled into.
-ROOM = 1e-12
+__all__ = ["GramStatistics", "Unreadable", "accumulate", "collect", "gram_statistics", "rescale",
+           "teacher_as_matrices", "with_float64"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,11 @@ class GramStatistics:
     def activation(self) -> Activation:
         """φ, each block with its own activation."""
         return blockwise([(block.activation, block.size) for block in self.blocks])
+
+    @property
+    def slopes(self) -> Tensor:
+        """Each state's Lipschitz constant L of φ, (n,): φ(Ax + Bu) contracts if ‖A_i‖₁ < 1/L_i."""
+        return torch.cat([block.slopes for block in self.blocks])
 
     def without_ones(self) -> GramStatistics:
         """The same without the column of ones: a model without biases."""
@@ -196,96 +200,22 @@ def accumulate(batches: Iterable[tuple[tuple[Block, ...], States]], *,
                           input_shape)
 
 
+def with_float64(device: torch.device) -> torch.device:
+    """The device where it computes in float64; else the CPU, as for mps.
+
+    Parameters
+    ----------
+    device : torch.device
+    """
+    try:
+        torch.zeros(1, dtype=torch.float64, device=device).add_(1)
+    except (RuntimeError, TypeError):
+        return torch.device("cpu")
+    return device
+
+
 def _products(batch: States, ones: bool) -> list[Tensor]:
-    # Sums over many samples lose their digits in float32, and mps has nothing wider: the batch
-    # goes to the CPU then, while CUDA sums where the teacher is.
-    at = batch.U.device if batch.U.device.type == "cuda" else torch.device("cpu")
+    at = with_float64(batch.U.device)  # sums over many samples lose their digits in float32
     U, Z, X, Y = (T.flatten(1).to(at).double() for T in batch)
     Phi = torch.cat([X, U, *([torch.ones_like(U[:, :1])] if ones else [])], dim=1)
     return [Phi.mT @ Phi, Z.mT @ Phi, Y.mT @ Phi, Z.square().sum(0), Y.square().sum(0)]
-
-
-# --- units in which the teacher itself is feasible ----------------------------------------------
-
-
-def teacher_as_matrices(teacher: nn.Module, grams: GramStatistics) -> networks.Network | str:
-    """The teacher as matrices, or why it cannot be read off.
-
-    Parameters
-    ----------
-    teacher : torch.nn.Module
-        Its modules as they were when the statistics were summed.
-    grams : GramStatistics
-        Of this teacher.
-    """
-    try:
-        network = networks.as_matrices(teacher, grams.input_shape)
-    except ValueError as error:
-        reason = str(error).removesuffix(networks.READABLE).strip().rstrip(".")
-        return f"the teacher cannot be read as matrices: {reason}"
-    blocks = {(block.name, block.size) for block in network.blocks}
-    strangers = [block.name for block in grams.blocks if (block.name, block.size) not in blocks]
-    if strangers:
-        return (f"the teacher read as matrices has no states of the name and size of "
-                f"{', '.join(strangers)}")
-    return network
-
-
-def rescale(grams: GramStatistics, network: networks.Network | str, kappa: float
-            ) -> tuple[GramStatistics, str, bool]:
-    """New units of the states in which the teacher's own A is in the ball: ‖V⁻¹AV‖∞ ≤ κ.
-
-    A teacher's A is nilpotent, so there are such units for every κ > 0; for positively
-    homogeneous φ the states X V⁻¹ and Z V⁻¹ obey X V⁻¹ = φ(Z V⁻¹) still. The teacher is then one
-    of the points that state matching chooses from, and the bound on ‖A‖∞ costs nothing. (λ_z and
-    λ_y weigh the matrices in these units, where later layers' states are smaller numbers.)
-
-    Parameters
-    ----------
-    grams : GramStatistics
-        Of the teacher, in its own units.
-    network : Network or str
-        As `teacher_as_matrices` gives it.
-    kappa : float
-        Radius κ of the ball.
-
-    Returns
-    -------
-    grams : GramStatistics
-        Rescaled, or as given where that is not needed or cannot be done.
-    note : str
-        What was done, or why it could not be and what that costs.
-    free : bool
-        Whether the bound on A costs nothing.
-
-    References
-    ----------
-    El Ghaoui et al. 2021, Implicit Deep Learning, section 2.5.
-    """
-    if isinstance(network, str):
-        return grams, (f"Not rescaled: {network}. In the teacher's own units its ‖A‖∞ may exceed "
-                       f"κ = {kappa:g}, and what A cannot hold is lost from the fit."), False
-    norm = float(abs(network.A).sum(axis=1).max())
-    whole = len(grams.blocks) == len(network.blocks)
-    skipped = "" if whole else (f" Only {len(grams.blocks)} of its {len(network.blocks)} layers "
-                                f"are kept, so it is not itself one of the models that are fitted.")
-    if norm <= kappa:
-        return grams, (f"Not rescaled, as the teacher's own ‖A‖∞ = {norm:.3g} is at most κ = "
-                       f"{kappa:g}: the bound on A costs nothing.{skipped}"), whole
-    lost = (f"In the teacher's own units ‖A‖∞ = {norm:.3g} exceeds κ = {kappa:g}, and what A "
-            f"cannot hold is lost from the fit.")
-    phis = {block.activation for block in grams.blocks}
-    if names := sorted(phi.name for phi in phis if not phi.homogeneous):
-        return grams, (f"Not rescaled: {', '.join(names)} is not positively homogeneous, so "
-                       f"φ(z/v) is not φ(z)/v. {lost}{skipped}"), False
-    try:
-        v = units(from_scipy(network.A, torch.float64), kappa * (1 - ROOM))
-    except ValueError as error:
-        return grams, f"Not rescaled: {error} {lost}{skipped}", False
-    size = dict(zip([block.name for block in network.blocks],
-                    v.split([block.size for block in network.blocks]), strict=True))
-    v = torch.cat([size[block.name] for block in grams.blocks])
-    return grams.rescaled(v), (
-        f"Rescaled: the states are measured in units from {float(v.min()):.3g} to "
-        f"{float(v.max()):.3g}, in which the teacher has ‖A‖∞ ≤ κ = {kappa:g} instead of "
-        f"{norm:.3g}.{skipped}"), whole

@@ -32,7 +32,8 @@ MEMORY = pd.DataFrame({"Implicit": [10.0, 10, 11], "Unrolled": [20.0, 100, 1000]
 SMALL = steps.Work("n = 12", 12, batch=16, digits=False)
 THIN = steps.Work("n = 30, rank 10", 30, rank=10, batch=16, digits=False)
 ROOT = Path(__file__).resolve().parents[2]
-MODULES = {"torchidl": "torchidl", "torchdeq": "torchdeq", "silva": "silva_networks"}
+MODULES = {"torchidl": "torchidl", "torchdeq": "torchdeq", "silva": "silva_networks",
+           "celer": "celer", "skglm": "skglm"}
 
 
 # ---- the judge and the floor ----------------------------------------------------------------
@@ -261,7 +262,9 @@ def test_the_page_shows_the_kept_figures():
 
 @pytest.mark.parametrize(("arguments", "missing", "fragment"), [
     (["--seconds", "0"], False, "at least 1, got 0"),
+    (["stpes"], False, "parts are steps, sim, real, pruning, large, got stpes"),
     ([], True, "`make bench` installs"),
+    (["real"], True, "celer"),
     (["--before", "no/such/folder"], False, "No such file"),
     (["--before", str(ROOT / "docs")], False, "there is no idl_lab in"),
 ])

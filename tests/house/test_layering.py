@@ -16,8 +16,8 @@ HOUSE = {
     "ground": ["unwatched extras", "validation bar"],
     "core": ["activations sparse", "operators", "norms perron state_map", "well_posedness",
              "constraints fixed_point", "adjoints", "equilibrium"],
-    "science": ["networks checkpoint", "model layer", "rnn compose", "torchidl", "batches capture",
-                "training data", "sim"],
+    "science": ["networks checkpoint", "model layer", "rnn compose", "batches capture",
+                "training data", "sim", "torchidl"],
     "labs": ["labs.kit", "labs"],
     "runs": ["runs", "__main__"],
 }

@@ -35,8 +35,8 @@ def given(tmp_path, monkeypatch) -> dict:
             "first": ImplicitModel(4, 3, 5), "second": ImplicitModel(3, 2, 5)}
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "sim.md"],
-                         ids=lambda p: p.name)
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "sim.md",
+                                  ROOT / "docs" / "from_torchidl.md"], ids=lambda p: p.name)
 def test_the_snippets_run(page, given, capsys):
     assert snippets(page)
     for source in snippets(page):
@@ -51,9 +51,9 @@ def test_every_link_into_the_project_leads_somewhere(page):
 
 
 def test_the_commands_of_the_makefile_are_there(capsys):
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
-    assert set(re.findall(r"(?:^|`)make ([a-z]+)", text, re.MULTILINE)) <= targets
+    assert set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE)) <= targets
     for command in set(re.findall(r"(?:^|`|/)idl-lab ([a-z]+)", text, re.MULTILINE)):
         with pytest.raises(SystemExit) as ended:
             main([command, "--help"])

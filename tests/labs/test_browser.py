@@ -158,6 +158,11 @@ def test_every_control_and_the_picture_have_a_name_and_the_keyboard_moves_them(s
     page.wait_for_function(f"() => document.querySelector('{PANEL} img').alt.includes('after 2')")
     handle = page.get_by_role("slider", name="κ", exact=True)
     assert handle.get_attribute("aria-valuetext") == "0.99"
+    for key, phi in (("ArrowDown", "tanh"), ("r", "relu")):  # not JupyterLab's: it has both
+        page.get_by_role("combobox", name="φ").focus()
+        page.keyboard.press(key)
+        page.wait_for_function(
+            f"() => document.querySelector('{PANEL} img').alt.includes('{phi} at')")
     assert small.alt().startswith("κ 0.99, step 2, φ relu. Bars. relu at 0.99")
 
 

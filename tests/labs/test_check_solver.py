@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
+import nbformat
+import pytest
 import torch
+from sim_cases import data, problem
 from torch import Tensor
 
 from idl_lab.labs import check
@@ -38,3 +42,22 @@ def test_what_it_raises_is_said():
 def test_the_verdict_says_how_near_it_came():
     verdict = check.sim_solvers.own_solver(check.sim_solvers.Momentum)
     assert verdict.right and "300 steps end 0.3% above" in verdict.sentence
+
+
+@pytest.mark.parametrize(("written", "raced"), [
+    (..., ["ADMM", "proximal gradient", "with momentum"]), (3, ["ADMM", "proximal gradient",
+                                                                "with momentum"]),
+    (Learnt, ["ADMM", "proximal gradient", "with momentum", "yours"])])
+def test_the_race_of_lab_08_shows_the_solver_that_the_reader_wrote(written, raced):
+    """Right or wrong: its curve says what it lacks. Untouched, there is none."""
+    [lab] = (Path(__file__).parents[2] / "notebooks").glob("08_*.ipynb")
+    [cell] = [cell for cell in nbformat.read(lab, as_version=4).cells
+              if cell.cell_type == "code" and "contenders" in cell.source]
+    quiet, drawn = {"device": "cpu", "progress": False}, {}
+    given = problem(*data(), lam=0.5, kappa=0.9, ball=7)
+    done = Learnt(max_steps=2, **quiet).solve(given)
+    exec(compile(cell.source, "the race", "exec"), {
+        "MySolver": written, "SolverSolution": check.sim_solvers.Momentum, "STEPS": 2, "on": quiet,
+        "BaseSolver": BaseSolver, "problem": given, "by": [done], "plain": done, "kappa": 0.9,
+        "draw_solves": lambda runs, *_, **__: drawn.update(runs)})
+    assert list(drawn) == raced and all(run.stats.steps == 2 for run in drawn.values())

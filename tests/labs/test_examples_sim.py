@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,9 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from idl_lab import training
-from idl_lab.labs.kit.problems import digits_teacher
+from idl_lab.labs.kit.problems import digits_teacher, random_teacher
+from idl_lab.sim import SIM
+from idl_lab.sim.solvers import ADMMSolver
 
 
 def test_a_teacher_comes_from_its_seed_and_knows_the_digits():
@@ -46,6 +50,31 @@ def test_a_convolutional_teacher_takes_images():
     assert [tuple(p.shape) for p in net.parameters()][::2] == [(4, 1, 3, 3), (8, 4, 3, 3), (10, 32)]
 
 
+def test_a_random_teacher_is_its_seeds_and_right_by_definition():
+    one, train, test = random_teacher(3, samples=40)
+    two, other = random_teacher(3, samples=40)[0], random_teacher(4, samples=40)[0]
+    for a, b, c in zip(one.parameters(), two.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b) and not torch.equal(a, c)
+    assert [tuple(p.shape) for p in one.parameters()] == [(40, 10), (30, 40), (2, 30)]
+    assert training.evaluate(one, train) == training.evaluate(one, test) == 1
+    U, V = (torch.cat([batch for batch, _ in loader]) for loader in (train, test))
+    assert U.shape == V.shape == (40, 10) and not torch.equal(U, V)
+    assert type(random_teacher(samples=1, activation=nn.Tanh)[0][1]) is nn.Tanh
+
+
+def test_a_random_teacher_needs_its_layers():
+    """More is lost without them than on digits, by far."""
+    without = SIM(kappa=0.0, rescale=False, regenerate_states=True, device="cpu", progress=False)
+    solver, fidelity = ADMMSolver(device="cpu", progress=False), {}
+    for name, (teacher, train, test) in {"random": random_teacher(),
+                                         "digits": digits_teacher()}.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # "the student is poor"
+            without.train(solver, teacher, train)
+        fidelity[name] = without.fidelity(test)
+    assert fidelity["random"] < 0.95 and fidelity["digits"] > 0.99
+
+
 @pytest.mark.parametrize(("options", "fragments"), [
     ({"seed": -1}, ["seed", "at least 0"]),
     ({"epochs": 0}, ["epochs", "at least 1"]),
@@ -53,3 +82,11 @@ def test_a_convolutional_teacher_takes_images():
 ])
 def test_refusals(options, fragments):
     rejects(lambda: digits_teacher(**options), ValueError, *fragments)
+
+
+@pytest.mark.parametrize(("options", "fragments"), [
+    ({"seed": -1}, ["seed", "at least 0"]), ({"samples": 0}, ["samples", "at least 1"]),
+    ({"sizes": (5, 0, 2)}, ["size", "at least 1"]), ({"sizes": (5, 2, 0)}, ["size", "at least 1"]),
+])
+def test_refusals_of_a_random_teacher(options, fragments):
+    rejects(lambda: random_teacher(**options), ValueError, *fragments)

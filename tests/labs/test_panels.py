@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 import torch
 from helpers import draw
@@ -18,8 +19,9 @@ from idl_lab.labs.kit import canvas
 from idl_lab.labs.kit.panel import LETTERS
 from idl_lab.labs.networks_as_implicit_models.panel import network_panel
 from idl_lab.labs.sim_at_scale.panel import scale_panel
-from idl_lab.labs.sim_solvers.panel import SolverComparison
+from idl_lab.labs.sim_solvers.panel import SolverComparison, path_panel
 from idl_lab.labs.sim_states.panel import sim_states_panel
+from idl_lab.labs.sim_states.problems import bound_study
 from idl_lab.labs.start_here.panel import digit_panel
 from idl_lab.labs.training.panel import tolerance_panel
 from idl_lab.labs.well_posedness.panel import norm_bound_panel
@@ -42,7 +44,16 @@ def states_panel():
     teacher = nn.Sequential(nn.Linear(6, 5, bias=False, **CPU), nn.ReLU(),
                             nn.Linear(5, 3, bias=False, **CPU))
     batches = [(U, torch.arange(60, **CPU) % 3)]
-    return sim_states_panel(teacher, batches, batches, kappas=(0.05, 0.5))
+    study = bound_study(teacher, batches, batches, (0.05, 0.5), ADMMSolver(progress=False, **CPU))
+    return sim_states_panel({"it": teacher}, {"it": study})
+
+
+def lambda_panel():
+    """A path with the longest words that there are."""
+    table = pd.DataFrame({"fidelity": [-10.0, 0.99999], "accuracy": [0.1, 0.999],
+                          "nonzeros": [1, 123456], "gap": [1e-3, 1e-12],
+                          "chosen": [False, True]}, index=pd.Index([100.0, 0.0316], name="lambda"))
+    return path_panel({"random": {"as fitted": table, "refitted": table}}, {"random": 1.0})
 
 
 LABELS = torch.arange(5, **CPU)
@@ -60,6 +71,7 @@ PANELS = {  # how each is made, and a move that brings its longest words
     "07": (states_panel, {"kappa": "0.5"}),
     "08": (lambda: SolverComparison(problem(*data(), lam=0.5, kappa=0.9, ball=7),
                                     {"ADMM": ADMMSolver(progress=False, **CPU)}), {}),
+    "08 λ": (lambda_panel, {"way": "refitted", "lam": "0.0316"}),
     "09": (scale_panel, {}),
     "14": (lambda: stability_panel(classifier().layer.f, draw(0, 1, 8, 4, 4).float()),
            {"gain": 4.0, "norm": "none"}),

@@ -274,8 +274,9 @@ def test_every_picture_is_in_the_gallery_and_committed():
              for name in vars(importlib.import_module(topic.name)) if name.startswith("draw_")}
     made = set(gallery.gallery())
     assert {name for name in made if name.endswith(".png")} == {f"{name}.png" for name in names}
-    # `make bench` measures and draws draw_bench.
-    assert {p.name for p in gallery.FOLDER.iterdir()} == made | {"draw_bench.png"}
+    # `make bench` measures and draws these.
+    assert {p.name for p in gallery.FOLDER.iterdir()} == made | {
+        "draw_bench.png", "draw_growth.png", "draw_pruning.png"}
 
 
 def test_the_gallery_is_drawn_anew(tmp_path, monkeypatch, capsys):

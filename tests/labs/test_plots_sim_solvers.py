@@ -11,7 +11,7 @@ from helpers import mat, rejects
 from sim_cases import data, optimum, problem
 
 from idl_lab.labs.kit import canvas
-from idl_lab.labs.sim_solvers.plots import draw_patterns, draw_solves, draw_sparsity
+from idl_lab.labs.sim_solvers.plots import draw_path, draw_patterns, draw_solves
 from idl_lab.sim.solvers import ADMMSolver, LeastSquareSolver, SolveResult
 
 QUIET = {"progress": False, "device": "cpu"}
@@ -85,7 +85,7 @@ def test_an_objective_of_zero_is_drawn():
     assert parts(figure, 2)["cell 0 1"].get_text() == "0e+00"
 
 
-# ---- patterns and sparsity ------------------------------------------------------------------
+# ---- patterns and paths ---------------------------------------------------------------------
 
 
 def test_patterns_are_the_entries_that_are_not_zero():
@@ -100,14 +100,47 @@ def test_patterns_are_the_entries_that_are_not_zero():
     assert (runs["ADMM"].W == 0).any()
 
 
-def test_sparsity_is_the_table_with_a_label_for_each_lambda():
-    table = pd.DataFrame({"nonzeros": [90, 30], "accuracy": [0.9, 0.5]}, index=[0.01, 10.0])
-    (ax,) = draw_sparsity(table, 0.93, 400).axes
-    level, curve = ax.lines
-    assert set(level.get_ydata()) == {0.93}
-    np.testing.assert_array_equal(curve.get_xydata(), [[90, 0.9], [30, 0.5]])
-    assert [t.get_text() for t in ax.texts] == ["λ = 0.01", "λ = 10"]
-    assert ax.get_ylim()[0] < 0.5 and ax.get_ylim()[1] > 0.93
+LAMBDAS = [10.0, 0.1, 0.01]
+
+
+def path(shift: float = 0.0, chosen: int = 1, fidelity=(-0.5, 0.9, 0.999)) -> pd.DataFrame:
+    return pd.DataFrame({
+        "fidelity": fidelity, "accuracy": [0.3 + shift, 0.8 + shift, 0.85 + shift],
+        "nonzeros": [10, 300, 400], "gap": [0.0, 1e-7, 1e-6],
+        "chosen": [k == chosen for k in range(3)]}, index=pd.Index(LAMBDAS, name="lambda"))
+
+
+def test_a_path_is_its_table_and_follows_what_is_looked_at():
+    paths = {"as fitted": path(), "refitted": path(0.1, chosen=2)}
+    figure = draw_path(paths, "as fitted", 0.1, 0.9)
+    canvas.png(figure)
+    for way, lam, chosen in (("as fitted", 10.0, 0.1), ("refitted", 0.01, 0.01)):
+        assert draw_path(paths, way, lam, 0.9, figure=figure) is figure
+        here = paths[way].loc[lam]
+        wanted = [1 - here["fidelity"], here["accuracy"], here["nonzeros"], max(here["gap"], 1e-12)]
+        for k, value in enumerate(wanted):
+            assert parts(figure, k)["here"].get_xdata() == [lam]
+            np.testing.assert_allclose(parts(figure, k)["here"].get_ydata(), [value])
+            assert set(parts(figure, k)["chosen"].get_xdata()) == {chosen}
+        said = parts(figure, 0)["verdict"].get_text()
+        assert said.startswith(f"λ = {lam:g}, {way}: fidelity {here['fidelity']:.5f}")
+        assert said.endswith(f"Chosen: λ = {chosen:g}")
+    for key, table in paths.items():
+        curve = parts(figure, 1)[key]
+        np.testing.assert_array_equal(curve.get_xdata(), LAMBDAS)
+        np.testing.assert_array_equal(curve.get_ydata(), table["accuracy"])
+        np.testing.assert_allclose(parts(figure, 0)[key].get_ydata(), 1 - table["fidelity"])
+    assert set(parts(figure, 1)["teacher"].get_ydata()) == {0.9}
+    below, above = figure.axes[1].get_ylim()
+    assert below < 0.3 and above > 0.95
+    names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert {"0", "0.9", "0.99"} <= set(names)
+
+
+@pytest.mark.parametrize("fidelity", [(float("-inf"), 0.9, 1.0), (float("nan"),) * 3])
+def test_a_path_of_students_without_a_fidelity_is_drawn(fidelity):
+    figure = draw_path({"it": path(fidelity=fidelity)}, "it", 10.0, 0.9)
+    assert canvas.png(figure) and np.isfinite(figure.axes[0].get_ylim()).all()
 
 
 @pytest.mark.parametrize(("call", "error", "fragments"), [
@@ -120,10 +153,12 @@ def test_sparsity_is_the_table_with_a_label_for_each_lambda():
     (lambda: draw_patterns({"a": mat([[1.0]]), "b": mat([[1.0, 2.0]])}, 1), ValueError,
      ["one shape", "(1, 2)"]),
     (lambda: draw_patterns({"a": mat([[1.0]])}, 2), ValueError, ["at most d=1", "got 2"]),
-    (lambda: draw_sparsity(pd.DataFrame(), 0.9, 9), TypeError, ["row for each λ"]),
-    (lambda: draw_sparsity(pd.DataFrame({"nonzeros": [1]}), 0.9, 9), ValueError, ["accuracy"]),
-    (lambda: draw_sparsity(pd.DataFrame({"nonzeros": [1], "accuracy": [1.0]}), 2.0, 9),
-     ValueError, ["teacher"]),
+    (lambda: draw_path([], "it", 1.0, 0.9), TypeError, ["mapping", "list"]),
+    (lambda: draw_path({"it": 3}, "it", 1.0, 0.9), TypeError, ["'it'", "int"]),
+    (lambda: draw_path({"it": path().drop(columns="gap")}, "it", 0.1, 0.9), ValueError, ["gap"]),
+    (lambda: draw_path({"it": path(chosen=9)}, "it", 0.1, 0.9), ValueError, ["one chosen row"]),
+    (lambda: draw_path({"it": path()}, "is", 0.1, 0.9), ValueError, ["way", "it"]),
+    (lambda: draw_path({"it": path()}, "it", 0.2, 0.9), ValueError, ["0.2", "0.01"]),
 ])
 def test_pictures_refuse(call, error, fragments):
     rejects(call, error, *fragments)

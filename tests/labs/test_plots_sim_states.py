@@ -11,6 +11,7 @@ from torch import nn
 
 from idl_lab.labs.kit import canvas
 from idl_lab.labs.sim_states.plots import (
+    draw_answers,
     draw_bound,
     draw_duality,
     draw_features,
@@ -101,7 +102,8 @@ def test_duality_shows_both_bounds_and_nothing_where_a_bound_is_empty():
 
 
 def table(kappas=(0.1, 0.9)):
-    rows = {(kappa, way): {"accuracy": 0.8 + 0.1 * way + 0.01 * kappa, "gap": 1e-7 * kappa,
+    rows = {(kappa, way): {"accuracy": 0.8 + 0.1 * way + 0.01 * kappa,
+                           "fidelity": 0.9 + 0.09 * way + 0.001 * kappa,
                            "solved": kappa < 0.5 or way, "layer 2": 0.1 * (1 + way),
                            "layer 1": 1e-4 * kappa}
             for kappa in kappas for way in (True, False)}
@@ -112,29 +114,39 @@ def table(kappas=(0.1, 0.9)):
 
 def test_bound_follows_kappa_in_place():
     A = draw(0, 5, 5)
-    figure = draw_bound(table(), A, 0.01 * A, BLOCKS, 0.1, 0.95, 100)
+    figure = draw_bound(table(), A, 0.01 * A, BLOCKS, 0.1)
     canvas.png(figure)
     for kappa, stopped in ((0.1, False), (0.9, True)):
-        assert draw_bound(table(), A, 0.1 * kappa * A, BLOCKS, kappa, 0.95, 100,
-                          figure=figure) is figure
+        assert draw_bound(table(), A, 0.1 * kappa * A, BLOCKS, kappa, figure=figure) is figure
         text = parts(figure)["verdict"].get_text()
-        assert text.startswith(f"κ = {kappa}: {90 + kappa:.1f} % rescaled, {80 + kappa:.1f} % not")
-        assert ("stopped early" in text) == stopped and f"gap {1e-7 * kappa:.0e}" in text
+        assert text.startswith(f"κ = {kappa}: fidelity {0.99 + 0.001 * kappa:.4f} rescaled "
+                               f"({90 + kappa:.1f} % right), {0.9 + 0.001 * kappa:.4f} not")
+        assert ("stopped early" in text) == stopped
         assert parts(figure)["kappa"].get_ydata() == [kappa, kappa]
         assert parts(figure, 2)["kappa"].get_xdata() == [kappa, kappa]
         for way, name in ((True, "rescaled"), (False, "not rescaled")):
             dots = parts(figure, 1)[name].get_ydata()
             np.testing.assert_allclose(dots, [0.1 * (1 + way), 1e-4 * kappa])
-    scores = {line.get_label(): line.get_ydata() for line in figure.axes[2].lines}
-    np.testing.assert_allclose(scores["rescaled"], [0.901, 0.909])
-    np.testing.assert_allclose(scores["not rescaled"], [0.801, 0.809])
+    np.testing.assert_allclose(parts(figure, 2)["rescaled"].get_ydata(), [0.0099, 0.0091])
+    np.testing.assert_allclose(parts(figure, 2)["not rescaled"].get_ydata(), [0.0999, 0.0991])
     low, high = figure.axes[1].get_ylim()
     assert low < 1e-5 and high >= 0.2
-    (band,), (legend,) = figure.axes[2].patches, figure.legends
-    error = np.sqrt(0.95 * 0.05 / 100)  # of a share among a hundred images
-    np.testing.assert_allclose(band.get_extents().transformed(
-        figure.axes[2].transData.inverted()).intervaly, [0.95 - error, 0.95 + error])
-    assert {"teacher", "rescaled", "not rescaled"} < {t.get_text() for t in legend.get_texts()}
+    (legend,) = figure.legends
+    assert {t.get_text() for t in legend.get_texts()} == {"rescaled", "not rescaled"}
+    assert {"0.9", "0.99"} <= {t.get_text() for t in figure.axes[2].get_yticklabels()}
+
+
+def test_answers_are_the_outputs_of_student_and_teacher():
+    wanted, given = draw(0, 7, 2), draw(1, 7, 2)
+    figure = draw_answers({"one": (wanted, given), "two": (wanted, wanted)})
+    for ax, (name, said) in zip(figure.axes, {"one": given, "two": wanted}.items(), strict=True):
+        diagonal, dots = ax.lines
+        assert ax.get_title() == name
+        np.testing.assert_allclose(dots.get_xydata(), torch.stack([
+            wanted.ravel(), said.ravel()], dim=1))
+        assert list(diagonal.get_xdata()) == list(diagonal.get_ydata())
+    figure.canvas.draw()
+    assert figure.axes[0].yaxis.label.get_window_extent().x0 >= 0
 
 
 def test_bound_study_tells_what_sim_found():
@@ -158,6 +170,7 @@ def test_bound_study_tells_what_sim_found():
     assert lost.loc[(0.1, False), "layer 2"] > 1e-3
     assert lost.drop((0.1, False)).max(axis=None) < 1e-4 and lost["layer 1"].max() < 1e-6
     assert found["accuracy"].drop((0.1, False)).min() > 0.97
+    assert found["fidelity"].drop((0.1, False)).min() > 0.999 > found.loc[(0.1, False), "fidelity"]
     assert (found["nonzeros"] > 0).all()
 
 
@@ -168,7 +181,9 @@ def test_bound_study_tells_what_sim_found():
     (lambda: draw_segments(mat([0, 1]), {}), ["at least one"]),
     (lambda: draw_segments(mat([0, 1]), {"loss": mat([1, 2, 3])}), ["'loss'", "2", "3"]),
     (lambda: draw_duality(mat([1, 0.1]), mat([2.0]), mat([1.0])), ["upper", "2", "1"]),
-    (lambda: draw_bound(table(), draw(0, 5, 5), draw(0, 5, 5), BLOCKS, 0.3, 0.9, 9),
+    (lambda: draw_answers({}), ["at least one"]),
+    (lambda: draw_answers({"it": (draw(0, 3, 2), draw(0, 4, 2))}), ["'it'", "(3, 2)", "(4, 2)"]),
+    (lambda: draw_bound(table(), draw(0, 5, 5), draw(0, 5, 5), BLOCKS, 0.3),
      ["kappa", "0.1, 0.9", "0.3"]),
 ])
 def test_refusals(call, fragments):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers import CPU64, draw, rejects
+from pretend_device import pretend_device
 from torch import nn
 
 from idl_lab.labs.sim_at_scale.streams import Stream, peak_memory, peak_of_states, train_alone
@@ -66,6 +67,20 @@ def test_a_stream_is_what_it_says():
     again, other = list(stream), list(Stream(U, 25, batch=10, noise=0.0, seed=1))
     assert all(torch.equal(a, b) for a, b in zip(batches, again, strict=True))
     assert not torch.equal(batches[0], other[0])
+
+
+def test_its_batches_are_where_its_samples_are():
+    U = draw(0, 5, 3)
+    with pretend_device() as device:
+        for here, there in zip(Stream(U, 25, batch=10), Stream(U.to(device), 25, batch=10),
+                               strict=True):
+            assert there.device == device and torch.equal(there.cpu(), here)
+
+
+def test_a_process_of_its_own_computes_on_the_device_that_is_asked_for():
+    teacher = nn.Sequential(nn.Linear(3, 2, bias=False, device="cpu"), nn.ReLU())
+    rejects(lambda: train_alone(teacher, draw(0, 5, 3).float(), [9], device="cuda:7"), RuntimeError,
+            "the process that was to read the states failed", "CUDA")
 
 
 def test_its_noise_has_the_given_size():

@@ -22,6 +22,7 @@ from idl_lab.labs.sim_at_scale.plots import (
     draw_stream_memory,
 )
 from idl_lab.labs.sim_at_scale.points import measure_parts, sparse_problem
+from idl_lab.labs.sim_at_scale.problems import gaussian, random_teacher
 from idl_lab.sim.problem import Problem
 from idl_lab.sim.solvers import ADMMSolver
 from idl_lab.sim.solvers.active_set import ActiveSet
@@ -158,6 +159,26 @@ def test_a_sparse_problem_is_explained_by_a_tenth_of_its_features():
     assert float((Phi @ W.mT - T).std()) == pytest.approx(0.1, rel=0.05)
 
 
+def test_a_random_teacher_needs_its_layers_and_keeps_its_size():
+    teacher, U = random_teacher((20, 60, 50, 5), seed=1), gaussian(2000, 20, seed=2)
+    assert [tuple(W.shape) for W in teacher.parameters()] == [(60, 20), (50, 60), (5, 50)]
+    with torch.no_grad():
+        Y = teacher(U)
+        assert torch.equal(Y, random_teacher((20, 60, 50, 5), seed=1)(U))
+        assert not torch.equal(Y, random_teacher((20, 60, 50, 5), seed=3)(U))
+    assert 0.4 < float(Y.square().mean()) < 4  # weights of variance 2/p keep the size under ReLU
+    Phi = torch.cat([U, torch.ones(2000, 1, device="cpu")], dim=1)
+    missed = Y - Phi @ torch.linalg.lstsq(Phi, Y).solution
+    assert float(missed.square().sum() / (Y - Y.mean(0)).square().sum()) > 0.2
+
+
+def test_gaussian_inputs_are_standard_normal():
+    U = gaussian(4000, 5, seed=0)
+    assert U.dtype is torch.float32 and torch.equal(U, gaussian(4000, 5, seed=0))
+    assert float(U.mean(0).abs().max()) < 0.06
+    assert float((U.mT @ U / 4000 - torch.eye(5, device="cpu")).abs().max()) < 0.08
+
+
 # --- pictures -------------------------------------------------------------------------------------
 
 
@@ -180,6 +201,17 @@ def test_accuracy_is_drawn_for_each_lambda_with_every_run():
     np.testing.assert_allclose(curves[3].get_ydata(), [0.2, 0.3])
     assert [t.get_text() for t in ax.get_xticklabels()] == ["10", "100"]
     assert len(draw_samples_needed(table, 0.9, 400).axes[0].lines) == 5
+
+
+def test_fidelity_is_drawn_as_a_number_beside_the_teacher_s_own():
+    table = pd.DataFrame({"samples": [10, 100], "lam": [0.1, 0.1], "fidelity": [-0.5, 0.9]})
+    ax = draw_samples_needed(table, 1.0, measure="fidelity").axes[0]
+    teacher, runs, mean = ax.lines
+    assert ax.get_title() == "Fidelity on fresh inputs" and set(teacher.get_ydata()) == {1.0}
+    assert runs.get_ydata().tolist() == mean.get_ydata().tolist() == [-0.5, 0.9]
+    low, high = ax.get_ylim()
+    assert low < -0.5 and high > 1 and not ax.patches
+    assert "%" not in ax.yaxis.get_major_formatter()(0.5)
 
 
 def test_costs_tell_known_points_from_predicted_ones():
@@ -243,6 +275,10 @@ def test_the_panel_shows_the_model():
     (lambda: draw_stream_memory([10], [1.0, 2.0], [1.0]), ValueError, ["1, got 2"]),
     (lambda: draw_samples_needed(pd.DataFrame(), 0.9, 9), ValueError, ["at least one row"]),
     (lambda: draw_samples_needed(points(), 0.9, 9), ValueError, ["column", "samples"]),
+    (lambda: draw_samples_needed(points(), 0.9, measure="loss"), ValueError, ["measure", "loss"]),
+    (lambda: random_teacher((3, 2)), ValueError, ["at least one hidden layer", "(3, 2)"]),
+    (lambda: random_teacher(seed=-1), ValueError, ["seed", "-1"]),
+    (lambda: gaussian(0, 2, seed=1), ValueError, ["samples must be at least 1, got 0"]),
     (lambda: draw_costs(points(), pd.DataFrame({"part": ["a"]}), []), ValueError, ["'d'"]),
     (lambda: draw_budget({}, {"a": 1.0}, 1.0), ValueError, ["at least one"]),
     (lambda: draw_budget({"a": -1.0}, {"a": 1.0}, 1.0), ValueError, ["finite", "-1"]),

@@ -128,10 +128,32 @@ def test_what_was_short_is_seen_two_batches_later_grows_and_is_reported():
     assert take.recorded < 12
     with pytest.warns(ConvergenceWarning, match=r"\d+ captured training steps were short"):
         take.report()
-    steps = list(take.unwatched.steps)
+    steps, short = list(take.unwatched.steps), take.short
     take(U, y)
     take.report()  # all is well by now
+    assert take.short == short
     assert take.unwatched.steps == steps and take.failure is None
+
+
+@pytest.mark.parametrize("by", [0.5, 1.5, 9.0, 11.0, torch.nan])
+def test_only_what_is_far_from_its_tolerance_is_warned_of(by):
+    """The numbers are as a graph would leave them: the step reports what it is told to."""
+    U, y = batches_of(20)[0]
+
+    def replay():
+        return None
+
+    take = Captured(lambda U, y, count=True: [torch.zeros(())], torch.optim.SGD([U.clone()], 0.1),
+                    record=lambda body: (replay, ([], torch.tensor([by, 0.1]))))
+    take.unwatched.steps = [8, 8]
+    take(U, y)
+    take(U, y)
+    if by > 10 or by != by:
+        with pytest.warns(ConvergenceWarning, match="1 captured training steps were short"):
+            take.report()
+    else:
+        take.report()
+    assert take.short == int(not by <= 1) and take.unwatched.steps[0] == (8 if by <= 1 else 13)
 
 
 def test_a_solve_that_needs_too_much_is_left_to_the_eager_step(monkeypatch):
@@ -172,6 +194,7 @@ def test_a_step_that_cannot_be_recorded_is_taken_eagerly():
     wanted, parameters, _ = run("cpu", given, captured=False)
     assert torch.equal(losses, wanted) and "not permitted" in str(take.failure)
     assert take.replayed == 0 and all(map(torch.equal, model.parameters(), parameters))
+    assert take.failure.__traceback__ is None, "its frames hold what was begun while recording"
 
 
 def test_labels_are_looked_at_before_they_reach_a_graph():

@@ -1,4 +1,4 @@
-"""Networks that do something other than what torch.fx records: refused, or read right."""
+"""Networks whose forward does odd things: refused, or read right."""
 
 import random
 

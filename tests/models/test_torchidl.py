@@ -4,6 +4,7 @@ import re
 import textwrap
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from helpers import draw, rejects
@@ -152,6 +153,51 @@ def test_inside_a_larger_network():
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0] and seen[0] == (8, 16)
     assert torch.equal(nn.DataParallel(net)(X), net(X))
+
+
+def of_theirs(saved, U, kappa=0.99, steps=3000):
+    """What torchidl computes with the weights that it saves, a column a sample."""
+    def inside(M):
+        return M * min(1, kappa / np.abs(M).sum(1).max())
+
+    saved = {name: M.numpy() for name, M in saved.items()}
+    U = U.numpy().T
+    if saved["B"].shape[1] > len(U):  # a bias is the weight of a row of ones
+        U = np.vstack([U, np.ones_like(U[:1])])
+    A = saved["A"] if "A" in saved else inside(saved["L"]) @ inside(saved["R"].T)
+    X = np.zeros((len(A), U.shape[1]))
+    for _ in range(steps):
+        X = np.maximum(inside(A) @ X + saved["B"] @ U, 0)
+    return (saved["C"] @ X + (saved["D"] @ U if "D" in saved else 0)).T
+
+
+@pytest.mark.parametrize("inside_a_net", [False, True])
+@pytest.mark.parametrize("options", [{}, {"bias": True}, {"no_D": True}, {"is_low_rank": True,
+                                     "rank": 2}, {"no_D": True, "bias": True}], ids=str)
+def test_weights_that_torchidl_saved_are_read(options, inside_a_net):
+    n, p, q = 6, 4, 3
+    wide = p + options.get("bias", False)
+    shapes = {"B": (n, wide), "C": (q, n), "D": (q, wide)} | (
+        {"L": (n, 2), "R": (n, 2)} if "rank" in options else {"A": (n, n)})
+    saved = {name: draw(k, *shape) for k, (name, shape) in enumerate(sorted(shapes.items()))
+             if not (name == "D" and options.get("no_D"))}
+    model = torchidl.ImplicitModel(p, q, n, tol=1e-12, mitr=5000, **options).double()
+    if inside_a_net:
+        nn.Sequential(nn.ReLU(), model).load_state_dict({f"1.{k}": M for k, M in saved.items()})
+    else:
+        model.load_state_dict(saved)
+    U = draw(9, 5, p)
+    assert np.allclose(model(U).detach(), of_theirs(saved, U), atol=1e-8)
+    again = torchidl.ImplicitModel(p, q, n, **options).double()
+    again.load_state_dict(model.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters(),
+                                                 strict=True))
+
+
+def test_a_checkpoint_with_something_missing_is_refused_by_torch_itself():
+    model = torchidl.ImplicitModel(4, 3, 6)
+    rejects(lambda: model.load_state_dict({"A": torch.eye(6), "B": torch.ones(6, 4)}),
+            RuntimeError, "C")
 
 
 @pytest.mark.parametrize(("call", "error", "fragments"), [

@@ -17,7 +17,8 @@ from idl_lab.training import accuracy
 from idl_lab.well_posedness import inf_norm
 
 # A few hundred gradient steps are enough for what is tested here, not for the gap that is asked.
-pytestmark = pytest.mark.filterwarnings("ignore:(state|output) matching stopped early")
+pytestmark = [pytest.mark.filterwarnings("ignore:(state|output) matching stopped early"),
+              pytest.mark.filterwarnings("ignore:the student is poor")]
 
 
 class Gradient(BaseSolver):
@@ -64,7 +65,7 @@ class OnTheEdge(Exact):
             return found
         W = found.W.clone()
         A = W[:, :problem.ball]
-        A *= problem.kappa * (1 + 1e-15) / A.abs().sum(dim=1, keepdim=True)
+        A *= problem.radius[:, None] * (1 + 1e-15) / A.abs().sum(dim=1, keepdim=True)
         return replace(found, W=W)
 
 

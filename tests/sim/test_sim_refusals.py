@@ -1,8 +1,6 @@
 """What SIM refuses, each with one sentence that names what was given and what is wanted."""
 
 import functools
-import tempfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from helpers import CPU64, draw, mat, rejects
 from sim_cases import data, problem
-from sim_ranks import made
 from torch import nn
 
 from idl_lab.sim import SIM
@@ -65,10 +62,6 @@ PROBLEM = [
 # ---- the solvers ----------------------------------------------------------------------------
 
 
-class Own(ADMMMultiGPUSolver):
-    """A subclass, which the workers do not know."""
-
-
 def single_precision():
     return Problem(*(mat(M, torch.float32) for M in (np.eye(2), np.ones((1, 2)), [1])))
 
@@ -84,7 +77,7 @@ SOLVERS = [
     (lambda: ADMMSolver(lamda=1.0), TypeError, ["lamda"]),
     (lambda: ADMMSolver().solve(draw(0, 3, 3)), TypeError, ["Problem", "Tensor"]),
     (lambda: ADMMSolver().solve(single_precision()), TypeError, ["float64"]),
-    (lambda: CVXSolver(solver="CLARABELL"), ValueError, ["CLARABELL", "CLARABEL,"]),
+    (lambda: CVXSolver(solver="CLARABELL"), ValueError, ["CLARABELL", "CLARABEL"]),
     (lambda: CVXSolver(n_jobs=0), ValueError, ["n_jobs", "0"]),
     (lambda: CVXSolver(device="cuda"), ValueError, ["device", "cpu"]),
     (lambda: ProjectedGDLowRankSolver(rank=0), ValueError, ["rank", "at least 1"]),
@@ -96,11 +89,9 @@ SOLVERS = [
     (lambda: ADMMMultiGPUSolver(workers=0), ValueError, ["workers", "at least 1", "0"]),
     (lambda: ADMMMultiGPUSolver(workers=1.5), TypeError, ["workers", "whole", "1.5"]),
     (lambda: ADMMMultiGPUSolver(timeout=0), ValueError, ["timeout", "> 0"]),
-    (lambda: ADMMMultiGPUSolver(device="cpu:1"), ValueError, ["device", "each rank", "cpu:1"]),
     (lambda: ADMMMultiGPUSolver(tol=-1), ValueError, ["tol", "> 0"]),
     (lambda: ADMMMultiGPUSolver(**QUIET).solve(3), TypeError, ["Problem", "int"]),
-    (lambda: Own(device="cpu", **QUIET).solve(made()), TypeError, ["Own", "torchrun"]),
-    (lambda: all_reduce(None), RuntimeError, ["process group", "torchrun"]),
+    (lambda: all_reduce(None, None, []), RuntimeError, ["process group", "torchrun"]),
 ]
 
 
@@ -167,15 +158,13 @@ def watched(teacher, *batches, **options):
 
 STATES = [
     (lambda: watched(after(F.relu)), ValueError,
-     ["applies relu outside an activation module at line", "last(net.one"]),
+     ["applies relu outside an activation module in the network (Net) at line", "last(net.one"]),
     (lambda: watched(after(torch.tanh_)), ValueError, ["applies tanh_"]),
     (lambda: watched(after(lambda s: s.clamp(min=0))), ValueError, ["applies clamp"]),
     (lambda: watched(after(Sine())), ValueError, ["applies sin outside", "layers="]),
     (lambda: watched(Net(lambda net, u: net.phi(torch.relu(net.one(u)) - 1)), skip_layers=10),
      ValueError, ["relu outside an activation module"]),
     (lambda: watched(net(nn.Linear(3, 2))), ValueError, ["Sequential holds no activation"]),
-    (lambda: watched(net(nn.Linear(3, 2), nn.PReLU())), ValueError,
-     ["1 (PReLU)", "parameters of its own"]),
     (lambda: watched(hooked()), ValueError, ["1 (ReLU) gives other values"]),
     (lambda: watched(nan_in(2)), ValueError, ["3 (ReLU) in batch 0 must be finite"]),
     (lambda: watched(nan_in(4)), ValueError, ["output in batch 0 must be finite"]),
@@ -242,14 +231,6 @@ def fitted():
 U, Y = draw(0, 6, 3), draw(1, 6, 1)
 
 
-def reloaded(**options):
-    """A model of leaky ReLUs whose slope has no name of its own, saved and read again."""
-    trained = train(net(nn.Linear(3, 6), nn.LeakyReLU(0.3), nn.Linear(6, 2)))
-    with tempfile.TemporaryDirectory() as folder:
-        trained.save(path := Path(folder) / "sim.pt")
-        return SIM.load(path, device="cpu", **options)
-
-
 TRAINED = [
     (lambda: make(kappa=1.0), ValueError, ["kappa must be >= 0 and < 1"]),
     (lambda: make(lambda_z=-1), ValueError, ["lambda_z", ">= 0"]),
@@ -267,10 +248,9 @@ TRAINED = [
      ValueError, ["activation_fn is relu, but the teacher's 1 (Sigmoid) is sigmoid"]),
     (lambda: train(mlp(), IllPosed(**QUIET), rescale=False, regenerate_states=True), ValueError,
      ["regenerate_states=True needs a well-posed model"]),
-    (lambda: train(mlp(), Liar(**QUIET)), RuntimeError, ["Liar returned ‖A‖∞ = 2 > κ = 0.99"]),
-    (lambda: reloaded(), ValueError, ["leaky_relu(0.3) has no name", "activation_fn="]),
-    (lambda: reloaded(activation_fn="tanh"), ValueError,
-     ["has no name", "tanh, which was given, is another"]),
+    (lambda: train(mlp(), Liar(**QUIET)), RuntimeError, ["Liar returned ‖A‖∞ = ", " > κ = 0.99"]),
+    (lambda: make(weigh="standrd"), ValueError, ["Did you mean 'standard'?"]),
+    (lambda: make().fidelity([]), RuntimeError, ["call train"]),
     (lambda: fitted().evaluate([]), ValueError, ["gave no batch"]),
     (lambda: fitted().evaluate([U]), TypeError, ["pairs (U, target)"]),
     (lambda: fitted().evaluate([(U, Y.long())]), ValueError, ["one output ranks no classes"]),

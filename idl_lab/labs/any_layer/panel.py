@@ -40,7 +40,7 @@ def stability_panel(block: Block, u: Tensor, gain: float = 1.0) -> Panel:
     Panel
         Controls: gain, norm.
     """
-    validation.tensor("u", u, "m channels h w", m=1)
+    u = validation.tensor("u", u, "m channels h w", m=1).to(block.K1.weight.device)
     low, high, step = GAINS
     grid = np.linspace(low, high, 21)
 

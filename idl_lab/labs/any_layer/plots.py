@@ -37,9 +37,9 @@ def draw_short_gradients(terms: Sequence[int], errors: Mapping[str, Sequence[flo
     ValueError
         If a curve has another length than ``terms``.
     """
-    k, ax, low = array("terms", np.asarray(terms), 1), canvas.axes(ax), 0.1
+    k, ax, low = array("terms", terms, 1), canvas.axes(ax), 0.1
     for colour, (name, values) in zip(COLOURS, errors.items(), strict=False):
-        curve = array(f"errors[{name!r}]", np.asarray(values), 1)
+        curve = array(f"errors[{name!r}]", values, 1)
         if curve.size != k.size:
             raise ValueError(f"errors[{name!r}] must hold {k.size} numbers, one for each k, got "
                              f"{curve.size}.")
@@ -171,7 +171,7 @@ def _radius(gains: Sequence[float], radii: Sequence[float], gain: float, radius:
     gain, radius : float
     ax : Axes, optional
     """
-    x, y = (array(name, np.asarray(v), 1) for name, v in (("gains", gains), ("radii", radii)))
+    x, y = (array(name, v, 1) for name, v in (("gains", gains), ("radii", radii)))
     ax = canvas.axes(ax)
     if frame(ax, xlim=(0, x[-1]), ylim=(0, TOP), xlabel="every weight times s"):
         ax.axhline(1, color=INK, linestyle="--", linewidth=0.8)

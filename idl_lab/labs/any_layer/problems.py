@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 import warnings
 import weakref
 from collections.abc import Iterable, Mapping
@@ -16,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from idl_lab import training, validation
 from idl_lab.equilibrium import Adjoint, Implicit, Neumann, OneStep, Phantom
+from idl_lab.extras import clock
 from idl_lab.fixed_point import Anderson, Solver
 from idl_lab.fixed_point.solution import ConvergenceWarning, Solution
 from idl_lab.layer import EquilibriumLayer
@@ -294,9 +294,9 @@ def measure_gradient(f: nn.Module, u: Tensor, weights: Tensor, adjoint: Adjoint,
     seconds = []
     for _ in range(validation.integer("repeat", repeat)):
         loss = (weights * layer(u)).sum()
-        start = time.perf_counter()
+        start = clock(u.device)
         torch.autograd.grad(loss, theta)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(clock(u.device) - start)
     return Measured(gradient, peak.most, min(seconds))
 
 

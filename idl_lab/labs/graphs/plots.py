@@ -163,7 +163,8 @@ def draw_travel(solution: Solution, exact: Tensor, step: int, rtol: float, *,
     validation.integer("step", step, at_least=0)
     last, length = solution.stats.steps - 1, len(goal)  # the last evaluation only tests
     at = min(step, last)
-    x = solution.trace.states.reshape(-1, length)[at].numpy()
+    states = array("states", solution.trace.states.reshape(-1, length), 2)
+    x = states[at]
     axes = canvas.row(figure, 2, 8.2, 3.3, [1.25, 1], left=0.08, bottom=0.15, top=0.88, right=0.985,
                       wspace=0.22)
     nodes = np.arange(1, length + 1)
@@ -176,8 +177,7 @@ def draw_travel(solution: Solution, exact: Tensor, step: int, rtol: float, *,
     title(axes[0], f"step {at}: " + (f"the first {min(at, length)} of {length} nodes have heard"
                                      if at else f"none of {length} nodes has heard"))
 
-    residual = solution.trace.worst.numpy()
-    size = np.abs(solution.trace.states.reshape(-1, length).numpy()).max(axis=1)
+    residual, size = array("residuals", solution.trace.worst, 1), np.abs(states).max(axis=1)
     residual = residual / np.maximum(size[:len(residual)], 1e-300)  # the start is zero
     count = np.arange(1, len(residual) + 1)
     frame(axes[1], yscale="log", ylim=(1e-9, 20), xlim=(0, max_steps), xlabel="step",

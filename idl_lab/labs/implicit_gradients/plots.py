@@ -93,7 +93,7 @@ def draw_gradient_errors(steps: Sequence[int], errors: Mapping[str, Sequence[flo
         Marked by a vertical line.
     ax : Axes, optional
     """
-    k = array("steps", np.asarray(steps), 1)
+    k = array("steps", steps, 1)
     curves = _curves("errors", errors, k)
     step is None or validation.integer("step", step)
     ax = canvas.axes(ax)
@@ -174,7 +174,7 @@ def draw_gradient_memory(steps: Sequence[int], saved: Mapping[str, Sequence[floa
         Marked by a vertical line.
     ax : Axes, optional
     """
-    k = array("steps", np.asarray(steps), 1)
+    k = array("steps", steps, 1)
     curves = _curves("saved", saved, k)
     step is None or validation.integer("step", step)
     ax = canvas.axes(ax)
@@ -199,7 +199,7 @@ def draw_gradient_costs(steps: Sequence[int], saved: Mapping[str, Sequence[float
     saved, seconds : mapping of str to sequence of float
         Bytes kept for the backward pass, and the time of both passes.
     """
-    k = array("steps", np.asarray(steps), 1)
+    k = array("steps", steps, 1)
     times = _curves("seconds", seconds, k)
     left, right = canvas.row(None, 2, 8.4, 3.0, left=0.07, wspace=0.22, bottom=0.16)
     draw_gradient_memory(steps, saved, ax=left)
@@ -223,7 +223,7 @@ def draw_gradient_cosines(kappas: Sequence[float], cosines: Mapping[str, Sequenc
         A curve a family of matrices.
     ax : Axes, optional
     """
-    x = array("kappas", np.asarray(kappas), 1)
+    x = array("kappas", kappas, 1)
     curves = _curves("cosines", cosines, x)
     ax = canvas.axes(ax)
     if frame(ax, xlim=(0, 1), ylim=(-1.05, 1.05), xlabel="κ = ‖A‖∞",
@@ -274,7 +274,7 @@ def draw_tangents(x: Sequence[float], y: Sequence[float],
     ax : Axes, optional
     xlabel, name : str
     """
-    at = array("x", np.asarray(x), 1)
+    at = array("x", x, 1)
     (value,) = _curves("y", {"y": y}, at).values()
     ax = canvas.axes(ax, 4.8, 3.0)
     ax.plot(at, value, color=FAINT, linewidth=4)

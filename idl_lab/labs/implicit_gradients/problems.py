@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 import weakref
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from idl_lab import validation
 from idl_lab.equilibrium import Adjoint, Implicit, OneStep, Unrolled, equilibrium
+from idl_lab.extras import clock
 from idl_lab.fixed_point import Anderson, Picard, Solver
 from idl_lab.fixed_point.solution import ConvergenceWarning
 from idl_lab.labs.kit.problems import random_matrix
@@ -22,7 +22,8 @@ ADJOINTS = {"implicit": Implicit(), "unrolled": Unrolled(), "one-step": OneStep(
 
 
 def gradient_problem(n: int, kappa: float, listens: str = "all", phi: str = "relu", *,
-                     samples: int = 3, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+                     samples: int = 3, generator: torch.Generator,
+                     device: torch.device | str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
     """A, injection b and target T of L = ½‖X − T‖², all float64, with a known dL/dX.
 
     At the equilibrium X the gradient X − T is (1, −½, …, −½) in every sample: the loss wants
@@ -42,6 +43,7 @@ def gradient_problem(n: int, kappa: float, listens: str = "all", phi: str = "rel
         m.
     generator : torch.Generator
         On the CPU.
+    device : torch.device or str
 
     Returns
     -------
@@ -56,6 +58,7 @@ def gradient_problem(n: int, kappa: float, listens: str = "all", phi: str = "rel
         A = torch.zeros_like(A)
         A[:, 0] = kappa
     b = torch.randn(samples, n, generator=generator, dtype=A.dtype, device=A.device).abs()
+    A, b = A.to(device), b.to(device)
     g = torch.full_like(b, -0.5)
     g[:, 0] = 1.0
     return A, b, equilibrium(A, b, phi, solver=Anderson(rtol=1e-13)).value - g
@@ -115,7 +118,7 @@ def measure_gradient(A: Tensor, injection: Tensor, target: Tensor, phi: str = "r
         kept.add(held := _Kept(saved.detach()))
         return held
 
-    start = time.perf_counter()
+    start = clock(A.device)
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore", ConvergenceWarning)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda held: held.tensor):
@@ -125,7 +128,7 @@ def measure_gradient(A: Tensor, injection: Tensor, target: Tensor, phi: str = "r
         # One step from zero is φ(b), in which A does not occur: its gradient is 0, not an error.
         dA, db = torch.autograd.grad(0.5 * (X - target).square().sum(), (A, injection),
                                      materialize_grads=True)
-    seconds = time.perf_counter() - start
+    seconds = clock(A.device) - start
     own = {M.untyped_storage().data_ptr() for M in (A, injection)}
     saved = sum(size for at, size in sizes.items() if at not in own)
     return Gradient(dA, db, saved, seconds)

@@ -44,6 +44,7 @@ def reading_panel(model: ImplicitRNN, rows: Tensor, labels: Tensor) -> Panel:
     if not 0 < len(rows) == len(labels):
         raise ValueError(f"rows and labels must hold as many images, at least one, got "
                          f"{len(rows)} and {len(labels)}.")
+    rows = rows.to(model.linear.weight.device)
 
     @functools.lru_cache(maxsize=8)  # scrubbing solves nothing anew
     @torch.no_grad()

@@ -177,7 +177,7 @@ def draw_memory(responses: Mapping[str, Tensor], ax: Axes | None = None) -> Figu
 
 
 def _same_length(steps: Mapping[str, Sequence[int]], length: int) -> dict[str, np.ndarray]:
-    counts = {name: array(name, np.asarray(count), 1) for name, count in steps.items()}
+    counts = {name: array(name, count, 1) for name, count in steps.items()}
     if not counts:
         raise ValueError("steps must hold at least one way to start, got none.")
     for name, count in counts.items():

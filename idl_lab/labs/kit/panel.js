@@ -22,6 +22,13 @@ if (!window.idlLabNames) {
   window.idlLabNames = new MutationObserver(name);
   window.idlLabNames.observe(document.body, { childList: true, subtree: true });
   name();
+  // In a list of choices JupyterLab takes the arrows for the way to the next cell, and r for a raw
+  // one. Keys pressed with Ctrl stay its own.
+  window.addEventListener("keydown", event => {
+    const own = !event.ctrlKey && !event.metaKey && !event.altKey;
+    event.target.closest?.(".idl-lab-panel select")
+      ?.toggleAttribute("data-lm-suppress-shortcuts", own);
+  }, true);
   // JupyterLab scrolls to a cell that is pressed. If that brings a picture under the pointer, the
   // browser drags the picture and lets the slider go.
   window.addEventListener("dragstart", event => {

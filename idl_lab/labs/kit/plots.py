@@ -323,3 +323,21 @@ def level(ax: Axes, accuracy: float, images: int) -> tuple[float, float]:
     ax.axhspan(accuracy - error, accuracy + error, color=FAINT, alpha=0.3, linewidth=0,
                label="± standard error")
     return accuracy - error, accuracy + error
+
+
+CLOSEST = 1e-7  # of 1 − fidelity: nearer to its teacher than that no model in float32 comes
+
+
+def lacking(fidelity: np.ndarray) -> np.ndarray:
+    """1 − fidelity, as the axis of `fidelity_axis` takes it."""
+    return np.clip(1 - np.asarray(fidelity, float), CLOSEST, None)
+
+
+def fidelity_axis(axis: Axis) -> None:
+    """Names a logarithmic axis of 1 − fidelity by the fidelity: 0, 0.9, 0.99, …
+
+    Parameters
+    ----------
+    axis : Axis
+    """
+    canvas.log_axis(axis, lambda lacks: f"{1 - lacks:.7g}")

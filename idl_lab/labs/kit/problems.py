@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from idl_lab import training, validation
 from idl_lab.data import load
@@ -163,3 +163,46 @@ def digits_model() -> tuple[ImplicitModel, pd.DataFrame]:
     train, test = load("digits", seed=0)
     model = ImplicitModel(64, 10, 40, kappa=0.9, generator=generator(), device="cpu")
     return model, training.fit(model, train, test, epochs=8, progress=False)
+
+
+def random_teacher(seed: int = 0, *, sizes: Sequence[int] = (10, 40, 30, 2), samples: int = 2000,
+                   activation: type[nn.Module] = nn.ReLU
+                   ) -> tuple[nn.Sequential, DataLoader, DataLoader]:
+    """A network with weights at random, whose layers do what fewer layers cannot.
+
+    Weights are N(0, 2/fan-in), so that activations keep their size from layer to layer; there
+    are no biases.
+
+    Parameters
+    ----------
+    seed : int
+        Decides weights and inputs.
+    sizes : sequence of int
+        Of the input, the hidden layers and the output.
+    samples : int
+        In each of the two loaders.
+    activation : type of nn.Module
+        After each hidden layer.
+
+    Returns
+    -------
+    teacher : nn.Sequential
+        On the CPU, in eval mode.
+    train, test : DataLoader
+        Batches of inputs N(0, I) and of the largest output's index, which is the right class by
+        definition.
+    """
+    draws = torch.Generator("cpu").manual_seed(validation.integer("seed", seed, at_least=0))
+    for count in (samples, *sizes):
+        validation.integer("samples and sizes", count)
+    parts: list[nn.Module] = []
+    for p, q in zip(sizes[:-1], sizes[1:], strict=True):
+        layer = nn.Linear(p, q, bias=False, device="cpu")
+        nn.init.normal_(layer.weight, std=(2 / p) ** 0.5, generator=draws)
+        parts += [layer, activation()]
+    teacher = nn.Sequential(*parts[:-1]).eval()
+    U = torch.randn(2 * samples, sizes[0], generator=draws, device="cpu")
+    with torch.no_grad():
+        data = TensorDataset(U, teacher(U).argmax(dim=1))
+    first, last = (Subset(data, part) for part in (range(samples), range(samples, 2 * samples)))
+    return teacher, DataLoader(first, 500), DataLoader(last, 500)

@@ -19,6 +19,8 @@ _TIMES = ((31_557_600, "y"), (86_400, "d"), (3600, "h"), (60, "min"), (1, "s"), 
           (1e-6, "µs"))
 _SIZES = ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))
 
+TITLES = {"accuracy": "Test accuracy", "fidelity": "Fidelity on fresh inputs"}
+
 
 def _said(value: float, units: Sequence[tuple[float, str]]) -> str:
     """A number in the largest unit of which it is at least one, with two or three digits."""
@@ -74,39 +76,46 @@ def draw_stream_memory(samples: Sequence[int], peak: Sequence[float], raw: Seque
 
 
 @styled
-def draw_samples_needed(table: pd.DataFrame, teacher: float, images: int, d: int | None = None,
-                        ax: Axes | None = None) -> Figure:
-    """Accuracy against the number of samples used, a curve a λ: every run a dot, the mean a line.
+def draw_samples_needed(table: pd.DataFrame, teacher: float, images: int | None = None,
+                        d: int | None = None, ax: Axes | None = None, *,
+                        measure: str = "accuracy") -> Figure:
+    """Accuracy or fidelity against the number of samples, a curve a λ: a dot a run, mean a line.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        Columns samples, lam, accuracy; a row a run.
+        Columns samples, lam, and that of the measure; a row a run.
     teacher : float
-        Its accuracy.
-    images : int
-        How many the accuracies were measured on.
+        Its accuracy; its own fidelity is 1.
+    images : int, optional
+        How many the accuracies were measured on, for their standard error.
     d : int, optional
         The number of features, marked.
     ax : Axes, optional
+    measure : {"accuracy", "fidelity"}
+        The column that is drawn.
     """
-    _table("table", table, ("samples", "lam", "accuracy"))
+    validation.choice("measure", measure, TITLES)
+    _table("table", table, ("samples", "lam", measure))
     ax = canvas.axes(ax, 5.6, 3.4)
-    ends = [*level(ax, teacher, images), *table.accuracy]
+    if images is None:
+        ax.axhline(teacher, color=INK, linestyle="--", linewidth=0.9, label="teacher")
+    ends = [*(level(ax, teacher, images) if images is not None else [teacher]), *table[measure]]
     room = 0.1 * (max(ends) - min(ends))
     ticks = sorted(set(table.samples))
-    ax.set(xscale="log", xlabel="samples m", title="Test accuracy",
+    ax.set(xscale="log", xlabel="samples m", title=TITLES[measure],
            ylim=(min(ends) - room, max(ends) + 2 * room))
     if d is not None:
         ax.axvline(d, color=FAINT, linewidth=0.8)
         ax.text(d, max(ends) + 2 * room, f" d = {d} features", fontsize=8, color="#777777",
                 va="top")
     for colour, (lam, runs) in zip(COLOURS, table.groupby("lam"), strict=False):
-        ax.plot(runs.samples, runs.accuracy, "o", color=colour, markersize=3, alpha=0.5)
-        ax.plot(runs.groupby("samples").accuracy.mean(), color=colour, label=f"λ = {lam:g}")
+        ax.plot(runs.samples, runs[measure], "o", color=colour, markersize=3, alpha=0.5)
+        ax.plot(runs.groupby("samples")[measure].mean(), color=colour, label=f"λ = {lam:g}")
     ax.set_xticks(ticks, [f"{m:,}" for m in ticks])
     ax.minorticks_off()
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    if measure == "accuracy":
+        ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     ax.legend(loc="lower right")
     return ax.figure
 

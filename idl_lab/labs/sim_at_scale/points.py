@@ -39,12 +39,12 @@ def sparse_problem(n: int, p: int, samples: int, *, generator: torch.Generator
     return Phi, Phi @ W.mT + 0.1 * noise
 
 
-def measure_parts(sizes: Sequence[int], *, seed: int = 0, rows: int = 64,
-             repeat: int = 3) -> pd.DataFrame:
+def measure_parts(sizes: Sequence[int], *, seed: int = 0, rows: int = 64, repeat: int = 3,
+                  device: str | torch.device = "cpu") -> pd.DataFrame:
     """Time each part of state matching at a few sizes d, half of them states, m = 2d samples.
 
-    The time is the processor's, so that other programs do not count; with torch on one thread it
-    is that of the clock.
+    On the CPU the time is the processor's, so that other programs do not count; with torch on one
+    thread it is that of the clock.
 
     Parameters
     ----------
@@ -54,6 +54,8 @@ def measure_parts(sizes: Sequence[int], *, seed: int = 0, rows: int = 64,
         Of the steps of ADMM and the finish, whose cost grows with it.
     repeat : int
         The shortest of so many measurements counts.
+    device : str or torch.device
+        What is measured; it must have float64.
 
     Returns
     -------
@@ -66,7 +68,7 @@ def measure_parts(sizes: Sequence[int], *, seed: int = 0, rows: int = 64,
     found = []
     for d in sizes:
         n = validation.integer("d", d, at_least=4) // 2
-        Phi, T = sparse_problem(n, d - n, 2 * d, generator=generator)
+        Phi, T = (M.to(device) for M in sparse_problem(n, d - n, 2 * d, generator=generator))
         gram, cross, some = Phi.mT @ Phi, T.mT @ Phi, slice(rows)
         problem = Problem(gram, cross, T.square().sum(0), lam=0.2 * d ** 0.5, kappa=0.9, ball=n
                           ).rows(some)
@@ -82,7 +84,7 @@ def measure_parts(sizes: Sequence[int], *, seed: int = 0, rows: int = 64,
         size = Size(n, d - n, 2 * d, support=max(support, 1), splitting=10, finishing=1)
         share = {"splitting": len(W) / n, "finish": len(W) / n}
         for part, run in runs.items():
-            seconds = min(_time(run) for _ in range(repeat))
+            seconds = min(_time(run, torch.device(device)) for _ in range(repeat))
             found.append((part, d, support, 10 if part == "splitting" else 1,
                           size.flops()[part] * share.get(part, 1), seconds))
     return pd.DataFrame(found, columns=["part", "d", "support", "steps", "flops", "seconds"])
@@ -102,7 +104,13 @@ def _one(active: ActiveSet, problem: Problem) -> None:
     problem.objective(W)
 
 
-def _time(run: Callable[[], object]) -> float:
-    start = time.process_time()
+def _time(run: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cpu":
+        start = time.process_time()
+        run()
+        return time.process_time() - start
+    torch.accelerator.synchronize()  # a launch returns before its work is done
+    start = time.perf_counter()
     run()
-    return time.process_time() - start
+    torch.accelerator.synchronize()
+    return time.perf_counter() - start

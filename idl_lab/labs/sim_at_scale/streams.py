@@ -24,13 +24,13 @@ from idl_lab.sim.solvers import ADMMSolver
 class Stream:
     """A loader of noisy copies of some samples, which exist only while their batch is in use.
 
-    Each pass draws the same numbers: sample by sample a row of U, picked with replacement, plus
-    normal noise.
+    Each pass draws the same numbers, whatever the device: sample by sample a row of U, picked with
+    replacement, plus normal noise.
 
     Parameters
     ----------
     U : Tensor, shape (r, p)
-        On the CPU.
+        Its device is that of the batches.
     samples : int
         m, of a whole pass.
     batch : int
@@ -61,7 +61,7 @@ class Stream:
             m = min(self.batch, self.samples - first)
             picked = torch.randint(len(U), (m,), generator=draws, device="cpu")
             noise = torch.randn(m, U.shape[1], generator=draws, dtype=U.dtype, device="cpu")
-            yield noise.mul_(self.noise).add_(U[picked])
+            yield noise.to(U.device).mul_(self.noise).add_(U[picked.to(U.device)])
 
 
 def peak_memory() -> int:
@@ -139,6 +139,7 @@ def train_alone(teacher: nn.Sequential, U: Tensor, samples: Sequence[int], *, se
     seed : int
         Of the streams.
     device : str
+        Of the teacher, of the batches, of the solver and of the model.
     **weights
         ``lambda_z`` and ``lambda_y`` of `SIM`.
 
@@ -185,14 +186,16 @@ def _alone(folder: str, samples: Sequence[int], given: dict[str, Any]) -> list[i
 def _work(folder: Path) -> None:
     torch.set_num_threads(1)
     given = torch.load(folder / "given.pt", weights_only=True)
+    device = given.get("device", "cpu")
     layers = [nn.Linear(W.shape[1], W.shape[0], bias=False) for W in given["weights"]]
     for layer, W in zip(layers, given["weights"], strict=True):
         layer.weight.data.copy_(W)
     teacher = nn.Sequential(*[part for layer in layers for part in (layer, nn.ReLU())][:-1])
+    teacher, U = teacher.to(device), given["U"].to(device)
     for m in [*given.get("before", []), *given["samples"]]:
-        stream = Stream(given["U"], m, seed=given.get("seed", 0))
+        stream = Stream(U, m, seed=given.get("seed", 0))
         if given["what"] == "train":
-            where = {"device": given["device"], "progress": False}
+            where = {"device": device, "progress": False}
             sim = SIM(**given["lambdas"], **where).train(ADMMSolver(**where), teacher, stream)
             sim.save(folder / "sim.pt")
         else:

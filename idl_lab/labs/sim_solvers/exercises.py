@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import pkgutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,12 +19,15 @@ from idl_lab.labs.kit.exercise import Example
 from idl_lab.labs.kit.problems import generator, normal
 from idl_lab.sim import solvers
 from idl_lab.sim.problem import Problem
-from idl_lab.sim.solvers import ADMMSolver, BaseSolver, SolveResult, active_set
+from idl_lab.sim.solvers import ADMMSolver, BaseSolver, SolveResult
 
 STEPS, WITHIN = 300, 0.02
 READY = tuple(kind for kind in vars(solvers).values() if isinstance(kind, type)
               and issubclass(kind, BaseSolver) and kind is not BaseSolver)
-READY_CODE = {active_set.__name__, *(kind.__module__ for kind in READY)}
+INHERITED = ("base", "incumbent", "result")  # what every solver works with
+READY_CODE = {f"{solvers.__name__}.{module.name}"
+              for module in pkgutil.iter_modules(solvers.__path__)
+              if module.name not in INHERITED}
 
 
 @dataclass(frozen=True, kw_only=True)

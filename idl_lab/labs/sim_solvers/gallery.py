@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 
-import pandas as pd
 from matplotlib.figure import Figure
+from torch.utils.data import DataLoader, Subset
 
 from idl_lab import training
 from idl_lab.labs.kit.problems import digits_teacher, generator, normal
-from idl_lab.labs.sim_solvers.plots import draw_patterns, draw_solves, draw_sparsity
+from idl_lab.labs.sim_solvers.panel import path_panel
+from idl_lab.labs.sim_solvers.plots import draw_patterns, draw_solves
 from idl_lab.sim import SIM
 from idl_lab.sim.problem import Problem
 from idl_lab.sim.solvers import ADMMSolver, CVXSolver, LeastSquareSolver, SolveResult
@@ -38,17 +39,15 @@ def patterns() -> Figure:
     return draw_patterns({name: rows.W for name, rows in _solved().items()}, 12)
 
 
-def sparsity() -> Figure:
-    """SIM of the digits' teacher, in units in which it is feasible."""
-    teacher, train, test = digits_teacher()
-    points = {}
-    for lam in (0.01, 0.1, 1.0, 10.0):
-        sim = SIM(lambda_z=lam, lambda_y=lam, device="cpu", progress=False)
-        sim.train(ADMMSolver(tol=1e-4, device="cpu", progress=False), teacher, train)
-        points[lam] = {"nonzeros": sum(sim.result.stats["nonzeros"].values()),
-                       "accuracy": sim.evaluate(test)}
-    return draw_sparsity(pd.DataFrame(points).T, training.evaluate(teacher, test),
-                         len(test.dataset))
+def path() -> Figure:
+    """Students of the digits' teacher; the λ is chosen on a half of the test images."""
+    teacher, train, test = digits_teacher(hidden=(32, 16))
+    apart = DataLoader(Subset(test.dataset, range(200)), 100)
+    solver = ADMMSolver(tol=1e-4, device="cpu", progress=False)
+    paths = {way: SIM(refit=way == "refitted", device="cpu", progress=False).path(
+        solver, teacher, train, [10 ** (k / 2) for k in range(-4, 5)], val_loader=apart)
+        for way in ("as fitted", "refitted")}
+    return path_panel({"digits": paths}, {"digits": training.evaluate(teacher, apart)}).figure
 
 
-GALLERY = (solves, patterns, sparsity)
+GALLERY = (solves, patterns, path)

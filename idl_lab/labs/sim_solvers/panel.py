@@ -1,4 +1,4 @@
-"""The solver comparison: solves in the background, whose curves grow as they run."""
+"""Lab 08's panels: solves in the background, whose curves grow as they run; and what λ does."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 
 from idl_lab import validation
 from idl_lab.labs.kit.canvas import COLOURS
-from idl_lab.labs.kit.panel import Panel, slider
-from idl_lab.labs.sim_solvers.plots import draw_solves
+from idl_lab.labs.kit.panel import Panel, dropdown, slider
+from idl_lab.labs.sim_solvers.plots import draw_path, draw_solves
 from idl_lab.sim.problem import Problem
 from idl_lab.sim.solvers import BaseSolver, SolveResult, SolveStatus
 
@@ -252,3 +252,46 @@ def _line(name: str, colour: str, run: SolveResult | pd.DataFrame, tol: float) -
             f"</span> <b style='display:inline-block;width:150px'>{html.escape(name)}</b>"
             f"<progress value='{done:.3f}' max='1' style='width:120px'></progress> "
             f"{html.escape(said)}</div>")
+
+
+def path_panel(paths: Mapping[str, Mapping[str, pd.DataFrame]], accuracies: Mapping[str, float],
+               lam: float | None = None) -> Panel:
+    """Move along paths of λ that were fitted before.
+
+    Parameters
+    ----------
+    paths : mapping of str to mapping of str to DataFrame
+        For each teacher, by its name, the tables that `draw_path` takes: the same names and the
+        same λ for all of them.
+    accuracies : mapping of str to float
+        Of the teachers.
+    lam : float, optional
+        Where the control starts; the first table's chosen λ by default.
+
+    Returns
+    -------
+    Panel
+        Controls: teacher, way (how the weights were found), lam (the number as words).
+
+    Raises
+    ------
+    ValueError
+        If the tables have not the same λ, or ``lam`` is not among them.
+    """
+    tables = [table for ways in paths.values() for table in ways.values()]
+    rising = sorted(tables[0].index)
+    if any(sorted(table.index) != rising for table in tables):
+        raise ValueError("paths must have the same λ in all tables.")
+    options = {f"{value:g}": value for value in rising}
+    start = tables[0]["chosen"].idxmax() if lam is None else lam
+    validation.choice("lam", f"{start:g}", options)
+    ways = tuple(next(iter(paths.values())))
+
+    def draw(teacher: str, way: str, lam: str, figure: Figure | None) -> Figure:
+        return draw_path(paths[teacher], way, options[lam], accuracies[teacher], figure=figure)
+
+    control = ipywidgets.SelectionSlider(
+        value=f"{start:g}", options=tuple(options), description="λ",
+        style={"description_width": "initial"}, layout={"width": "300px"})
+    return Panel(draw, {"teacher": dropdown(next(iter(paths)), tuple(paths), "teacher"),
+                        "way": dropdown(ways[0], ways, "weights"), "lam": control})

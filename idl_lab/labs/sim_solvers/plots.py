@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from torch import Tensor
 
 from idl_lab import validation
 from idl_lab.labs.kit import canvas
 from idl_lab.labs.kit.canvas import COLOURS, FAINT, INK, frame, line, styled, title, words
-from idl_lab.labs.kit.plots import array, level
+from idl_lab.labs.kit.plots import array, fidelity_axis, lacking
 from idl_lab.sim.solvers import SolveResult
 
 FLOOR = 1e-12  # of relative figures that are drawn on a log scale
@@ -187,38 +187,115 @@ def draw_patterns(matrices: Mapping[str, Tensor], n: int) -> Figure:
     return axes[0].figure
 
 
+PICTURES = {"fidelity": "Fidelity to the teacher", "accuracy": "Accuracy on samples set apart",
+            "nonzeros": "Non-zero entries of A, B, C, D", "gap": "Relative duality gap"}
+
+
 @styled
-def draw_sparsity(table: pd.DataFrame, teacher: float, images: int) -> Figure:
-    """Test accuracy against the number of non-zero weights, a point for each λ.
+def draw_path(paths: Mapping[str, pd.DataFrame], way: str, lam: float, teacher: float, *,
+              figure: Figure | None = None) -> Figure:
+    """What λ does: fidelity, accuracy, non-zeros and duality gap against it.
+
+    A ring is at the λ that is looked at, a dashed line at the one that is chosen.
 
     Parameters
     ----------
-    table : pandas.DataFrame
-        By λ (its index): nonzeros, accuracy.
+    paths : mapping of str to pandas.DataFrame
+        How the weights were found, and the table of `SIM.path` with a val_loader of class labels;
+        at most six.
+    way : str
+        The path that is looked at.
+    lam : float
+        Its λ, one of the index.
     teacher : float
         The teacher's accuracy.
-    images : int
-        How many the accuracies were measured on.
+    figure : Figure, optional
+        From an earlier call.
 
     Raises
     ------
-    TypeError
-        If it is no such table, or it is empty.
+    TypeError, ValueError
+        Without paths, for a table without these columns or one chosen row, and for a way or a λ
+        that there is not.
     """
-    if not isinstance(table, pd.DataFrame) or len(table) == 0:
-        raise TypeError("table must be a pandas.DataFrame with a row for each λ.")
-    for name in ("nonzeros", "accuracy"):
-        validation.choice("column", name, table.columns)
-    ax = canvas.axes(None, 5.6, 3.4)
-    ends = [*level(ax, teacher, images), *table["accuracy"]]
-    ax.plot(table["nonzeros"], table["accuracy"], "o-", color=COLOURS[0], markersize=5)
-    for lam, row in table.iterrows():
-        ax.annotate(f"λ = {lam:g}", (row["nonzeros"], row["accuracy"]), xytext=(5, -12),
-                    textcoords="offset points", fontsize=8)
-    room = 0.1 * (max(ends) - min(ends))
-    ax.set(xlabel="non-zero entries of A, B, C, D", title="Test accuracy, and what zeros cost",
-           xlim=(0.9 * table["nonzeros"].min(), 1.12 * table["nonzeros"].max()),
-           ylim=(min(ends) - 2 * room, max(ends) + room))
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    ax.legend(loc="lower right")
-    return ax.figure
+    _check_paths(paths)
+    validation.choice("way", way, paths)
+    if lam not in paths[way].index:
+        raise ValueError(f"lam must be one of the table's {list(paths[way].index)}, got {lam}.")
+    axes = dict(zip(PICTURES, canvas.mosaic(
+        figure, [("fidelity", "accuracy"), ("nonzeros", "gap")], 8.4, 4.7, left=0.085, right=0.985,
+        bottom=0.15, top=0.855, wspace=0.2, hspace=0.5), strict=True))
+    table, every = paths[way], pd.concat(list(paths.values()))
+    here, chosen = table.loc[lam], table.index[table["chosen"].to_numpy(bool)][0]
+    xlim = every.index.min() / 2, every.index.max() * 2
+    for name, ax in axes.items():
+        values = {key: _shown(name, path[name]) for key, path in paths.items()}
+        low, high = _limits(name, np.concatenate(list(values.values())), teacher)
+        scale = {"yscale": "log"} if name in ("fidelity", "gap") else {}
+        if frame(ax, xscale="log", xlim=xlim, ylim=(low, high), **scale):
+            _dress(name, ax)
+        line(ax, "chosen", [chosen, chosen], [low, high], "--", color=INK, linewidth=0.9,
+             label="chosen λ")
+        if name == "accuracy":
+            line(ax, "teacher", xlim, [teacher, teacher], ":", color=INK, linewidth=1.2,
+                 label="teacher")
+        for k, (key, path) in enumerate(paths.items()):
+            line(ax, key, path.index.to_numpy(float), values[key], "so^vDP"[k] + "-",
+                 color=COLOURS[k], markersize=4, label=key)
+        line(ax, "here", [lam], _shown(name, table.loc[[lam], name]), "o", color=INK,
+             markersize=11, fillstyle="none")
+        title(ax, PICTURES[name])
+    if figure is None:
+        first = axes["accuracy"]
+        first.figure.legend(*first.get_legend_handles_labels(), loc="lower center", ncols=6)
+    words(axes["fidelity"], "verdict", -0.13, 1.25,
+          f"λ = {lam:.3g}, {way}: fidelity {here['fidelity']:.5f}, accuracy "
+          f"{100 * here['accuracy']:.1f} %, {here['nonzeros']:.0f} non-zeros. Chosen: λ = "
+          f"{chosen:.3g}", fontsize=10, weight="bold")
+    return axes["fidelity"].figure
+
+
+def _check_paths(paths: Mapping[str, pd.DataFrame]) -> None:
+    if not isinstance(paths, Mapping) or not 0 < len(paths) <= len(COLOURS):
+        raise TypeError(f"paths must be a mapping of 1 to {len(COLOURS)} names to tables, got "
+                        f"{type(paths).__name__}.")
+    for key, table in paths.items():
+        if not isinstance(table, pd.DataFrame):
+            raise TypeError(f"{key!r} must be a pandas.DataFrame with a row for each λ, got "
+                            f"{type(table).__name__}.")
+        for name in (*PICTURES, "chosen"):
+            validation.choice("column", name, table.columns)
+        if table["chosen"].sum() != 1:
+            raise ValueError(f"{key!r} must have one chosen row, got {table['chosen'].sum()}.")
+
+
+def _shown(name: str, values: pd.Series) -> np.ndarray:
+    """As the axis takes them: of a fidelity what it lacks to 1."""
+    shown = values.to_numpy(float)
+    if name == "fidelity":
+        return lacking(shown)
+    return np.maximum(shown, FLOOR) if name == "gap" else shown
+
+
+def _limits(name: str, values: np.ndarray, teacher: float) -> tuple[float, float]:
+    values = values[np.isfinite(values)] if np.isfinite(values).any() else np.ones(1)
+    if name in ("fidelity", "gap"):  # whole decades, so that the frame stands while λ moves
+        low, high = (10.0 ** end for end in (np.floor(np.log10(values.min()) - 0.2),
+                                             np.ceil(np.log10(values.max()) + 0.2)))
+        return (high, low) if name == "fidelity" else (low, high)
+    if name == "nonzeros":
+        return 0.0, 1.08 * max(values.max(), 1.0)
+    low, high = min(values.min(), teacher), max(values.max(), teacher)
+    room = 0.08 * max(high - low, 0.01)
+    return low - room, high + room
+
+
+def _dress(name: str, ax: Axes) -> None:
+    """What an axis has from its first drawing on."""
+    ax.set_xlabel("λ", labelpad=1)
+    if name == "fidelity":
+        fidelity_axis(ax.yaxis)
+    if name == "accuracy":
+        ax.yaxis.set_major_locator(MaxNLocator(5))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.3g} %"))
+    ax.grid(axis="y", color=FAINT, linewidth=0.5, alpha=0.5)

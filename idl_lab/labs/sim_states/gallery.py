@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 
 import torch
 from matplotlib.figure import Figure
@@ -10,20 +11,30 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from idl_lab import well_posedness
-from idl_lab.labs.kit.problems import change_units, digits_teacher, generator, whole
+from idl_lab.labs.kit.problems import (
+    change_units,
+    digits_teacher,
+    generator,
+    random_teacher,
+    whole,
+)
 from idl_lab.labs.sim_states.panel import sim_states_panel
 from idl_lab.labs.sim_states.plots import (
+    draw_answers,
     draw_duality,
     draw_features,
     draw_segments,
     draw_teacher_states,
 )
+from idl_lab.labs.sim_states.problems import bound_study
 from idl_lab.model import ImplicitModel
+from idl_lab.sim import SIM
 from idl_lab.sim.hooks import States
 from idl_lab.sim.problem import state_matching
 from idl_lab.sim.solvers import ADMMSolver
 from idl_lab.sim.states import collect, gram_statistics, rescale, teacher_as_matrices
 
+_SOLVER = ADMMSolver(tol=1e-4, device="cpu", progress=False)
 _BLOCKS = [("layer 3", 16), ("layer 2", 32), ("layer 1", 64)]
 
 
@@ -87,9 +98,24 @@ def duality() -> Figure:
     return draw_duality(t, upper, lower)
 
 
+def answers() -> Figure:
+    """What two students make of 200 fresh inputs, with and without units that fit."""
+    teacher, train, test = random_teacher()
+    U = test.dataset[:200][0]
+    students = {way: SIM(rescale=way == "rescaled", device="cpu", progress=False)
+                for way in ("not rescaled", "rescaled")}
+    with warnings.catch_warnings():  # one is poor: that is what is shown
+        warnings.simplefilter("ignore", UserWarning)
+        for sim in students.values():
+            sim.train(_SOLVER, teacher, train)
+    return draw_answers({f"{way}: {sim.fidelity(test):.2f}": (
+        teacher(U).detach(), sim.model(U).detach()) for way, sim in students.items()})
+
+
 def bound() -> Figure:
     """κ = 0.5 with and without rescaling."""
-    return sim_states_panel(*_taught(), kappas=(0.1, 0.5, 0.99)).figure
+    study = bound_study(*_taught(), (0.1, 0.5, 0.99), _SOLVER)
+    return sim_states_panel({"digits": _taught()[0]}, {"digits": study}).figure
 
 
-GALLERY = (teacher_states, features, segments, duality, bound)
+GALLERY = (teacher_states, features, segments, duality, answers, bound)

@@ -2,61 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import ipywidgets
+import pandas as pd
 from matplotlib.figure import Figure
 from torch import nn
 
-from idl_lab import training, validation
-from idl_lab.labs.kit.panel import Panel
+from idl_lab import validation
+from idl_lab.labs.kit.panel import Panel, dropdown
 from idl_lab.labs.sim_states.plots import draw_bound
-from idl_lab.labs.sim_states.problems import bound_study
 from idl_lab.model import ImplicitModel
-from idl_lab.sim.hooks import Batches
-from idl_lab.sim.solvers import ADMMSolver, BaseSolver
 from idl_lab.well_posedness import units
 
 
-def sim_states_panel(teacher: nn.Module, train: Batches, test: Batches, kappa: float = 0.5,
-                     kappas: Sequence[float] = (0.05, 0.1, 0.3, 0.5, 0.8, 0.99), *,
-                     solver: BaseSolver | None = None) -> Panel:
-    """Choose κ; watch the teacher's row sums, the misfit of each layer and the accuracy.
-
-    All models are fitted before the panel shows, with and without rescaling.
+def sim_states_panel(teachers: Mapping[str, nn.Module], studies: Mapping[str, pd.DataFrame],
+                     kappa: float = 0.5) -> Panel:
+    """Choose κ; watch a teacher's row sums, the misfit of each layer and the fidelity.
 
     Parameters
     ----------
-    teacher : nn.Module
-        On the CPU; Linear layers of flat inputs, with positively homogeneous activations.
-    train, test : iterable of (U, target)
+    teachers : mapping of str to nn.Module
+        On the CPU, of Linear layers with positively homogeneous activations.
+    studies : mapping of str to pandas.DataFrame
+        Of each teacher what `bound_study` gave, all for the same κ.
     kappa : float
-        Where the control starts; one of ``kappas``.
-    kappas : sequence of float
-        In (0, 1).
-    solver : BaseSolver, optional
-        ADMM to a relative gap of 1e-4 by default; λ = 0.1.
+        Where the control starts.
 
     Returns
     -------
     Panel
-        Control: kappa, the number as words.
-    """
-    options = tuple(f"{validation.real('kappas', k, above=0.0, below=1.0):g}" for k in kappas)
-    validation.choice("kappa", f"{kappa:g}", options)
-    solver = solver or ADMMSolver(tol=1e-4, device="cpu", progress=False)
-    table = bound_study(teacher, train, test, [float(k) for k in options], solver)
-    model = ImplicitModel.from_network(teacher)
-    A = model.A.detach().to_dense().double()
-    blocks = [(f"layer {len(model.blocks) - k}", b.size) for k, b in enumerate(model.blocks)]
-    score, images = training.evaluate(teacher, test), sum(len(y) for _, y in test)
+        Controls: teacher, and kappa, the number as words.
 
-    def draw(kappa: str, figure: Figure | None) -> Figure:
-        v = units(A, float(kappa))
-        return draw_bound(table, A, A / v[:, None] * v, blocks, float(kappa), score, images,
-                          figure=figure)
+    Raises
+    ------
+    ValueError
+        If the studies are of other teachers or have not the same κ, or ``kappa`` is not among
+        them.
+    """
+    found = [sorted(set(study.index.get_level_values("kappa"))) for study in studies.values()]
+    if list(studies) != list(teachers) or any(kappas != found[0] for kappas in found):
+        raise ValueError(f"studies must be of {', '.join(teachers)}, all for the same κ.")
+    options = {f"{value:g}": value for value in found[0]}
+    validation.choice("kappa", f"{kappa:g}", options)
+    models = {name: ImplicitModel.from_network(teacher) for name, teacher in teachers.items()}
+    matrices = {name: model.A.detach().to_dense().double() for name, model in models.items()}
+    blocks = {name: [(f"layer {len(model.blocks) - k}", b.size)
+                     for k, b in enumerate(model.blocks)] for name, model in models.items()}
+
+    def draw(teacher: str, kappa: str, figure: Figure | None) -> Figure:
+        A = matrices[teacher]
+        v = units(A, options[kappa])
+        return draw_bound(studies[teacher], A, A / v[:, None] * v, blocks[teacher],
+                          options[kappa], figure=figure)
 
     control = ipywidgets.SelectionSlider(
-        value=f"{kappa:g}", options=options, description="κ ≥ ‖A‖∞",
+        value=f"{kappa:g}", options=tuple(options), description="κ ≥ ‖A‖∞",
         style={"description_width": "initial"}, layout={"width": "300px"})
-    return Panel(draw, {"kappa": control})
+    return Panel(draw, {"teacher": dropdown(next(iter(teachers)), tuple(teachers), "teacher"),
+                        "kappa": control})

@@ -8,13 +8,20 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
 from idl_lab import validation
 from idl_lab.labs.kit import canvas
 from idl_lab.labs.kit.canvas import COLOURS, FAINT, INK, frame, line, styled, title, words
-from idl_lab.labs.kit.plots import Blocks, array, draw_rescaled_rows, level
+from idl_lab.labs.kit.plots import (
+    Blocks,
+    array,
+    draw_rescaled_rows,
+    fidelity_axis,
+    lacking,
+    name_blocks,
+)
 
 _WAYS = {True: ("rescaled", COLOURS[0]), False: ("not rescaled", COLOURS[1])}
 
@@ -192,9 +199,43 @@ def draw_duality(away: Tensor, upper: Tensor, lower: Tensor, ax: Axes | None = N
 
 
 @styled
+def draw_answers(answers: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
+    """A student's outputs against its teacher's, a picture for each student.
+
+    Parameters
+    ----------
+    answers : mapping of str to pair of Tensor, shape (m, q)
+        Titles; the teacher's outputs and the student's, of the same samples. All are drawn.
+
+    Raises
+    ------
+    ValueError
+        Without a student, and if two outputs differ in shape.
+    """
+    if not answers:
+        raise ValueError("answers must hold at least one student, got none.")
+    axes = canvas.row(None, len(answers), 2.1 * len(answers), 2.5, left=0.3 / len(answers),
+                      right=0.99, bottom=0.19, top=0.88, wspace=0.24)
+    for ax, (name, pair) in zip(axes, answers.items(), strict=True):
+        wanted, given = (array(name, T, 2) for T in pair)
+        if wanted.shape != given.shape:
+            raise ValueError(f"{name!r} must have outputs of one shape, got {wanted.shape} and "
+                             f"{given.shape}.")
+        ends = wanted.min(), wanted.max()
+        ax.plot(ends, ends, "--", color=INK, linewidth=0.9)
+        ax.plot(wanted.ravel(), given.ravel(), ".", color=COLOURS[0], markersize=2, alpha=0.5)
+        room = 0.06 * (ends[1] - ends[0])
+        ax.set(title=name, xlabel="the teacher says", xlim=(ends[0] - room, ends[1] + room))
+        ax.xaxis.set_major_locator(MaxNLocator(4))
+        ax.yaxis.set_major_locator(MaxNLocator(4))
+    axes[0].set_ylabel("the student says")
+    return axes[0].figure
+
+
+@styled
 def draw_bound(table: pd.DataFrame, before: Tensor, after: Tensor, blocks: Blocks, kappa: float,
-               teacher: float, images: int, *, figure: Figure | None = None) -> Figure:
-    """What ‖A‖∞ ≤ κ costs: the teacher's row sums, the misfit of each layer, the accuracy.
+               *, figure: Figure | None = None) -> Figure:
+    """What ‖A‖∞ ≤ κ costs: the teacher's row sums, the misfit of each layer, the fidelity.
 
     Parameters
     ----------
@@ -206,10 +247,6 @@ def draw_bound(table: pd.DataFrame, before: Tensor, after: Tensor, blocks: Block
         Names and sizes of the layers; ``table`` has a column of each name.
     kappa : float
         One of the table's.
-    teacher : float
-        The teacher's accuracy.
-    images : int
-        How many the accuracies were measured on.
     figure : Figure, optional
         From an earlier call.
 
@@ -226,47 +263,49 @@ def draw_bound(table: pd.DataFrame, before: Tensor, after: Tensor, blocks: Block
     draw_rescaled_rows(before, after, blocks, kappa, left)
     title(left, "The teacher's row sums of |A|")
     _misfits(middle, table, [name for name, _ in blocks], kappa)
-    _accuracies(right, table, kappas, teacher, images)
-    # Rings, since a bar across the picture would hide the dots.
-    line(right, "kappa", [kappa, kappa], [table.loc[(kappa, way), "accuracy"] for way in _WAYS],
-         "o", color=INK, markersize=11, fillstyle="none")
+    _fidelities(right, table, kappas, kappa)
     if figure is None:  # below the pictures, where no curve and no cursor comes
         left.figure.legend(*right.get_legend_handles_labels(), loc="lower right", ncols=4)
     here = table.loc[kappa]
     unsolved = "" if here["solved"].all() else "; a solve stopped early"
-    points = [f"{100 * here.loc[way, 'accuracy']:.1f} % {name}" for way, (name, _) in _WAYS.items()]
-    words(left, "verdict", -0.2, 1.2,
-          f"κ = {kappa:g}: {', '.join(points)}, teacher {100 * teacher:.1f} %; largest relative "
-          f"gap {here['gap'].max():.0e}{unsolved}", fontsize=10, weight="bold")
+    points = [f"{here.loc[way, 'fidelity']:.4f} {name} ({100 * here.loc[way, 'accuracy']:.1f} % "
+              f"right)" for way, (name, _) in _WAYS.items()]
+    words(left, "verdict", -0.2, 1.2, f"κ = {kappa:g}: fidelity {', '.join(points)}{unsolved}",
+          fontsize=10, weight="bold")
     return left.figure
 
 
 def _misfits(ax: Axes, table: pd.DataFrame, names: Sequence[str], kappa: float) -> None:
-    """The share of each layer's sum of squares that is left unexplained, at one κ."""
+    """The share of each layer's variance that is left unexplained, at one κ."""
     misfits = table[list(names)].clip(lower=1e-8)
-    ylim = (0.3 * misfits.min(axis=None), 3 * misfits.max(axis=None))
-    if frame(ax, yscale="log", xlim=(-0.5, len(names) - 0.5), ylim=ylim):
+    low, high = 0.3 * misfits.min(axis=None), 3 * misfits.max(axis=None)
+    if frame(ax, yscale="log", xlim=(-0.5, len(names) - 0.5), ylim=(low, high)):
         canvas.log_axis(ax.yaxis, lambda share: f"{canvas.power(100 * share)} %")
-        ax.set_xticks(range(len(names)), names)
         ax.tick_params(axis="x", length=0)
         ax.grid(axis="y", color=FAINT, linewidth=0.5, alpha=0.5)
     at = np.arange(len(names))
+    name_blocks(ax.xaxis, at, [(name, 1) for name in names])
     for (way, (name, colour)), mark in zip(_WAYS.items(), "os", strict=True):
         line(ax, name, at, misfits.loc[(kappa, way)].to_numpy(), mark, color=colour, markersize=7,
              fillstyle="full" if way else "none")
-    title(ax, "Unexplained share of Z, by layer")
+    title(ax, "Unexplained, by layer")
 
 
-def _accuracies(ax: Axes, table: pd.DataFrame, kappas: Sequence[float], teacher: float,
-                images: int) -> None:
-    """The accuracy at every κ, with and without rescaling."""
-    if frame(ax, xlabel="κ", xlim=(min(kappas) - 0.06, max(kappas) + 0.06)):
-        ends = [*level(ax, teacher, images), *table["accuracy"]]
-        for (way, (name, colour)), mark in zip(_WAYS.items(), "os", strict=True):
-            scores = table.xs(way, level="rescaled")["accuracy"].sort_index()
-            ax.plot(scores.index, scores, f"{mark}-", color=colour, label=name, markersize=4)
-        room = 0.1 * (max(ends) - min(ends))
-        ax.set_ylim(min(ends) - room, max(ends) + room)
-        ax.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.3g} %"))
-    title(ax, "Accuracy on the test images")
+def _fidelities(ax: Axes, table: pd.DataFrame, kappas: Sequence[float], kappa: float) -> None:
+    """The fidelity at every κ, with and without rescaling, and rings at the one that is chosen."""
+    lacks = lacking(table["fidelity"])
+    low, high = (10.0 ** end for end in (np.floor(np.log10(lacks.min()) - 0.2),
+                                         np.ceil(np.log10(lacks.max()) + 0.2)))
+    if frame(ax, xlabel="κ", yscale="log", xlim=(min(kappas) - 0.06, max(kappas) + 0.06),
+             ylim=(high, low)):
+        fidelity_axis(ax.yaxis)
+        ax.grid(axis="y", color=FAINT, linewidth=0.5, alpha=0.5)
+    for (way, (name, colour)), mark in zip(_WAYS.items(), "os", strict=True):
+        curve = table.xs(way, level="rescaled")["fidelity"].sort_index()
+        line(ax, name, curve.index.to_numpy(float), lacking(curve), f"{mark}-", color=colour,
+             label=name, markersize=4)
+    # Rings, since a bar across the picture would hide the dots.
+    line(ax, "kappa", [kappa, kappa], lacking([table.loc[(kappa, way), "fidelity"]
+                                               for way in _WAYS]),
+         "o", color=INK, markersize=11, fillstyle="none")
+    title(ax, "Fidelity on fresh inputs")

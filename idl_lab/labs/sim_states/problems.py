@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import pandas as pd
 from torch import nn
 
-from idl_lab.fixed_point.solution import ConvergenceWarning
 from idl_lab.sim import SIM
 from idl_lab.sim.hooks import Batches
 from idl_lab.sim.solvers import BaseSolver
@@ -16,7 +15,7 @@ from idl_lab.sim.solvers import BaseSolver
 
 def bound_study(teacher: nn.Module, train: Batches, test: Batches, kappas: Sequence[float],
                 solver: BaseSolver, lam: float = 0.1) -> pd.DataFrame:
-    """SIM with and without rescaling for several κ.
+    """SIM with and without rescaling for several κ, on the solver's device.
 
     Parameters
     ----------
@@ -31,21 +30,22 @@ def bound_study(teacher: nn.Module, train: Batches, test: Batches, kappas: Seque
     Returns
     -------
     pandas.DataFrame
-        By (kappa, rescaled): accuracy, inf_norm (‖A‖∞), gap (relative, of the state matching),
-        solved, nonzeros, and the share of its sum of squares that the matching leaves
-        unexplained under "layer 1", "layer 2", … and "output".
+        By (kappa, rescaled): fidelity and accuracy on ``test``, inf_norm (‖A‖∞), gap (relative,
+        of the state matching), solved, nonzeros, and the share of its variance that the matching
+        leaves unexplained under "layer 1", "layer 2", … and "output".
     """
     rows = {}
     for kappa in kappas:
         for rescaled in (True, False):
-            sim = SIM(kappa=kappa, lambda_z=lam, lambda_y=lam, rescale=rescaled, device="cpu",
-                      progress=False)
-            with warnings.catch_warnings():  # the table says what the warning says
-                warnings.simplefilter("ignore", ConvergenceWarning)
+            sim = SIM(kappa=kappa, lambda_z=lam, lambda_y=lam, rescale=rescaled,
+                      device=solver.device, progress=False)
+            with warnings.catch_warnings():  # the table says what the warnings say
+                warnings.simplefilter("ignore", UserWarning)
                 sim.train(solver=solver, model=teacher, dataloader=train)
             stats, layers = sim.result.stats, sim.result.blocks
             rows[kappa, rescaled] = {
-                "accuracy": sim.evaluate(test), "inf_norm": stats["inf_norm"],
+                "fidelity": sim.fidelity(test), "accuracy": sim.evaluate(test),
+                "inf_norm": stats["inf_norm"],
                 "gap": stats["state"].relative_gap,
                 "solved": all(status.ok for status in sim.result.status.values()),
                 "nonzeros": sum(stats["nonzeros"].values()),

@@ -39,6 +39,7 @@ def digit_panel(model: ImplicitModel, U: Tensor, labels: Tensor, steps: int = 12
     if not 0 < len(U) == len(labels):
         raise ValueError(f"U and labels must hold as many images, at least one, got {len(U)} and "
                          f"{len(labels)}.")
+    U = U.to(model.C.device)
 
     @torch.no_grad()
     def draw(image: int, step: int, figure: Figure | None) -> Figure:

@@ -32,6 +32,7 @@ def tolerance_panel(model: ImplicitModel, U: Tensor, labels: Tensor, digits: flo
         Controls: digits, image.
     """
     grid = [k / PER_DECADE for k in range(LOW * PER_DECADE, HIGH * PER_DECADE + 1)]
+    U, labels = U.to(model.C.device), labels.to(model.C.device)
     table, scores, exact = tolerance_study(model, U, labels, [10.0 ** d for d in grid])
     best = exact.topk(2, dim=1).values
     margins = best[:, 0] - best[:, 1]

@@ -57,7 +57,7 @@ def paired_difference(one: Tensor, other: Tensor) -> tuple[float, float]:
     return float(d.mean()), float(square.sqrt())
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class CountedPicard(Picard):
     """`Picard` that writes down how often it evaluates its map.
 
@@ -72,7 +72,11 @@ class CountedPicard(Picard):
         Of each step between two tests, in the order taken.
     """
 
-    evaluations: list[int] = dataclasses.field(default_factory=list, repr=False, compare=False)
+    evaluations: list[int] = dataclasses.field(default_factory=list, repr=False)
+
+    # Equal settings share what is made of them, such as the adjoint's solver: two counts would run
+    # together, were they equal where their settings are.
+    __eq__, __hash__ = object.__eq__, object.__hash__
 
     def step(self, f: Any, x: Tensor, state: Any, skip: int = 0) -> tuple:
         """As `Picard.step`, counted.

@@ -6,7 +6,7 @@ Every move lowers the objective, all rows move at once, and only the support is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from idl_lab.sim.duality import ROUNDINGS
 from idl_lab.sim.problem import Problem
 
 PATIENCE = 100  # steps without progress after which a row is given up
+FINEST, BRIEF = 0.01, 5  # of tol: sought by rows below tol for as long as the next few steps help
 PROGRESS = 0.99  # a gap below this part of the row's best one is progress
 CIRCLE = 25  # steps without progress after which a row starts afresh from where it is
 ENTERING = 0.3  # columns that pull at least this much of the strongest pull enter together
@@ -205,7 +206,8 @@ class ActiveSet:
         return best_V, full
 
 
-def finish(problem: Problem, W: Tensor, tol: float) -> Iterator[Tensor]:
+def finish(problem: Problem, W: Tensor, tol: float, patience: int = PATIENCE
+           ) -> Generator[Tensor, None, tuple[Tensor, Tensor]]:
     """Iterates of the active-set method; rows that reached tol are left alone.
 
     Parameters
@@ -215,11 +217,19 @@ def finish(problem: Problem, W: Tensor, tol: float) -> Iterator[Tensor]:
     W : Tensor, shape (k, d)
         The start.
     tol : float
-        Relative gap of a row below which it is done.
+        Relative gap of a row that is enough; it goes on to a hundredth of it while that is quick.
+    patience : int
+        Steps without progress after which a row is given up.
+
+    Returns
+    -------
+    Tensor, shape (k, d), and Tensor of int
+        The last W, and the rows that were given up: what ``yield from`` evaluates to.
     """
     active = ActiveSet(problem, W)
     open_ = torch.arange(len(W), device=W.device)
     best, age = torch.full_like(problem.norms, torch.inf), torch.zeros_like(open_)
+    given_up = open_[:0]
     while len(open_):
         active.step(open_)
         yield active.W
@@ -231,5 +241,9 @@ def finish(problem: Problem, W: Tensor, tol: float) -> Iterator[Tensor]:
         age[open_] = torch.where(gap < PROGRESS * best[open_], 0, age[open_] + 1)
         best[open_] = torch.minimum(gap, best[open_])
         active.restart(open_[age[open_] % CIRCLE == CIRCLE - 1])
-        done = gap <= tol * torch.maximum(part.objective(W), part.scale)
-        open_ = open_[~done & (age[open_] < PATIENCE)]
+        size = torch.maximum(part.objective(W), part.scale)
+        done = (gap <= FINEST * tol * size) | ((gap <= tol * size) & (age[open_] >= BRIEF))
+        late = ~done & (age[open_] >= patience)
+        given_up = torch.cat([given_up, open_[late]])
+        open_ = open_[~done & ~late]
+    return active.W, given_up

@@ -1,4 +1,4 @@
-"""ADMM on all rows at once, with an exact finish."""
+"""ADMM on all rows at once, with an exact finish; where columns depend on each other, the path."""
 
 from __future__ import annotations
 
@@ -12,8 +12,13 @@ from idl_lab import validation
 from idl_lab.sim.problem import Problem
 from idl_lab.sim.solvers.active_set import finish
 from idl_lab.sim.solvers.base import BaseSolver
+from idl_lab.sim.solvers.path import follow
 
-FINISH = 0.01  # of tol: rows solved to it one by one leave the whole below tol
+PATIENCE = 20  # steps of the finish without progress after which a row follows its path instead
+# Eigenvalues of Q below this part of its largest are rounding. A rank below the number of columns
+# leaves a support that ADMM finds too large to be one of an optimum, and the path finds it as soon;
+# above THIN a row's inverse no longer fits a processor's cache, and kinks cost more than they gain.
+RANK, THIN = 1e-13, 512
 # ρ is balanced now and then, and not for ever: with a ρ that keeps changing ADMM need not converge.
 BALANCE_EVERY, BALANCE_UNTIL = 5, 100
 MOST = 5.0  # ρ grows or shrinks by no more at a time: one step's residuals say little
@@ -34,6 +39,11 @@ class ADMMSolver(BaseSolver):
     residuals. ADMM finds the zeros soon and the last digits late, so `splitting_steps` of it
     start a primal active-set method, whose answers are exact.
 
+    Where columns are nearly functions of each other ADMM finds supports that are singular, and
+    the active set loses itself in them. Rows in which it makes no progress follow their exact path
+    instead, from a λ at which they are zero to their own; so do all rows, without ADMM, where Q
+    has a rank below its size and below 512. The active set then has the last word again.
+
     Parameters
     ----------
     tol, max_steps, check_every, seconds, device, progress
@@ -51,6 +61,7 @@ class ADMMSolver(BaseSolver):
     References
     ----------
     Boyd, Parikh, Chu, Peleato, Eckstein, Found. Trends Mach. Learn. 3(1), 2011, sections 3.4, 6.4.
+    Efron, Hastie, Johnstone, Tibshirani, Least Angle Regression, Ann. Stat. 32(2), 2004.
     """
 
     relaxation: float = 1.6
@@ -61,23 +72,32 @@ class ADMMSolver(BaseSolver):
         validation.real("relaxation", self.relaxation, above=0.0, below=2.0)
         validation.integer("splitting_steps", self.splitting_steps, at_least=0)
 
-    def iterates(self, problem: Problem) -> Iterator[Tensor]:
-        """The feasible half z of each ADMM step, then the points of the finish.
+    def iterates(self, problem: Problem, start: Tensor | None = None) -> Iterator[Tensor]:
+        """The feasible half z of each ADMM step, points of the finish, points on the path.
 
         Parameters
         ----------
         problem : Problem
             In float64, on the solver's device.
+        start : Tensor, shape (k, d), optional
+            A first guess of the answer.
         """
-        Z = problem.zeros()
-        for _, Z in zip(range(self.splitting_steps), self._splitting(problem), strict=False):
-            yield Z
-        yield from finish(problem, Z, FINISH * self.tol)
+        W = problem.zeros() if start is None else problem.project(start)
+        rows = torch.arange(len(W), device=W.device)
+        if not _thin(problem):
+            splitting = self._splitting(problem, W)
+            for _, W in zip(range(self.splitting_steps), splitting, strict=False):
+                yield W
+            W, rows = yield from finish(problem, W, self.tol, PATIENCE)
+        if len(rows):
+            for part in follow(problem.rows(rows)):
+                yield (W := W.index_copy(0, rows, part))
+            yield from finish(problem, W, self.tol)
 
-    def _splitting(self, problem: Problem) -> Iterator[Tensor]:
+    def _splitting(self, problem: Problem, Z: Tensor) -> Iterator[Tensor]:
         values, vectors = problem.spectrum
         rho = values.mean().clamp(min=torch.finfo(values.dtype).tiny).expand(problem.shape[0], 1)
-        Z, u = problem.zeros(), problem.zeros()
+        u = -problem.gradient(Z) / rho if Z.any() else Z  # what u is where Z is the answer
         c = problem.cross @ vectors
         step = 0
         while True:
@@ -90,6 +110,12 @@ class ADMMSolver(BaseSolver):
             if step % BALANCE_EVERY == 0 and step <= BALANCE_UNTIL:
                 rho, u = _balance(rho, u, W - Z, Z - before, W, Z)
             yield Z
+
+
+def _thin(problem: Problem) -> bool:
+    """Whether the columns depend on each other, with a small rank."""
+    values, used = problem.spectrum[0], problem.Q.diagonal() > 0
+    return int((values > RANK * values.amax()).sum()) < min(int(used.sum()), THIN)
 
 
 def _balance(rho: Tensor, u: Tensor, primal: Tensor, moved: Tensor, W: Tensor, Z: Tensor

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import abc
+import inspect
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from idl_lab import validation
+from idl_lab.sim.hooks import Batches
 from idl_lab.sim.problem import Problem
 from idl_lab.sim.solvers.incumbent import Incumbent, gap_bar
 from idl_lab.sim.solvers.result import Iterate, SolveResult, SolveStatus
@@ -26,7 +28,7 @@ class BaseSolver(abc.ABC):
     Parameters
     ----------
     tol : float
-        Relative duality gap at which to stop.
+        Relative duality gap of every row at which to stop.
     max_steps : int
         Iterates to draw at most.
     check_every : int
@@ -72,7 +74,8 @@ class BaseSolver(abc.ABC):
         """Better and better W (k, d), as long as they are drawn; they need not be feasible.
 
         A pair (W, U) asks for the lower bound `Problem.dual` at U in place of W; an `Iterate`
-        can say more.
+        can say more. A solver that has a use for a first guess takes it as a second argument,
+        ``start``, None where there is none.
 
         Parameters
         ----------
@@ -85,19 +88,35 @@ class BaseSolver(abc.ABC):
         """How the result calls the solver."""
         return type(self).__name__
 
-    def gathered(self, grams: GramStatistics) -> GramStatistics:
-        """The statistics of all data, where other processes hold parts; these, here.
+    def gathered(self, summed: Callable[[Batches], GramStatistics], teacher: nn.Module,
+                 loader: Batches) -> GramStatistics:
+        """The statistics of all data, where other processes hold parts; here, of the loader's.
 
         Parameters
         ----------
-        grams : GramStatistics
-            Of the data that this process has.
+        summed : callable
+            The statistics of a loader's data.
+        teacher : torch.nn.Module
+            Whose states they are of.
+        loader : iterable of U or (U, target)
+            The data that this process has.
         """
-        return grams
+        return summed(loader)
+
+    def everywhere(self, value: Any) -> list[Any]:
+        """The values of all processes that hold data, in order; here, of this one alone.
+
+        Parameters
+        ----------
+        value : object
+            This process's.
+        """
+        return [value]
 
     @torch.no_grad()
     def solve(self, problem: Problem,
-              watch: Callable[[dict[str, float]], bool | None] | None = None) -> SolveResult:
+              watch: Callable[[dict[str, float]], bool | None] | None = None,
+              start: Tensor | None = None) -> SolveResult:
         """Draw iterates until the duality gap is small; keep the best feasible point of each row.
 
         KeyboardInterrupt ends the solve, not the program: the result says CANCELLED.
@@ -109,6 +128,8 @@ class BaseSolver(abc.ABC):
         watch : callable, optional
             Called with each new row of `SolveResult.history`, as a dict. Where it returns true the
             solve ends there, as CANCELLED: what an interrupt does, from any thread.
+        start : Tensor, shape (k, d), optional
+            A first guess, such as the answer of a neighbouring λ, for a solver that takes one.
 
         Returns
         -------
@@ -121,27 +142,29 @@ class BaseSolver(abc.ABC):
         """
         require_float64(problem)
         best = Incumbent(problem.to(self._device), self.honours_kappa, watch, self.separable)
-        status, step, start = SolveStatus.ENDED, 0, time.perf_counter()
+        status, step, began = SolveStatus.ENDED, 0, time.perf_counter()
+        guess = {} if "start" not in inspect.signature(self.iterates).parameters else {
+            "start": None if start is None else start.to(best.problem.gram)}
         with gap_bar(self.name, self.tol, self.progress) as bar:
             try:
                 W = None
-                for step, W in enumerate(self.iterates(best.problem), start=1):
-                    late = time.perf_counter() - start > self.seconds
+                for step, W in enumerate(self.iterates(best.problem, **guess), start=1):
+                    late = time.perf_counter() - began > self.seconds
                     if late or step % self.check_every == 0 or step == self.max_steps:
-                        best.see(W, step, start, bar)
+                        best.see(W, step, began, bar)
                         W = None  # so that it is not tested again below
-                    if best.relative_gap <= self.tol or late or step == self.max_steps:
+                    if best.solved_to <= self.tol or late or step == self.max_steps:
                         status = SolveStatus.SECONDS if late else SolveStatus.MAX_STEPS
                         break
                 if W is not None:  # the generator ended between two tests
-                    best.see(W, step, start, bar)
+                    best.see(W, step, began, bar)
             except KeyboardInterrupt:
                 status = SolveStatus.CANCELLED
-        if best.relative_gap <= self.tol and status is not SolveStatus.CANCELLED:
+        if best.solved_to <= self.tol and status is not SolveStatus.CANCELLED:
             status = SolveStatus.SOLVED
         elif status is SolveStatus.ENDED and best.stationarity <= self.tol:
             status = SolveStatus.STATIONARY
-        return best.result(status, step, start, self.name, problem.gram.device)
+        return best.result(status, step, began, self.name, problem.gram.device)
 
     @property
     def _device(self) -> torch.device:

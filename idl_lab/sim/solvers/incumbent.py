@@ -69,6 +69,19 @@ class Incumbent:
         size = torch.maximum(self.objective, self.problem.scale).sum()
         return float(self.gap.sum() / size) if size > 0 else 0.0
 
+    @property
+    def worst_gap(self) -> float:
+        """As in `SolveStats`; infinite before the first iterate."""
+        if not self.seen:
+            return math.inf
+        size = torch.maximum(self.objective, self.problem.scale)
+        return float(torch.where(size > 0, self.gap / torch.where(size > 0, size, 1), 0).amax())
+
+    @property
+    def solved_to(self) -> float:
+        """The gap that tol is for: of the worst row, where each has its own certificate."""
+        return self.worst_gap if self.separable else self.relative_gap
+
     def see(self, iterate: Tensor | tuple[Tensor, Tensor] | Iterate, step: int, start: float,
             bar: tqdm) -> None:
         """Keep what is better in an iterate; note the history's next row, and show it.
@@ -106,12 +119,13 @@ class Incumbent:
             least = torch.minimum(objective, self.objective)
             objective = least if self.separable else torch.where(better, objective, self.objective)
         self.objective = objective
-        self.lower = torch.maximum(self.lower, self.problem.dual(W if U is None else U))
+        lower = self.problem.dual(W if U is None else U) if found.lower is None else found.lower
+        self.lower = torch.maximum(self.lower, lower)
         self.seen = True
         self.history.append({"step": step, "seconds": time.perf_counter() - start,
                              "objective": float(self.objective.sum()),
                              "gap": float(self.gap.sum())})
-        update_bar(bar, self.history[-1]["objective"], self.relative_gap)
+        update_bar(bar, self.history[-1]["objective"], self.solved_to)
         if self.watch is not None and self.watch(dict(self.history[-1])):
             raise KeyboardInterrupt
 
@@ -138,7 +152,8 @@ class Incumbent:
             status = SolveStatus.IGNORES_KAPPA
         stats = SolveStats(self.objective.to(device), self.gap.to(device), self.relative_gap, norm,
                          int(torch.count_nonzero(self.W)), step, time.perf_counter() - start, name,
-                         stationarity=self.kept and self.kept.stationarity)
+                         stationarity=self.kept and self.kept.stationarity,
+                         worst_gap=self.worst_gap)
         history = extras.need("pandas", "sim").DataFrame(
             self.history, columns=["step", "seconds", "objective", "gap"])
         factors = self.kept and self.kept.factors
@@ -171,7 +186,7 @@ def update_bar(bar: tqdm, objective: float, relative_gap: float) -> None:
     bar : tqdm
         Of `gap_bar`.
     objective, relative_gap : float
-        Of all rows.
+        The sum over the rows, and what `Incumbent.solved_to` says.
     """
     bar.set_postfix(objective=f"{objective:.6g}", gap=f"{relative_gap:.1e}")
     done = -math.log10(max(relative_gap, 1e-300))  # a gap of 0 has no logarithm

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -24,8 +25,6 @@ WITHOUT_RANK = 0.1  # of tol: to this gap the problem without the rank is solved
 LOOK_EVERY = 10  # of its steps: from one test of the gap to the next
 # ρ is balanced now and then, and not for ever: with a ρ that keeps changing ADMM need not converge.
 BALANCE_EVERY, BALANCE_UNTIL = 10, 300
-# ADMM starts here from a point that fits already: its ρ is this part of the mean eigenvalue.
-FIRST_RHO = 1e-2
 # Steps of the active-set method on B, after each tangent space and at the start, and the relative
 # gap at which a row needs no more of them.
 STEPS_OF_B, FIRST_STEPS_OF_B, GAP_OF_B = 8, 30, 1e-7
@@ -75,8 +74,8 @@ class ProjectedGDLowRankSolver(BaseSolver):
     in the same metric, plain truncation, ranks lowered step by step) one came out lower once, by
     1 %; most ended higher, by up to 3 % where they came to rest.
 
-    `SolveResult.factors` are L and R, and W holds their product formed in float64. A model of
-    which A is stored in float32 has the rank up to float32's rounding.
+    `SolveResult.factors` are L and R; W holds their product formed in float64. In float32 A has
+    the rank up to rounding.
 
     References
     ----------
@@ -128,39 +127,40 @@ class ProjectedGDLowRankSolver(BaseSolver):
         yield W
 
     def _of_rank(self, problem: Problem, convex: Tensor) -> Iterator[Iterate]:
-        problem, unit = _even(problem)
-        start = convex / unit
-        point = _start(problem, start, self.rank)
-        Z = point.W
-        rho = problem.spectrum[0].mean().clamp(min=torch.finfo(Z.dtype).tiny) * FIRST_RHO
-        u = -problem.gradient(start) / rho
+        unit = _units(problem)
+        even = Problem(problem.Q * unit * unit[:, None], problem.cross * unit, problem.norms)
+        point = _start(problem, convex, self.rank, unit)
+        Z, metric = point.W, unit**-2
+        rho = metric.new_ones(())  # the length of the features, squared
+        u = -problem.gradient(convex) / (rho * metric)
         lower, steps = -math.inf, 0
-        tangent = _Tangent(point, start)
+        tangent = _Tangent(point, convex, even)
         while True:
             # The lower bound on T needs a multiplier of T: of the gradient at the point, with the
             # multiplier ρu of the ℓ₁ terms taken off, the part that is normal to T.
-            Y = tangent.normal(-problem.gradient(point.W)[:, :problem.ball]
-                               - rho * u[:, :problem.ball])
+            Y = tangent.normal(-problem.gradient(point.W) - rho * metric * u)
             lower = max(lower, float(problem.dual(point.W, Y).sum()))
             size = max(point.value, float(problem.scale.sum()))
             left = max(point.value - lower, 0.0) / size if size else 0.0
-            yield Iterate(point.W * unit, convex, point.factors, left)
+            yield Iterate(point.W, convex, point.factors, left)
             if left <= self.tol:
                 return
             for _ in range(self.splitting_steps):
-                X = tangent.solve(problem.cross + rho * (Z - u), rho)
+                X = tangent.solve(problem.cross + rho * metric * (Z - u), rho)
                 before = Z
                 relaxed = self.relaxation * X + (1 - self.relaxation) * before
-                Z = problem.prox(relaxed + u, 1 / rho)
+                Z = _prox(problem, relaxed + u, rho * metric)
                 u = u + relaxed - Z
                 steps += 1
                 if steps % BALANCE_EVERY == 0 and steps <= BALANCE_UNTIL:
+                    primal, moved, size_Z, size_u = (
+                        (M / unit).norm() for M in (X - Z, Z - before, Z, u))
                     tiny = torch.finfo(Z.dtype).tiny
-                    factor = imbalance((X - Z).norm() / Z.norm().clamp(min=tiny),
-                                       (Z - before).norm() / u.norm().clamp(min=tiny))
+                    factor = imbalance(primal / size_Z.clamp(min=tiny),
+                                       moved / size_u.clamp(min=tiny))
                     rho, u = rho * factor, u / factor
             if (moved := point.toward(Z)) is not point:
-                point, tangent, lower = moved, _Tangent(moved, start), -math.inf
+                point, tangent, lower = moved, _Tangent(moved, convex, even), -math.inf
             point = point.with_better_B(STEPS_OF_B)
 
 
@@ -173,47 +173,63 @@ def _full(problem: Problem, W: Tensor) -> Iterate:
     return Iterate(W, factors=LowRank(W[:, :problem.ball].contiguous(), eye))
 
 
-def _even(problem: Problem) -> tuple[Problem, Tensor]:
-    """The problem in units of B in which inputs are as long as states are, and W's units.
+def _units(problem: Problem) -> Tensor:
+    """Units of W's columns in which all features are of length one, (d,).
 
-    ADMM has one ρ for all columns: with inputs of a tenth of the length it takes a hundred times
-    the steps. B's ℓ₁ weights change with its units; A's may not, as the ball holds A in its own.
+    ADMM has one ρ for all columns: with features of a tenth of the length it takes a hundred
+    times the steps. Those too short for the ball to let them matter count as longer.
     """
-    b, size = problem.ball, problem.Q.diagonal().clamp(min=0)
-    length = torch.where(size[b:] > 0, size[b:], size[:b].mean())
-    unit = torch.ones_like(size)
-    unit[b:] = torch.where(length > 0, (size[:b].mean() / length).sqrt(), 1)
-    unit = torch.where(unit > 0, unit, 1)
-    weights = torch.ones_like(unit) if problem.weights is None else problem.weights
-    return replace(problem, gram=problem.Q * unit * unit[:, None], cross=problem.cross * unit,
-                   ridge=0.0, weights=weights * unit), unit
+    length, kappa = problem.Q.diagonal().clamp(min=0), problem.radius.amax()
+    length = torch.where(length > 0, length, length.mean())
+    if kappa > 0:
+        least = problem.norms.mean() / kappa**2
+        length[:problem.ball] = length[:problem.ball].maximum(least)
+    return torch.where(length > 0, length, 1).rsqrt()
 
 
-def _start(problem: Problem, W: Tensor, rank: int) -> _Point:
+def _prox(problem: Problem, W: Tensor, rho: Tensor) -> Tensor:
+    """`Problem.prox` where each column has its own ρ, (d,): the ball's threshold is θ/ρ_j."""
+    pull = W.abs() * rho - problem.penalty
+    if b := problem.ball:
+        # With the k columns that pull most inside, Σ (pull_j − θ)/ρ_j = κ; k is the largest for
+        # which all of them pull more than this θ.
+        top, order = pull[:, :b].sort(dim=1, descending=True)
+        share = (1 / rho)[order]
+        thetas = ((top * share).cumsum(1) - problem.radius[:, None]) / share.cumsum(1)
+        last = (top > thetas).sum(dim=1, keepdim=True).clamp(min=1) - 1
+        pull[:, :b] -= thetas.gather(1, last).clamp(min=0)
+    return W.sign() * pull.clamp(min=0) / rho
+
+
+def _start(problem: Problem, W: Tensor, rank: int, unit: Tensor) -> _Point:
     """W cut to rank r where that costs the fit least, if B may change with A."""
     Q, b = problem.Q, problem.ball
     metric = Q[:b, :b] - Q[:b, b:] @ pseudo_inverse(Q[b:, b:]) @ Q[b:, :b]
     A = W[:, :b]
     left = torch.linalg.eigh(A @ metric @ A.mT)[1][:, -rank:]
-    return _Point.cut(problem, torch.cat([left @ (left.mT @ A), W[:, b:]], 1),
-                      rank).with_better_B(FIRST_STEPS_OF_B)
+    W = torch.cat([left @ (left.mT @ A), W[:, b:]], 1)
+    return _Point.cut(problem, unit, W, rank).with_better_B(FIRST_STEPS_OF_B)
 
 
 @dataclass(frozen=True)
 class _Point:
-    """A feasible W of rank r by its factors, R with orthonormal columns."""
+    """A feasible W of rank r by its factors; R has orthonormal columns in the units of W's."""
 
     problem: Problem
+    unit: Tensor
     factors: LowRank
     W: Tensor
-    value: float
+
+    @cached_property
+    def value(self) -> float:
+        return float(self.problem.objective(self.W).sum())
 
     @classmethod
-    def cut(cls, problem: Problem, W: Tensor, rank: int) -> _Point:
-        """The nearest of rank r to W, its rows scaled into the ball."""
+    def cut(cls, problem: Problem, unit: Tensor, W: Tensor, rank: int) -> _Point:
+        """The nearest of rank r to W in those units, its rows scaled into the ball."""
         b = problem.ball
-        U, s, Vt = torch.linalg.svd(W[:, :b], full_matrices=False)
-        L, R = U[:, :rank] * s[:rank], Vt[:rank].mT.contiguous()
+        U, s, Vt = torch.linalg.svd(W[:, :b] / unit[:b], full_matrices=False)
+        L, R = U[:, :rank] * s[:rank], (Vt[:rank] * unit[:b]).mT.contiguous()
         A = L @ R.mT
         eps = torch.finfo(W.dtype).eps
         room = radius(A, problem.radius[:, None])  # as Problem.project
@@ -227,18 +243,13 @@ class _Point:
             target = room * max(1 - 2**k * eps, 0)
             L = L * torch.where(over, target / torch.where(over, size, 1), 1)
             A = L @ R.mT
-        return cls.of(problem, LowRank(L, R), A, W[:, b:])
-
-    @classmethod
-    def of(cls, problem: Problem, factors: LowRank, A: Tensor, B: Tensor) -> _Point:
-        W = torch.cat([A, B], dim=1)
-        return cls(problem, factors, W, float(problem.objective(W).sum()))
+        return cls(problem, unit, LowRank(L, R), torch.cat([A, W[:, b:]], dim=1))
 
     def toward(self, Z: Tensor) -> _Point:
         """The first better point on the way back from Z, cut to the rank; else this one."""
         rank = self.factors.L.shape[1]
         for share in SHARES:
-            found = self.cut(self.problem, self.W + share * (Z - self.W), rank)
+            found = self.cut(self.problem, self.unit, self.W + share * (Z - self.W), rank)
             if found.value < self.value:
                 return found
         return self
@@ -249,45 +260,44 @@ class _Point:
         A, B = self.W[:, :b], self.W[:, b:]
         if not B.numel():
             return self
-        # With A fixed B is a problem of its own: the inputs are to explain what A leaves of the
-        # targets, and its products follow from those at hand.
+        # With A fixed B is a problem of its own: to explain what A leaves of the targets.
         part = Problem(
             p.gram[b:, b:], p.cross[:, b:] - A @ p.gram[:b, b:],
             (p.norms + ((A @ p.gram[:b, :b] - 2 * p.cross[:, :b]) * A).sum(dim=1)).clamp(min=0),
-            lam=p.lam, weights=None if p.weights is None else p.weights[..., b:])
+            lam=p.lam, ridge=p.ridge, weights=None if p.weights is None else p.weights[..., b:])
         V = B
         for V in itertools.islice(finish(part, B, GAP_OF_B), steps):  # noqa: B007
             pass
         better = part.objective(V) < part.objective(B)
-        found = self.of(p, self.factors, A, torch.where(better[:, None], V, B))
+        found = replace(self, W=torch.cat([A, torch.where(better[:, None], V, B)], dim=1))
         return found if found.value < self.value else self
 
 
 class _Tangent:
     """The tangent space T of the matrices of rank r at a point's A, times all B.
 
-    With orthonormal bases U and V of A's columns and rows, T = {U Mᵀ + N Vᵀ}: of W, the rows
-    UᵀW are free, and the others have an A inside V's span. Below rank r the bases are completed
-    by the directions in which A is farthest from `goal`, the optimum without the rank; small
-    moves are not confined to one T there, so that nothing is normal to them.
+    With bases U and V of A's columns and rows, orthonormal in the units of `even`, T is
+    {U Mᵀ + N Vᵀ}: of W, the rows UᵀW are free, and the others have an A inside V's span. Below
+    rank r the bases are completed by the directions in which A is farthest from `goal`, the
+    optimum without the rank; small moves are not confined to one T there, so that nothing is
+    normal to them.
     """
 
-    def __init__(self, point: _Point, goal: Tensor) -> None:
-        self.problem, b = point.problem, point.problem.ball
-        L, R = point.factors.L, point.factors.R
-        U, size, turn = torch.linalg.svd(L, full_matrices=False)
-        V = R @ turn.mT
-        rank = int((size > len(R) * torch.finfo(R.dtype).eps * size[0]).sum())
+    def __init__(self, point: _Point, goal: Tensor, even: Problem) -> None:
+        self.unit, self.spectrum, b = point.unit, even.spectrum, point.problem.ball
+        U, size, turn = torch.linalg.svd(point.factors.L, full_matrices=False)
+        V = (point.factors.R / self.unit[:b, None]) @ turn.mT
+        rank = int((size > len(V) * torch.finfo(V.dtype).eps * size[0]).sum())
         self.whole = rank < len(size)
         if self.whole:
-            U, V = U[:, :rank], V[:, :rank]
-            away = goal[:, :b] - U @ (U.mT @ goal[:, :b])
+            U, V, goal = U[:, :rank], V[:, :rank], goal[:, :b] / self.unit[:b]
+            away = goal - U @ (U.mT @ goal)
             left, _, right = torch.linalg.svd(away - (away @ V) @ V.mT, full_matrices=False)
             more = len(size) - rank
             U = torch.linalg.qr(torch.cat([U, left[:, :more]], dim=1)).Q
             V = torch.linalg.qr(torch.cat([V, right[:more].mT], dim=1)).Q
         self.U, self.V = U, V
-        Q, r = self.problem.Q, len(size)
+        Q, r = even.Q, len(size)
         cross = V.mT @ Q[:b, b:]
         Q = torch.cat([torch.cat([V.mT @ Q[:b, :b] @ V, cross], dim=1),
                        torch.cat([cross.mT, Q[b:, b:]], dim=1)])
@@ -296,15 +306,18 @@ class _Tangent:
         self.vectors = torch.cat([V @ vectors[:r], vectors[r:]])
 
     def solve(self, C: Tensor, rho: Tensor) -> Tensor:
-        """argmin over T of ½⟨W, W(Q + ρI)⟩ − ⟨C, W⟩."""
-        values, vectors = self.problem.spectrum
+        """argmin over T of ½⟨W, W(Q + ρ diag(unit)⁻²)⟩ − ⟨C, W⟩."""
+        values, vectors = self.spectrum
+        C = C * self.unit
         top = self.U.mT @ C
         X = (((C - self.U @ top) @ self.vectors) / (self.values + rho)) @ self.vectors.mT
-        return X + self.U @ (((top @ vectors) / (values + rho)) @ vectors.mT)
+        return (X + self.U @ (((top @ vectors) / (values + rho)) @ vectors.mT)) * self.unit
 
     def normal(self, G: Tensor) -> Tensor:
-        """The part of G (k, ball) that is normal to every small move of A."""
+        """The part of the first columns of G (k, d) that is normal to every small move of A."""
+        unit = self.unit[:len(self.V)]
+        G = G[:, :len(unit)] * unit
         if self.whole:
             return torch.zeros_like(G)
         G = G - self.U @ (self.U.mT @ G)
-        return G - (G @ self.V) @ self.V.mT
+        return (G - (G @ self.V) @ self.V.mT) / unit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 class SolveStatus(enum.Enum):
     """How the solve of a `Problem` ended; the value is the sentence for the reader."""
 
-    SOLVED = "the duality gap is at most tol, relative to the objective"
+    SOLVED = "the duality gap of every row is at most tol, relative to its objective"
     MAX_STEPS = "the solver's steps ran out before the duality gap came down to tol"
     ENDED = "the solver had no further step, and the duality gap is still above tol"
     SECONDS = "the time allowed ran out before the duality gap came down to tol"
@@ -44,12 +45,16 @@ class Iterate(NamedTuple):
         L and R of the columns in the ball, W = [L Rᵀ ...].
     stationarity : float, optional
         By what part of itself the objective can still fall to first order, at most.
+    lower : Tensor, shape (k,), optional
+        Lower bounds of the rows' optima that the solver has found itself, in place of
+        `Problem.dual`.
     """
 
     W: Tensor
     U: Tensor | None = None
     factors: LowRank | None = None
     stationarity: float | None = None
+    lower: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -72,10 +77,11 @@ class SolveStats:
         From the start of the solve to its end.
     solver : str
         Its name and, where others do its work, theirs.
-    exchanged : int
-        Bytes that went between processes.
     stationarity : float, optional
         Of a solver whose problem is not convex: that of `Iterate`.
+    worst_gap : float
+        The largest of the rows' gaps, each over its own objective, or `Problem.scale` where that is
+        larger: no row hides behind larger ones.
     """
 
     objective: Tensor
@@ -86,8 +92,8 @@ class SolveStats:
     steps: int
     seconds: float
     solver: str
-    exchanged: int = 0
     stationarity: float | None = None
+    worst_gap: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -117,4 +123,5 @@ class SolveResult:
     def __repr__(self) -> str:
         return (f"SolveResult({self.status.name}: {self.status.value}; W {tuple(self.W.shape)}, "
                 f"objective {float(self.stats.objective.sum()):.6g}, relative gap "
-                f"{self.stats.relative_gap:.1e}, {self.stats.solver})")
+                f"{self.stats.relative_gap:.1e}, of the worst row {self.stats.worst_gap:.1e}, "
+                f"{self.stats.solver})")
