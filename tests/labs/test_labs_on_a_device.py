@@ -21,7 +21,7 @@ QUICK: dict[str, dict] = {"05": {"samples": 300, "epochs": 1, "repeats": 2}, "14
 # a product of more multiply-adds than these.
 SMALL = 1e5
 # A process that a lab starts has no pretend device, and what it is handed is not there either.
-NOT_ALL = {"07": "its teacher is read on the CPU", "08": "its two workers are processes",
+NOT_ALL = {"07": "its teacher is read on the CPU", "08": "its teacher runs on the CPU",
            "09": "its streams are read in processes"}
 
 
