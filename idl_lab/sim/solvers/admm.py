@@ -19,6 +19,7 @@ PATIENCE = 20  # steps of the finish without progress after which a row follows 
 # leaves a support that ADMM finds too large to be one of an optimum, and the path finds it as soon;
 # above THIN a row's inverse no longer fits a processor's cache, and kinks cost more than they gain.
 RANK, THIN = 1e-13, 512
+SMALL = 2**16  # entries of W
 # ρ is balanced now and then, and not for ever: with a ρ that keeps changing ADMM need not converge.
 BALANCE_EVERY, BALANCE_UNTIL = 5, 100
 MOST = 5.0  # ρ grows or shrinks by no more at a time: one step's residuals say little
@@ -90,8 +91,11 @@ class ADMMSolver(BaseSolver):
                 yield W
             W, rows = yield from finish(problem, W, self.tol, PATIENCE)
         if len(rows):
-            for part in follow(problem.rows(rows)):
-                yield (W := W.index_copy(0, rows, part))
+            part = problem.rows(rows)
+            # A GPU waits at every kink, which costs more than a small one takes.
+            part = part.to("cpu") if part.cross.numel() < SMALL else part
+            for V in follow(part):
+                yield (W := W.index_copy(0, rows, V.to(W)))
             yield from finish(problem, W, self.tol)
 
     def _splitting(self, problem: Problem, Z: Tensor) -> Iterator[Tensor]:
