@@ -42,7 +42,7 @@ class ADMMSolver(BaseSolver):
 
     Where columns are nearly functions of each other ADMM finds supports that are singular, and
     the active set loses itself in them. Rows in which it makes no progress follow their exact path
-    instead, from a λ at which they are zero to their own; so do all rows, without ADMM, where Q
+    instead, from weights at which they are zero to their own; so do all rows, without ADMM, where Q
     has a rank below its size and below 512. The active set then has the last word again.
 
     Parameters
