@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 VANISHED = 1e-10
 # In the same units: where λ is smaller than this, rounding of the gradient can be a part of it.
 SMALL = 1e-8
+DOUBT = 10  # roundings of each entry of ΦᵀΦ by which its eigenvalues may be off
 # That the sums behind ‖ν‖², νᵀt and an objective may have collected in each of their terms: two
 # points whose objectives differ by less cannot be told apart.
 ROUNDINGS = 16
@@ -95,6 +96,28 @@ def lower_bound(problem: Problem, W: Tensor, Y: Tensor | None = None) -> Tensor:
         bound = theta * slope - 0.5 * theta**2 * square - h
         value = torch.maximum(value, torch.nan_to_num(bound, nan=-torch.inf, neginf=-torch.inf))
     return value
+
+
+def reach(Q: Tensor) -> Tensor:
+    """2 √(Q⁻¹)_jj, (d,); infinite where rounding hides it.
+
+    W = 0 is feasible: at the optimum ‖Φw − t‖ ≤ ‖t‖, ‖Φw‖ ≤ 2‖t‖ and |w_j| ≤ 2‖t‖ √(Q⁻¹)_jj.
+
+    Parameters
+    ----------
+    Q : Tensor, shape (d, d)
+        ΦᵀΦ.
+    """
+    found = torch.full_like(Q[0], torch.inf)
+    used = torch.nonzero(Q.diagonal() > 0)[:, 0]
+    length = Q.diagonal()[used].sqrt()
+    unit = Q[used][:, used] / (length[:, None] * length)
+    # What rounding may have added to the eigenvalues is taken off first.
+    unit.diagonal().sub_(DOUBT * len(unit) * torch.finfo(Q.dtype).eps)
+    root, info = torch.linalg.cholesky_ex(unit)
+    if int(info) == 0:
+        found[used] = 2 * torch.cholesky_inverse(root).diagonal().sqrt() / length
+    return found
 
 
 def _box(problem: Problem) -> Tensor | None:

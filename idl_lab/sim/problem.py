@@ -16,13 +16,12 @@ from torch import Tensor
 from idl_lab import validation
 from idl_lab.constraints import project_rows
 from idl_lab.norms import radius, sums
-from idl_lab.sim.duality import lower_bound
+from idl_lab.sim.duality import lower_bound, reach
 from idl_lab.sim.states import GramStatistics
 
 # In units of ‖φ‖‖t‖, the size of an entry of Φᵀt: a smaller λ is lost in the rounding of that
 # entry, so that nothing holds its column.
 WEIGHTLESS = 1e-13
-DOUBT = 10  # roundings of each entry of ΦᵀΦ by which its eigenvalues may be off
 RESOLVED = 1e-6  # of ½‖t‖²: a smaller objective is a difference of squares, with few true digits
 EXACT = 1e-10  # of the λ at which a row is zero: as small a λ as float64 resolves
 
@@ -309,20 +308,8 @@ class Problem:
 
     @cached_property
     def reach(self) -> Tensor:
-        """At the optimum |w_j| ≤ ‖t‖ times this, (d,); infinite where rounding hides the bound.
-
-        W = 0 is feasible, so that ‖Φw − t‖ ≤ ‖t‖, ‖Φw‖ ≤ 2‖t‖ and |w_j| ≤ 2‖t‖ √(Q⁻¹)_jj.
-        """
-        found = torch.full_like(self.gram[0], torch.inf)
-        used = torch.nonzero(self.Q.diagonal() > 0)[:, 0]
-        length = self.Q.diagonal()[used].sqrt()
-        Q = self.Q[used][:, used] / (length[:, None] * length)
-        # What rounding may have added to the eigenvalues is taken off first.
-        Q.diagonal().sub_(DOUBT * len(Q) * torch.finfo(Q.dtype).eps)
-        root, info = torch.linalg.cholesky_ex(Q)
-        if int(info) == 0:
-            found[used] = 2 * torch.cholesky_inverse(root).diagonal().sqrt() / length
-        return found
+        """At the optimum |w_j| ≤ ‖t‖ times this, (d,); infinite where rounding hides the bound."""
+        return reach(self.Q)
 
     def gap(self, W: Tensor) -> Tensor:
         """Duality gap of each row: how far above its optimum a feasible W is at most, (k,).
