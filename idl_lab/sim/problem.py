@@ -295,9 +295,8 @@ class Problem:
 
     @cached_property
     def free(self) -> Tensor:
-        """Columns that nothing holds: outside the ball, and weighed less than rounding does."""
+        """Columns that nothing holds, in any row: outside the ball, weighed less than rounding."""
         outside = torch.arange(len(self.gram), device=self.gram.device) >= self.ball
-        # In every row: to a small target a λ may be much that is rounding to a large one.
         size = (self.Q.diagonal().clamp(min=0) * self.norms[:, None]).sqrt()
         return torch.nonzero(outside & (self.penalty <= WEIGHTLESS * size).all(dim=0))[:, 0]
 

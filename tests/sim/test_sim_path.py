@@ -52,7 +52,7 @@ def last(p, spread=0.0):
     return p.project(W)
 
 
-@pytest.mark.parametrize("spread", [0.0, 0.5])
+@pytest.mark.parametrize("spread", [0.0, 0.01, 0.5])
 @pytest.mark.parametrize(("m", "d"), [(60, 20), (15, 40)])
 def test_the_path_ends_where_that_of_scikit_learn_does(m, d, spread):
     Phi, T = data(1, m=m, d=d, k=5)

@@ -18,7 +18,7 @@ PATIENCE = 20  # steps of the finish without progress after which a row follows 
 # By how much the weights that fall are spread on a row's first path, and on the next where that one
 # led nowhere. Tied kinks hold up a path whose weights fall alike; copies of a column, of which the
 # ball holds one, a path whose weights do not.
-SPREADS = (0.5, 0.0)
+SPREADS = (0.01, 0.0)
 # Eigenvalues of Q below this part of its largest are rounding. A rank below the number of columns
 # leaves a support that ADMM finds too large to be one of an optimum, and the path finds it as soon;
 # above THIN a row's inverse no longer fits a processor's cache, and kinks cost more than they gain.

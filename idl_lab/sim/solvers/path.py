@@ -61,7 +61,8 @@ class Path:
         beta = torch.where(penalty > 0, penalty, torch.where(free, 0, torch.where(
             weighed, penalty.mean(), diagonal.clamp(min=0).sqrt())))
         # Any positive β leads to the same end.
-        beta = beta * (1 + spread * (torch.arange(1, d + 1).to(penalty) * GOLDEN).frac())
+        number = torch.arange(1, d + 1, device=unit.device, dtype=unit.dtype)
+        beta = beta * (1 + spread * (number * GOLDEN).frac())
 
         def wide(M: Tensor) -> Tensor:  # with a column for θ
             return torch.cat([M, M.new_zeros(len(M), 1)], dim=1)
