@@ -8,6 +8,7 @@ steps; whether they were enough is read two batches later, when it has long arri
 from __future__ import annotations
 
 import collections
+import functools
 import itertools
 import warnings
 from collections.abc import Callable
@@ -66,6 +67,16 @@ def hooks(model: nn.Module, optimizer: torch.optim.Optimizer) -> str | None:
     return None
 
 
+@functools.cache
+def _aside(device: int) -> torch.cuda.Stream:
+    """The stream on which steps are taken before they are captured, and then captured.
+
+    One for both: a layer may keep what it began in one step for the next, and torch would find
+    that on a stream that is not the capture's.
+    """
+    return torch.cuda.Stream(device)
+
+
 def as_cuda_graph(body: Callable[[], Any]) -> Recorded:
     """Record what a function does on the device, without doing it; what it returns is rewritten
     by each replay.
@@ -80,7 +91,7 @@ def as_cuda_graph(body: Callable[[], Any]) -> Recorded:
         If it waits for the device, or does something else that no graph can hold.
     """
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=_aside(torch.cuda.current_device())):
         out = body()
     return graph.replay, out
 
@@ -200,7 +211,7 @@ class Captured:
     def _apart(self, U: Tensor, target: Tensor) -> list[Tensor]:
         if not target.is_cuda:
             return self.step(U, target)
-        stream = torch.cuda.Stream()
+        stream = _aside(torch.cuda.current_device())
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             numbers = self.step(U, target)

@@ -16,7 +16,7 @@ from torch import Tensor
 from idl_lab import validation
 from idl_lab.constraints import project_rows
 from idl_lab.norms import radius, sums
-from idl_lab.sim.duality import lower_bound
+from idl_lab.sim.duality import lower_bound, reach
 from idl_lab.sim.states import GramStatistics
 
 # In units of ‖φ‖‖t‖, the size of an entry of Φᵀt: a smaller λ is lost in the rounding of that
@@ -295,15 +295,20 @@ class Problem:
 
     @cached_property
     def free(self) -> Tensor:
-        """Columns that nothing holds: outside the ball, and weighed less than rounding does."""
+        """Columns that nothing holds, in any row: outside the ball, weighed less than rounding."""
         outside = torch.arange(len(self.gram), device=self.gram.device) >= self.ball
-        size = (self.Q.diagonal().clamp(min=0) * self.norms.amax()).sqrt()
-        return torch.nonzero(outside & (self.penalty.amax(dim=0) <= WEIGHTLESS * size))[:, 0]
+        size = (self.Q.diagonal().clamp(min=0) * self.norms[:, None]).sqrt()
+        return torch.nonzero(outside & (self.penalty <= WEIGHTLESS * size).all(dim=0))[:, 0]
 
     @cached_property
     def free_inverse(self) -> Tensor:
         """Pseudo-inverse of Q in the free columns."""
         return pseudo_inverse(self.Q[self.free][:, self.free])
+
+    @cached_property
+    def reach(self) -> Tensor:
+        """At the optimum |w_j| ≤ ‖t‖ times this, (d,); infinite where rounding hides the bound."""
+        return reach(self.Q)
 
     def gap(self, W: Tensor) -> Tensor:
         """Duality gap of each row: how far above its optimum a feasible W is at most, (k,).

@@ -126,6 +126,7 @@ def test_an_ill_posed_model_is_told_at_evaluation():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.filterwarnings("ignore:the student is poor")
 def test_on_a_gpu():
     options = {"lambda_z": 0.1, "lambda_y": 0.1, "regen_states": True}
     there = SIM(device="cuda", dtype="float64").train(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import mat
+from scipy.linalg import hadamard
 from sim_cases import CASES, data, problem
 from sklearn.linear_model import lars_path_gram
 
@@ -46,16 +47,17 @@ def dependent(seed=0, m=300, k=9):
     return Phi, Phi @ W * 0.2, 36
 
 
-def last(p):
-    *_, W = follow(p)
+def last(p, spread=0.0):
+    *_, W = follow(p, spread)
     return p.project(W)
 
 
+@pytest.mark.parametrize("spread", [0.0, 0.01, 0.5])
 @pytest.mark.parametrize(("m", "d"), [(60, 20), (15, 40)])
-def test_the_path_ends_where_that_of_scikit_learn_does(m, d):
+def test_the_path_ends_where_that_of_scikit_learn_does(m, d, spread):
     Phi, T = data(1, m=m, d=d, k=5)
     Phi = Phi + 2 * Phi[:, :1]
-    W = last(problem(Phi, T, lam=0.3)).numpy()
+    W = last(problem(Phi, T, lam=0.3), spread).numpy()
     for w, t in zip(W, T.T, strict=True):
         _, _, path = lars_path_gram(Phi.T @ t, Phi.T @ Phi, n_samples=1, alpha_min=0.3,
                                     method="lasso")
@@ -75,6 +77,31 @@ def test_what_rounding_leaves_of_the_path_on_degenerate_data_the_finish_puts_rig
     W = p.project([V for _, V in zip(range(5), finish(p, W, 1e-8), strict=False)][-1])
     size = torch.maximum(p.objective(W), p.scale).clamp(min=1e-300)
     assert float((p.gap(W) / size).amax()) < 1e-6
+
+
+def tied(name, seed):
+    """Features and targets with which many columns come in, or leave, at the same λ."""
+    rng = np.random.default_rng(seed)
+    if name == "signs":
+        Phi = rng.choice([-1.0, 1.0], (12, 40))
+    elif name == "images of few greys":
+        grey = np.kron(rng.choice([0, 0.5, 1], (30, 4, 4)), np.ones((2, 2))).reshape(30, 64)
+        Phi = np.c_[np.maximum(grey @ rng.choice([-1.0, 1.0], (64, 10)) / 4, 0), grey]
+    else:
+        H = hadamard(32) * 1.0
+        Phi = np.c_[H[:, :20], H[:, :16], H[:, :20]]
+        return Phi, H @ rng.choice([-1.0, 0, 1], (32, 6))
+    return Phi, Phi @ rng.choice([-1.0, 0, 1], (Phi.shape[1], 6)) / 4
+
+
+@pytest.mark.parametrize("kappa", [0.9, None])
+@pytest.mark.parametrize("name", ["signs", "images of few greys", "orthogonal, in copies"])
+def test_tied_kinks_are_no_circle(name, kappa):
+    """A path whose weights fall alike stops in them, one with spread weights at the copies."""
+    for seed in range(3):
+        Phi, T = tied(name, seed)
+        options = {"lam": 1e-6, **({} if kappa is None else {"kappa": kappa, "ball": 10})}
+        assert ADMMSolver(**QUIET).solve(problem(Phi, T, **options)).status is SolveStatus.SOLVED
 
 
 @pytest.mark.parametrize("lam", [1.0, 1e-3, 1e-5])

@@ -15,10 +15,15 @@ from idl_lab.sim.solvers.base import BaseSolver
 from idl_lab.sim.solvers.path import follow
 
 PATIENCE = 20  # steps of the finish without progress after which a row follows its path instead
+# By how much the weights that fall are spread on a row's first path, and on the next where that one
+# led nowhere. Tied kinks hold up a path whose weights fall alike; copies of a column, of which the
+# ball holds one, a path whose weights do not.
+SPREADS = (0.01, 0.0)
 # Eigenvalues of Q below this part of its largest are rounding. A rank below the number of columns
 # leaves a support that ADMM finds too large to be one of an optimum, and the path finds it as soon;
 # above THIN a row's inverse no longer fits a processor's cache, and kinks cost more than they gain.
 RANK, THIN = 1e-13, 512
+SMALL = 2**16  # entries of W
 # ρ is balanced now and then, and not for ever: with a ρ that keeps changing ADMM need not converge.
 BALANCE_EVERY, BALANCE_UNTIL = 5, 100
 MOST = 5.0  # ρ grows or shrinks by no more at a time: one step's residuals say little
@@ -41,7 +46,7 @@ class ADMMSolver(BaseSolver):
 
     Where columns are nearly functions of each other ADMM finds supports that are singular, and
     the active set loses itself in them. Rows in which it makes no progress follow their exact path
-    instead, from a λ at which they are zero to their own; so do all rows, without ADMM, where Q
+    instead, from weights at which they are zero to their own; so do all rows, without ADMM, where Q
     has a rank below its size and below 512. The active set then has the last word again.
 
     Parameters
@@ -89,10 +94,14 @@ class ADMMSolver(BaseSolver):
             for _, W in zip(range(self.splitting_steps), splitting, strict=False):
                 yield W
             W, rows = yield from finish(problem, W, self.tol, PATIENCE)
-        if len(rows):
-            for part in follow(problem.rows(rows)):
-                yield (W := W.index_copy(0, rows, part))
-            yield from finish(problem, W, self.tol)
+        for spread in SPREADS:
+            if len(rows):
+                part = problem.rows(rows)
+                # A GPU waits at every kink, which costs more than a small one takes.
+                part = part.to("cpu") if part.cross.numel() < SMALL else part
+                for V in follow(part, spread):
+                    yield (W := W.index_copy(0, rows, V.to(W)))
+                W, rows = yield from finish(problem, W, self.tol)
 
     def _splitting(self, problem: Problem, Z: Tensor) -> Iterator[Tensor]:
         values, vectors = problem.spectrum

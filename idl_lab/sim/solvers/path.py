@@ -1,8 +1,8 @@
-"""The exact path of all rows: from a λ at which they are zero to their own, from kink to kink.
+"""The exact path of all rows: from weights at which they are zero to their own, kink by kink.
 
-As λ falls the optimum moves on straight lines, and turns where an entry comes in, reaches zero, or
-where the ball is met or left. Only non-zeros are ever factored, one at a time, so that columns
-which are nearly functions of each other do no harm.
+As the weights fall the optimum moves on straight lines, and turns where an entry comes in or
+reaches zero, or where the ball is met or left. Only non-zeros are ever factored, one at a time, so
+that columns which are nearly functions of each other do no harm.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ STILL, CIRCLE = 0.999, 100  # a row whose t falls by less in so many kinks is in
 # Added to Q, whose diagonal is one, so that non-zeros which depend on each other have an inverse.
 DAMPING = 1e-12
 CORRECTIONS = 4  # of a row at its end
+GOLDEN = 0.5 * (5**0.5 - 1)  # fractions of its multiples are spread as random numbers are
 LOSES = 1e4  # updates of an inverse by more than this cost it digits: it is computed afresh
 FLAT = 1e-14  # of λ's own rate: a residual that comes nearer to its bound slower than this does not
 # Over zero it is infinite, where zero over zero is not a number; `abs` takes the sign off a zero.
@@ -28,7 +29,7 @@ TINY = 1e-300
 
 
 class Path:
-    """Rows between λ = ∞ and their own, in columns of unit length.
+    """Rows between weights of ∞ and their own, in columns of unit length.
 
     Row by row, with S the non-zeros, σ their signs and θ the ball's multiplier, optimality at the
     weights α + tβ is
@@ -42,20 +43,26 @@ class Path:
     Parameters
     ----------
     problem : Problem
+    spread : float
+        As for `follow`.
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, spread: float = 0.0) -> None:
         k, d = problem.shape
         diagonal = problem.Q.diagonal()
         held = torch.arange(d, device=diagonal.device) < problem.ball
         used = (diagonal > 0) & ~(held & (problem.radius[:, None] == 0))
         unit = torch.where(diagonal > 0, 1 / torch.where(diagonal > 0, diagonal, 1).sqrt(), 0)
         penalty = problem.penalty
-        # t multiplies the row's own weights, or ones where there are none; a column that nothing
-        # holds is not zero from the start.
+        # t multiplies the row's own weights, or lengths of columns where there are none; a column
+        # that nothing holds is not zero from the start.
         weighed = (penalty > 0).any()
         free = used & (penalty == 0) & ~held & weighed
-        beta = torch.where(penalty > 0, penalty, torch.where(free, 0, penalty.mean() + ~weighed))
+        beta = torch.where(penalty > 0, penalty, torch.where(free, 0, torch.where(
+            weighed, penalty.mean(), diagonal.clamp(min=0).sqrt())))
+        # Any positive β leads to the same end.
+        number = torch.arange(1, d + 1, device=unit.device, dtype=unit.dtype)
+        beta = beta * (1 + spread * (number * GOLDEN).frac())
 
         def wide(M: Tensor) -> Tensor:  # with a column for θ
             return torch.cat([M, M.new_zeros(len(M), 1)], dim=1)
@@ -233,15 +240,18 @@ class Path:
         self.dropped = self.dropped[0][rows], self.dropped[1][rows]
 
 
-def follow(problem: Problem) -> Iterator[Tensor]:
+def follow(problem: Problem, spread: float = 0.0) -> Iterator[Tensor]:
     """Where each row is on its path, every few kinks; the last one is at the rows' own λ.
 
     Parameters
     ----------
     problem : Problem
         In float64.
+    spread : float
+        By how much the weights that fall differ from column to column, at most, as a part of
+        themselves. A row in which many kinks are at the same λ can turn in a circle of them.
     """
-    path, step = Path(problem), 0
+    path, step = Path(problem, spread), 0
     while len(path.rows):
         path.step()
         step += 1
