@@ -127,5 +127,5 @@ def as_mortal():
         ADMMMultiGPUSolver(timeout=60, **QUIET).solve(
             made(), watch=lambda row: rank and os.kill(os.getpid(), 9))
     except RuntimeError as error:
-        print(error)
+        print(error, flush=True)
         os._exit(3)

@@ -21,6 +21,7 @@ QUICK: dict[str, dict] = {"05": {"samples": 300, "epochs": 1, "repeats": 2}, "14
 # a product of more multiply-adds than these.
 SMALL = 1e5
 # A process that a lab starts has no pretend device, and what it is handed is not there either.
+LONG = "14"  # takes as long as all the others
 NOT_ALL = {"07": "its teacher is read on the CPU", "08": "its teacher runs on the CPU",
            "09": "its streams are read in processes"}
 
@@ -29,7 +30,8 @@ def labs(*marks: pytest.MarkDecorator) -> list:
     """All labs; those that do not run whole are slow, and may fail."""
     return [pytest.param(path, id=path.stem, marks=[*marks, *(
         [pytest.mark.slow, pytest.mark.xfail(strict=False, reason=NOT_ALL[path.stem[:2]])]
-        if path.stem[:2] in NOT_ALL else [])]) for path in LABS]
+        if path.stem[:2] in NOT_ALL else [pytest.mark.slow] if path.stem[:2] == LONG else [])])
+        for path in LABS]
 
 
 def on_the_device(path: Path, parameters: dict, optimize: int) -> None:

@@ -124,7 +124,8 @@ def test_an_interrupt_keeps_the_rows_that_have_come(tmp_path):
         while not mark.exists() and time.monotonic() < end:
             time.sleep(0.1)
         time.sleep(2)  # on its way here
-        signal.raise_signal(signal.SIGINT)
+        # To the thread that waits: another's signal would not wake it.
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     threading.Thread(target=press, daemon=True).start()
     found = Ending(workers=2, by=mark, **QUIET).solve(p)

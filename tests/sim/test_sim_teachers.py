@@ -35,8 +35,9 @@ from idl_lab.sim.states import (
 )
 
 
-@pytest.mark.parametrize("options", [{}, {"rescale": False}, {"skip_layers": 10},
-                                     {"layers": True}], ids=str)
+@pytest.mark.parametrize("options", [
+    {}, {"layers": True}, *(pytest.param(options, marks=pytest.mark.slow) for options in (
+        {"rescale": False}, {"skip_layers": 10}))], ids=str)
 @pytest.mark.parametrize("name", REFUSED)
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_refused_with_its_place(name, options):
