@@ -154,11 +154,11 @@ class Captured:
             self._given = U.clone(), target.clone()
             return self._apart(U, target)
         if self.failure or self._given is None or not _alike(self._given, (U, target)):
-            return self.step(U, target)
+            return self._apart(U, target)
         if self._settings != (settings := _settings(self.optimizer)):
             self._replay, self._settings = None, settings
         if self._replay is None and not self._record():
-            return self.step(U, target)
+            return self._apart(U, target)
         self.check(target)
         for held, new in zip(self._given, (U, target), strict=True):
             held.copy_(new)
