@@ -127,8 +127,13 @@ def test_an_interrupt_keeps_the_rows_that_have_come(tmp_path):
         # To the thread that waits: another's signal would not wake it.
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
+    # What runs in a shell's background ignores Ctrl-C, and so would this test.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=press, daemon=True).start()
-    found = Ending(workers=2, by=mark, **QUIET).solve(p)
+    try:
+        found = Ending(workers=2, by=mark, **QUIET).solve(p)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert found.status is SolveStatus.CANCELLED and not found.W[1::2].any()
     close(found.W[::2], ADMMSolver(**QUIET).solve(p).W[::2])
     torch.testing.assert_close(found.stats.objective, p.objective(found.W))
