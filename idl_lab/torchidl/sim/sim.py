@@ -22,11 +22,11 @@ from idl_lab.fixed_point import Picard
 from idl_lab.fixed_point.solution import ConvergenceWarning
 from idl_lab.model import ImplicitModel
 from idl_lab.sim import solvers
+from idl_lab.sim.fitting import POOR
 from idl_lab.sim.hooks import Batches, states_by_batch
 from idl_lab.torchidl.sim import states
 from idl_lab.torchidl.sim.utils import wide
 
-POOR = 0.99  # a student that explains less of its teacher's outputs is reported
 MAX_STEPS = 50_000  # torchidl's, of its fixed-point iteration
 
 

@@ -12,11 +12,10 @@ from torch import Tensor
 
 from idl_lab import validation
 from idl_lab.sim import solvers
+from idl_lab.sim.matching import INEXACT
 from idl_lab.sim.problem import Problem
 from idl_lab.sim.solvers import SolveResult
 from idl_lab.torchidl.sim.solvers.matching import Matching
-
-INEXACT = 1e-4  # of the size of a target: a larger miss is no exact matching
 
 
 @dataclass
