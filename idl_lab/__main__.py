@@ -43,6 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"idl_lab {idl_lab.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     listing = commands.add_parser("list", help="the notebooks of the series and their parameters")
+    listing.add_argument("notebooks", nargs="*", metavar="NAME",
+                         help="01, 01_fixed_points or a path; none means the whole series")
     listing.set_defaults(command=_list)
     lab = commands.add_parser("lab", help="copy the labs to a folder of yours, open them there")
     lab.add_argument("folder", nargs="?", type=Path, default=Path("idl_labs"), metavar="DIR",
@@ -58,6 +60,9 @@ def _parser() -> argparse.ArgumentParser:
                      metavar=("PARAMETER", "VALUE"), help="give the notebooks a parameter")
     run.add_argument("--out", metavar="DIR", help="a new folder to write to, not runs/<time>")
     run.set_defaults(command=_run)
+    for command in (listing, run):
+        command.add_argument("--notebooks", dest="series", type=Path, metavar="DIR",
+                             help="the folder that holds the series")
     return parser
 
 
@@ -66,11 +71,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def _list(options: argparse.Namespace) -> int:
     extras.need("nbformat", "labs")
-    from idl_lab.runs import series
+    from idl_lab.runs import parameters, series
 
-    for lab in series.find():
-        print(f"{lab.name}  {lab.title}")
-        print(f"    parameters: {', '.join(lab.parameters) or 'none'}")
+    labs = series.find(options.notebooks, options.series)
+    for folder in dict.fromkeys(lab.path.parent for lab in labs):
+        print(f"Notebooks in {folder}")
+        for lab in labs:
+            if lab.path.parent == folder:
+                print(f"\n{lab.name}  {lab.title}\n{parameters.table(lab.parameters.values())}")
     return 0
 
 
@@ -95,11 +103,14 @@ def _run(options: argparse.Namespace) -> int:
         parameters[name] = series.value(text)
     status = 0
     try:
-        done = runner.run_notebooks(options.notebooks, parameters, options.out,
+        labs = series.find(options.notebooks, options.series)
+        done = runner.run_notebooks([lab.path for lab in labs], parameters, options.out,
                                     progress.Progress())
     except runner.RunInterrupted as interrupted:
         done, status = interrupted.results, 130
-    print(f"\n{results.table(done)}\n\nEverything is in {done[0].path.parent}")
+    folders = " and ".join(dict.fromkeys(str(lab.path.parent) for lab in labs))
+    print(f"\n{results.table(done)}\n\nThe notebooks of {folders} ran.\n"
+          f"Everything is in {done[0].path.parent}")
     return status or int(any(result.status != "ok" for result in done))
 
 

@@ -175,11 +175,11 @@ def test_the_kernel_is_this_python_and_draws_inline(lab, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), [
-    (["01_frist"], "no notebook '01_frist'; did you mean '01_first'? the series has 01_first, "),
+    (["01_frist"], "no notebook '01_frist'; did you mean '01_first'? the series in "),
     (["07"], "no notebook '07'"),
     (["elsewhere/09_x.ipynb"], "no notebook '09_x'"),
     (["01", "-p", "kapa", "1"], "no parameter 'kapa' in 01_first; did you mean 'kappa'?"),
-    (["-p", "kappa", "0.5"], "'kappa' is known to 01_first but not to 02_second"),
+    (["-p", "kapa", "0.5"], "no parameter 'kapa' in 01_first, 02_second; did you mean 'kappa'?"),
     (["02", "-p", "kappa", "0.5"], "no parameter 'kappa' in 02_second; there is none"),
     (["01", "-p", "seed", "2.5"], "'seed' of 01_first wants int like 0, got float 2.5"),
     (["01", "-p", "seed", "True"], "wants int like 0, got bool True"),
@@ -227,21 +227,6 @@ def test_labs_are_found_by_number_name_and_path_in_numeric_order(lab, tmp_path):
     assert series.find(["02"])[0].title == "On 02_two"
     with pytest.raises(ValueError, match="two notebooks are called 02_two"):
         series.find(["02", str(write(tmp_path, "02_two"))])
-
-
-def test_list_names_titles_and_parameters(lab, capsys):
-    lab("01_first", parameters=PARAMETERS)
-    assert main(["list"]) == 0
-    assert capsys.readouterr().out == ("01_first  On 01_first\n"
-                                       "    parameters: seed, kappa, name, rank, sizes\n")
-
-
-@pytest.mark.parametrize(("text", "value"), [
-    ("3", 3), ("-1", -1), ("1e-3", 1e-3), ("True", True), ("None", None), ("relu", "relu"),
-    ("'3'", "3"), ("[1, 2]", [1, 2]), ("cuda:1", "cuda:1"), ("true", "true"), ("a b", "a b"),
-])
-def test_values_are_read_as_python_writes_them(text, value):
-    assert series.value(text) == value and type(series.value(text)) is type(value)
 
 
 def test_two_runs_in_one_second_have_two_folders_in_order(lab, monkeypatch):
