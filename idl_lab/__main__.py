@@ -110,7 +110,8 @@ def _run(options: argparse.Namespace) -> int:
         done, status = interrupted.results, 130
     folders = " and ".join(dict.fromkeys(str(lab.path.parent) for lab in labs))
     print(f"\n{results.table(done)}\n\nThe notebooks of {folders} ran.\n"
-          f"Everything is in {done[0].path.parent}")
+          f"Everything is in {done[0].path.parent}", flush=True)
+    results.write_tables(done[0].path.parent)
     return status or int(any(result.status != "ok" for result in done))
 
 

@@ -55,7 +55,7 @@ class Progress:
         Parameters
         ----------
         status : str
-            "ok" or "failed".
+            "ok", "failed", "timed out" or "interrupted".
         error : str
             What stopped it, in a line.
         """
@@ -66,6 +66,15 @@ class Progress:
         seconds = time.perf_counter() - self.since
         print(f"{self.name}  {status}  {seconds:.0f} s  {error}".rstrip(), file=self.stream,
               flush=True)
+
+    def keep(self, name: str) -> None:
+        """Say that a notebook is not run, because an earlier run did it.
+
+        Parameters
+        ----------
+        name : str
+        """
+        print(f"{name}  ok, kept from before", file=self.stream, flush=True)
 
     def _tick(self, stop: threading.Event) -> None:
         while not stop.wait(0.2):
@@ -83,3 +92,6 @@ class Silent(Progress):
 
     def end(self, status: str, error: str = "") -> None:
         """Write nothing when it ends."""
+
+    def keep(self, name: str) -> None:
+        """Write nothing when it need not be run."""

@@ -6,7 +6,10 @@ import math
 from typing import Any
 
 MIME = "application/vnd.idl-lab.numbers+json"
-COLUMNS = ("notebook", "status", "seconds", "error")  # of every run's summary, before the numbers
+# Of every run's table, before the parameters and the numbers.
+COLUMNS = ("notebook", "status", "error", "seconds", "device", "peak_memory_mb", "started", "host",
+           "version", "commit", "python", "torch", "numpy", "scipy", "scikit-learn", "source",
+           "path")
 Number = bool | int | float | str
 
 
@@ -24,11 +27,11 @@ def record(**numbers: Any) -> None:
     TypeError
         For anything else; the sentence names it.
     ValueError
-        For a name that the run's summary uses itself.
+        For a name that a run's table uses itself.
     """
     taken = sorted(set(numbers) & set(COLUMNS))
     if taken:
-        raise ValueError(f"{', '.join(taken)} is a column of the run's summary already; record the "
+        raise ValueError(f"{', '.join(taken)} is a column of a run's table already; record the "
                          f"number under another name.")
     from IPython.display import display
 
