@@ -15,14 +15,15 @@ from idl_lab import extras
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status.
 
-    0: done; 1: a notebook failed; 2: bad input, nothing was started; 130: interrupted.
+    0: done; 1: a notebook failed, or a table could not be written; 2: bad input, nothing was
+    started; 130: interrupted (Ctrl-C); 143: told to end (SIGTERM).
 
     Parameters
     ----------
     arguments : sequence of str, optional
         Those of the process by default.
     """
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(_values(sys.argv[1:] if arguments is None else arguments))
     try:
         status = options.command(options)
         sys.stdout.flush()
@@ -36,6 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader, `head` say, has seen enough. Python's own flush at exit would say so again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _values(arguments: Sequence[str]) -> list[str]:
+    """Values of parameters with a space before them: argparse takes -1e-3 for an option."""
+    return [f" {text}" if text.startswith("-") and list(arguments[k - 2:k - 1]) == ["-p"] else text
+            for k, text in enumerate(arguments)]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,7 +65,15 @@ def _parser() -> argparse.ArgumentParser:
                      help="01, 01_fixed_points or a path; none means the whole series")
     run.add_argument("-p", dest="parameters", nargs=2, action="append", default=[],
                      metavar=("PARAMETER", "VALUE"), help="give the notebooks a parameter")
+    run.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"),
+                     help="where the notebooks compute, as -p device")
+    run.add_argument("--full", action="store_true",
+                     help="the long setting of the notebooks that have one, as -p full True")
     run.add_argument("--out", metavar="DIR", help="a new folder to write to, not runs/<time>")
+    run.add_argument("--resume", action="store_true",
+                     help="go on in DIR: what ended well there is not run again")
+    run.add_argument("--timeout", type=float, metavar="SECONDS", help="for each notebook")
+    run.add_argument("--cwd", metavar="DIR", help="where the notebooks work, not in their --out")
     run.set_defaults(command=_run)
     for command in (listing, run):
         command.add_argument("--notebooks", dest="series", type=Path, metavar="DIR",
@@ -96,23 +111,35 @@ def _run(options: argparse.Namespace) -> int:
     extras.need("papermill", "labs")
     from idl_lab.runs import progress, results, runner, series
 
+    given = [*options.parameters, *([["device", options.device]] if options.device else []),
+             *([["full", "True"]] if options.full else [])]
     parameters = {}
-    for name, text in options.parameters:
+    for name, text in given:
         if name in parameters:
             raise ValueError(f"parameter {name!r} is given twice.")
         parameters[name] = series.value(text)
-    status = 0
-    try:
-        labs = series.find(options.notebooks, options.series)
-        done = runner.run_notebooks([lab.path for lab in labs], parameters, options.out,
-                                    progress.Progress())
-    except runner.RunInterrupted as interrupted:
-        done, status = interrupted.results, 130
+    labs = series.find(options.notebooks, options.series)
     folders = " and ".join(dict.fromkeys(str(lab.path.parent) for lab in labs))
-    print(f"\n{results.table(done)}\n\nThe notebooks of {folders} ran.\n"
-          f"Everything is in {done[0].path.parent}", flush=True)
-    results.write_tables(done[0].path.parent)
-    return status or int(any(result.status != "ok" for result in done))
+    status = 0
+    with runner.told_to_end() as signalled:
+        try:
+            done = runner.run_notebooks(
+                [lab.path for lab in labs], parameters, options.out, progress.Progress(),
+                resume=options.resume, timeout=options.timeout, cwd=options.cwd)
+        except runner.RunInterrupted as interrupted:
+            done, status = interrupted.results, signalled.get("status", 130)
+            if not done:
+                print("idl_lab: interrupted before the first notebook ended", file=sys.stderr)
+                return status
+        folder = done[0].path.parent
+        print(f"\n{results.table(done)}\n\nThe notebooks of {folders} ran.\n"
+              f"Everything is in {folder}", flush=True)
+        try:
+            results.write_tables(folder)
+        except OSError as error:
+            print(f"idl_lab: the tables cannot be written: {error.strerror}", file=sys.stderr)
+            status = status or 1
+        return status or int(any(result.status != "ok" for result in done))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -95,16 +96,20 @@ def run_notebooks(notebooks: Sequence[str | Path] = (), parameters: Mapping[str,
     done: list[RunResult] = []
     with lock(out):
         _look_at(out, labs, resume)
-        for lab in labs:
-            given = {name: value for name, value in parameters.items() if name in lab.parameters}
-            target = out / lab.path.name
-            kept = finished(lab, given, target) if resume else None
-            if kept:
-                progress.keep(lab.name)
-            done.append(kept or _with_pictures(run_one(lab, given, target, timeout, cwd,
-                                                       progress)))
-            if done[-1].status == "interrupted":
-                raise RunInterrupted(done)
+        try:
+            for lab in labs:
+                given = {name: value for name, value in parameters.items()
+                         if name in lab.parameters}
+                target = out / lab.path.name
+                kept = finished(lab, given, target) if resume else None
+                if kept:
+                    progress.keep(lab.name)
+                done.append(kept or run_one(lab, given, target, timeout, cwd, progress))
+                if done[-1].status == "interrupted":
+                    raise KeyboardInterrupt
+                done[-1] = _with_pictures(done[-1])
+        except KeyboardInterrupt:
+            raise RunInterrupted(done) from None
     return done
 
 
@@ -198,6 +203,29 @@ def finished(lab: series.Lab, parameters: Mapping[str, Any], target: Path) -> Ru
         return None
     wanted = expected(lab, parameters)
     return result if wanted == {name: result.record.get(name) for name in wanted} else None
+
+
+@contextlib.contextmanager
+def told_to_end() -> Iterator[dict[str, int]]:
+    """SIGTERM, as Slurm and `timeout` send it, is an interrupt: what was done is told and kept.
+
+    Yields
+    ------
+    dict
+        Its `status`, 143, is there when the signal came. It is for the main thread.
+    """
+    came: dict[str, int] = {}
+
+    def interrupt(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # a second one does not cut the ending short
+        came["status"] = 128 + number
+        raise KeyboardInterrupt("told to end (SIGTERM)")
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
