@@ -41,8 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _values(arguments: Sequence[str]) -> list[str]:
     """Values of parameters with a space before them: argparse takes -1e-3 for an option."""
-    return [f" {text}" if text.startswith("-") and list(arguments[k - 2:k - 1]) == ["-p"] else text
-            for k, text in enumerate(arguments)]
+    return [f" {text}" if text.startswith("-") and name == "-p" else text
+            for name, text in zip(["", "", *arguments], arguments, strict=False)]
 
 
 def _parser() -> argparse.ArgumentParser:

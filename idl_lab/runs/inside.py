@@ -32,41 +32,49 @@ def facts() -> str:
         said["gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
     error = getattr(sys, "last_value", None)
     try:
-        said["failure"] = error and failure(error, shell.compile)
+        said["failure"] = error and failure(error, shell)
     except Exception:  # what a failure left behind may be broken itself, after a GPU's fault say
         said["failure"] = None
     return json.dumps(said)
 
 
-def failure(error: BaseException, cells: Any) -> dict[str, Any] | None:
+def failure(error: BaseException, shell: Any) -> dict[str, Any] | None:
     """The line of the notebook in which an error arose, and the values of the names in it.
 
     Parameters
     ----------
     error : BaseException
-    cells : IPython's compiler
-        Knows which code is a cell.
+    shell : IPython's
+        Knows which code is a cell, and how it was typed.
 
     Returns
     -------
     dict or None
-        cell (as it shows, ``In[7]``), line, source, values; None if no cell is to blame.
+        cell (its number, as in ``In [7]``), line, source, values, and for a syntax error message;
+        None if no cell is to blame.
     """
-    if isinstance(error, SyntaxError) and cells.format_code_name(error.filename):
-        _, cell = cells.format_code_name(error.filename)
-        return {"cell": cell, "line": error.lineno, "source": (error.text or "").strip(),
-                "values": {}}
+    def cell(file: str | None) -> int | None:
+        name = shell.compile.format_code_name(file)  # ("Cell", "In[7]")
+        return int(name[1][3:-1]) if name else None
+
+    if isinstance(error, SyntaxError) and cell(error.filename):
+        return {"cell": cell(error.filename), "line": error.lineno, "message": error.msg,
+                "source": (error.text or "").strip(), "values": {}}
     places = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__)
-              if cells.format_code_name(frame.f_code.co_filename)]
+              if cell(frame.f_code.co_filename)]
     if not places:
         return None
     frame, line = places[-1]
-    source, names = statement("".join(linecache.getlines(frame.f_code.co_filename)), line)
-    return {"cell": cells.format_code_name(frame.f_code.co_filename)[1], "line": line,
-            "source": source, "values": values(names, frame)}
+    number = cell(frame.f_code.co_filename)
+    code = linecache.getlines(frame.f_code.co_filename)
+    first, last, names = statement("".join(code), line)
+    typed = shell.history_manager.input_hist_raw[number].splitlines()  # a magic as it was written
+    lines = typed if len(typed) == len(code) else code
+    return {"cell": number, "line": line, "values": values(names, frame),
+            "source": " ".join(" ".join(lines[first - 1:last]).split())}
 
 
-def statement(source: str, line: int) -> tuple[str, list[str]]:
+def statement(source: str, line: int) -> tuple[int, int, list[str]]:
     """The innermost statement on a line, of a block its head alone, and the names that it reads.
 
     Parameters
@@ -74,19 +82,20 @@ def statement(source: str, line: int) -> tuple[str, list[str]]:
     source : str
     line : int
         From 1.
+
+    Returns
+    -------
+    int, int, list of str
+        Its first and its last line, and the names in their order.
     """
-    around = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.stmt)
-              and node.lineno <= line <= (node.end_lineno or line)]
-    if not around:
-        return "", []
-    inner = around[-1]  # ast.walk goes outside in
+    inner = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.stmt)
+             and node.lineno <= line <= (node.end_lineno or line)][-1]  # the walk goes inwards
     body = getattr(inner, "body", None)
-    end = max(inner.lineno, body[0].lineno - 1) if body else inner.end_lineno
+    last = max(inner.lineno, body[0].lineno - 1) if body else inner.end_lineno or line
     names = [node for node in ast.walk(inner) if isinstance(node, ast.Name)
-             and isinstance(node.ctx, ast.Load) and node.lineno <= (end or line)]
+             and isinstance(node.ctx, ast.Load) and node.lineno <= last]
     names.sort(key=lambda node: (node.lineno, node.col_offset))
-    text = " ".join(" ".join(source.splitlines()[inner.lineno - 1:end]).split())
-    return text, list(dict.fromkeys(node.id for node in names))
+    return inner.lineno, last, list(dict.fromkeys(node.id for node in names))
 
 
 def values(names: list[str], frame: FrameType) -> dict[str, str]:

@@ -6,6 +6,7 @@ import ast
 import json
 import logging
 import signal
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from jupyter_client.asynchronous import AsyncKernelClient
 from jupyter_client.channels import AsyncZMQSocketChannel
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.utils import ensure_event_loop
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NotebookExecutionManager
@@ -88,6 +90,8 @@ class Execution:
             raise
         finally:
             manager.notebook_complete()
+            if threading.current_thread() is not threading.main_thread():
+                ensure_event_loop().close()  # nbclient made it for this thread, and leaves it open
 
     def _begin(self, cell: Any, cell_index: int) -> None:
         if _runs(cell):

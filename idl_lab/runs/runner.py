@@ -180,12 +180,10 @@ def expected(lab: series.Lab, parameters: Mapping[str, Any]) -> dict[str, Any]:
     parameters : mapping
         Those that are given; all others have their defaults.
     """
-    effective = {name: getattr(default, "default", default)
-                 for name, default in lab.parameters.items()} | dict(parameters)
     cells = nbformat.read(lab.path, as_version=4).cells
     source = json.dumps([[cell.cell_type, cell.source] for cell in cells])
     return {"notebook": lab.name, "source": hashlib.sha256(source.encode()).hexdigest(),
-            "parameters": json.loads(json.dumps(effective, default=str)),
+            "parameters": json.loads(json.dumps(lab.effective(parameters), default=str)),
             "version": sys.modules["idl_lab"].__version__}
 
 
@@ -307,8 +305,9 @@ def _execute(notebook: nbformat.NotebookNode, cwd: Path, log: BinaryIO, timeout:
             status, error = "timed out", f"timed out after {timeout:g} s"
     else:
         if run.error:
-            error = _one_line(run.error["ename"], run.error["evalue"])
-            error += _line_and_values(run.facts.get("failure"), run.cell)
+            failure = run.facts.get("failure") or {}
+            error = _one_line(run.error["ename"], failure.get("message", run.error["evalue"]))
+            error += _line_and_values(failure, run.cell)
     if error:
         error = f"cell {run.cell}: {error}" if run.cell else error
     else:
@@ -323,13 +322,13 @@ def _one_line(name: str, text: object) -> str:
     return textwrap.shorten(f"{name}: {text}" if text else name, 300, placeholder=" ...")
 
 
-def _line_and_values(failure: Mapping[str, Any] | None, cell: int) -> str:
+def _line_and_values(failure: Mapping[str, Any], cell: int) -> str:
     """` (line 3: assert gap < tol, where gap = 0.2, tol = 0.1)`."""
     if not failure:
         return ""
     where = f"line {failure['line']}"
-    if failure["cell"] != f"In[{cell}]":  # a function of an earlier cell
-        where = f"{failure['cell']}, {where}"
+    if failure["cell"] != cell:  # a function of an earlier cell
+        where = f"cell {failure['cell']}, {where}"
     names = ", ".join(f"{name} = {value}" for name, value in failure["values"].items())
     said = [textwrap.shorten(text, 200, placeholder=" ...") for text in (failure["source"], names)]
     return f" ({where}: {', where '.join(filter(None, said))})"
@@ -412,7 +411,9 @@ def _with_pictures(result: RunResult) -> RunResult:
         for k, image in enumerate(images, start=1):
             folder.mkdir(exist_ok=True)
             saved.append(folder / f"{result.path.stem}-{k:02d}.png")
-            results.save(saved[-1], base64.b64decode("".join(image)))
+            content = base64.b64decode("".join(image))
+            if not (saved[-1].exists() and saved[-1].read_bytes() == content):
+                results.save(saved[-1], content)
     except OSError as error:
         because = f"{saved[-1].name} cannot be written: {error.strerror}"
         return replace(result, record={**result.record, "status": "failed", "error": because})
