@@ -215,6 +215,11 @@ def test_labs_are_found_by_number_name_and_path_in_numeric_order(lab, tmp_path):
         series.find(["02", str(write(tmp_path, "02_two"))])
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
 def test_progress_is_lines_in_a_log_and_one_line_on_a_terminal(lab):
     lab("01_first", "import time\ntime.sleep(0.5)")
     log, terminal = io.StringIO(), Terminal()
