@@ -118,7 +118,8 @@ def test_a_labs_parameters_keep_the_grammar(lab):
 def test_as_written_is_the_saved_setting_and_no_other(lab):
     """What holds at the defaults only is asserted there only: a lab says so by `as_written`."""
     cells = nbformat.read(lab.path, as_version=4).cells
-    source = "\n".join(c.source for c in cells if c.cell_type == "code" and "as_written" in c.source)
+    code = [c.source for c in cells if c.cell_type == "code"]
+    source = "\n".join(text for text in code if "as_written" in text)
     defines = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)
                and [ast.unparse(t) for t in node.targets] == ["as_written"]]
     if not source:
