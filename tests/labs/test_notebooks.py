@@ -50,7 +50,7 @@ def test_shape(lab):
     assert tags.count("parameters") == 1 and "solution" in tags
     assert "raises-exception" not in tags  # nbval and `idl-lab run` allow it, papermill does not
     parameters = next(c for c in cells if "parameters" in c.metadata.get("tags", []))
-    assert {"seed", "device"} <= {line.split(" = ")[0] for line in parameters.source.splitlines()}
+    assert {"seed", "device"} <= {line.split(":")[0] for line in parameters.source.splitlines()}
     text = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
     for part in ("At the end you can", "Exercise", "## Takeaways", "**References.**"):
         assert part in text
