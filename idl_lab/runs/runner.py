@@ -210,6 +210,11 @@ def told_to_end() -> Iterator[dict[str, int]]:
     ------
     dict
         Its `status`, 143, is there when the signal came. It is for the main thread.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        When the signal comes.
     """
     came: dict[str, int] = {}
 
