@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import idl_lab
-from idl_lab import extras
+from idl_lab import optional
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _list(options: argparse.Namespace) -> int:
-    extras.need("nbformat", "labs")
+    optional.need("nbformat", "labs")
     from idl_lab.runs import parameters, series
 
     labs = series.find(options.notebooks, options.series)
@@ -98,7 +98,7 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _lab(options: argparse.Namespace) -> int:
-    extras.need("jupyterlab", "labs")
+    optional.need("jupyterlab", "labs")
     from idl_lab.runs import workshop
 
     for path in workshop.refresh(options.folder):
@@ -108,7 +108,7 @@ def _lab(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    extras.need("papermill", "labs")
+    optional.need("papermill", "labs")
     from idl_lab.runs import progress, results, runner, series
 
     given = [*options.parameters, *([["device", options.device]] if options.device else []),

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from idl_lab.labs.kit.record import COLUMNS, MIME, Number, readable
+from idl_lab.records import COLUMNS, MIME, Number, readable
 
 if TYPE_CHECKING:
     import pandas

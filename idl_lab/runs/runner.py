@@ -31,9 +31,8 @@ from idl_lab.runs import results, series
 from idl_lab.runs.kernel import Execution
 from idl_lab.runs.progress import Progress, Silent
 from idl_lab.runs.results import RunResult
+from idl_lab.runs.widgets import widget_error
 
-_WIDGETS = "application/vnd.jupyter.widget-state+json"
-_VIEW = "application/vnd.jupyter.widget-view+json"
 _LOCK = ".lock"
 
 
@@ -211,6 +210,11 @@ def told_to_end() -> Iterator[dict[str, int]]:
     ------
     dict
         Its `status`, 143, is there when the signal came. It is for the main thread.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        When the signal comes.
     """
     came: dict[str, int] = {}
 
@@ -311,7 +315,7 @@ def _execute(notebook: nbformat.NotebookNode, cwd: Path, log: BinaryIO, timeout:
     if error:
         error = f"cell {run.cell}: {error}" if run.cell else error
     else:
-        error = _widget_error(notebook)
+        error = widget_error(notebook)
         status = "failed" if error else "ok"
     said = {name: value for name, value in run.facts.items() if name != "failure"}
     return {"status": status, "error": error, "peak_memory_mb": run.peak_memory_mb, **said}
@@ -369,34 +373,6 @@ def _commit() -> str:
              "--exclude=*"], capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
-
-
-def _widget_error(notebook: Any) -> str:
-    """The error that a callback left in an Output widget, where no cell shows it."""
-    state = notebook.metadata.get("widgets", {}).get(_WIDGETS, {}).get("state", {})
-    for model, entry in state.items():
-        for output in entry["state"].get("outputs", []):
-            if output["output_type"] == "error":
-                text = " ".join(f"{output['ename']}: {output['evalue']}".split())
-                return f"{_cell_showing(model, notebook, state)}{text} (in a widget's callback)"
-    return ""
-
-
-def _cell_showing(model: str, notebook: Any, state: Mapping[str, Any]) -> str:
-    """`cell 7: ` for the first code cell whose output shows the model or a box that holds it."""
-    for cell in notebook.cells:
-        shown = [output.get("data", {}).get(_VIEW, {}).get("model_id")
-                 for output in cell.get("outputs", [])]
-        seen: set[str] = set()
-        while shown:
-            current = shown.pop()
-            if current == model:
-                return f"cell {cell.execution_count}: "
-            if current in state and current not in seen:
-                seen.add(current)
-                children = state[current]["state"].get("children", [])
-                shown += [child.removeprefix("IPY_MODEL_") for child in children]
-    return ""
 
 
 def _with_pictures(result: RunResult) -> RunResult:

@@ -12,7 +12,6 @@ import nbformat
 
 from idl_lab.runs.parameters import Expression, Parameter, check, nearest, read
 from idl_lab.runs.parameters import value as value  # its name for those who ask a series
-from idl_lab.validation import resolve_device
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,9 @@ def check_parameters(labs: Sequence[Lab], given: Mapping[str, Any]) -> None:
     check({lab.name: lab.parameters for lab in labs}, given)
     for lab in labs:
         device = lab.effective(given).get("device")
-        if isinstance(device, str) and not isinstance(device, Expression):
+        if device != "cpu" and isinstance(device, str) and not isinstance(device, Expression):
+            from idl_lab.validation import resolve_device  # torch, which nothing else here needs
+
             try:
                 resolve_device(device)
             except ValueError as error:

@@ -78,12 +78,21 @@ def test_the_models_need_torch_numpy_and_scipy_alone():
 
 
 def test_import_idl_lab_loads_nothing_that_it_does_not_use():
-    shown = python("import sys, torch\nbefore = set(sys.modules)\nimport idl_lab\n"
+    shown = python("import sys, torch\nbefore = set(sys.modules)\nfrom idl_lab import *\n"
                    "print(*(set(sys.modules) - before))").split()
     assert "idl_lab.model" in shown
     # torch's compiler and scipy's sparse matrices each take as long as half of `import torch`.
     slow = {"torch._dynamo", "scipy.sparse", "scipy.sparse.linalg", *OPTIONAL}
     assert not slow & set(shown)
+
+
+def test_the_command_line_needs_no_torch_and_the_models_are_there_when_asked_for():
+    shown = python("import sys\nimport idl_lab.__main__, idl_lab.runs.runner\n"
+                   "print('torch' in sys.modules, idl_lab.ImplicitModel.__name__,\n"
+                   "      'torch' in sys.modules, 'ImplicitRNN' in dir(idl_lab))")
+    assert shown.split() == ["False", "ImplicitModel", "True", "True"]
+    with pytest.raises(ImportError, match="cannot import name 'ImplicitModle'"):
+        from idl_lab import ImplicitModle  # noqa: F401
 
 
 @pytest.mark.parametrize(("absent", "call", "extra"), [

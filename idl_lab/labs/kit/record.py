@@ -5,12 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-MIME = "application/vnd.idl-lab.numbers+json"
-# Of every run's table, before the parameters and the numbers.
-COLUMNS = ("notebook", "status", "error", "seconds", "device", "peak_memory_mb", "started", "host",
-           "version", "commit", "python", "torch", "numpy", "scipy", "scikit-learn", "source",
-           "path")
-Number = bool | int | float | str
+from idl_lab.records import COLUMNS, MIME, Number, readable
 
 
 def record(**numbers: Any) -> None:
@@ -53,11 +48,6 @@ class _Numbers:
         pairs = [[name, {"float": str(value)} if _not_json(value) else value]
                  for name, value in self.numbers.items()]
         return {"text/plain": repr(self), MIME: {"numbers": pairs}}
-
-
-def readable(value: Number) -> str:
-    """Write a recorded value for a reader: six digits of a float, the rest as it is."""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _not_json(value: Number) -> bool:
