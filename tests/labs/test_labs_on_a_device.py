@@ -32,7 +32,7 @@ SMALL = 1e5
 # SIM's statistics are kept on the CPU: a fit is judged there once, by these, and what few rows are
 # left to the path along λ are followed there, since a GPU would wait at each of its kinks.
 ONCE = {"matrices.py", "result.py", "path.py"}
-LONG = ("07", "14")  # take as long as all the others
+LONG = ("07", "09", "14")  # take as long as all the others
 
 
 def labs(*marks: pytest.MarkDecorator) -> list:
