@@ -1,0 +1,1 @@
+"""Lab 10: what a sweep says, and what it does not."""
