@@ -16,7 +16,6 @@ import os
 import platform
 import re
 import tempfile
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -153,19 +152,26 @@ def sweep(notebook: str | Path, grid: Mapping[str, Sequence[Any]], repeat: int =
         todo = _todo(lab, runs, folder, resume)
         if len(todo) < len(runs):
             say(f"{len(runs) - len(todo)} of {len(runs)} runs are there already")
-        try:
-            if todo:
-                with _client(scheduler, workers, list(todo.values()), say) as client:
-                    _share_out(client, lab, todo, folder, timeout, say)
-        finally:
-            results.write_tables(folder)
-            pictures = draw_all(folder, list(grid))
-            table = results.results(folder)
-            counts = ", ".join(f"{count} {status}" for status, count in
-                               table["status"].value_counts().items())
-            say(f"{counts or 'no run ended'}: results.csv, results.parquet and {len(pictures)} "
-                f"pictures are in {folder}")
+        if not todo:
+            return _tabulate(folder, list(grid), say)
+        with _client(scheduler, workers, list(todo.values()), say) as client:
+            try:
+                _share_out(client, lab, todo, folder, timeout, say)
+            finally:  # before the workers are stopped: a batch system gives little time for both
+                table = _tabulate(folder, list(grid), say)
         return table
+
+
+def _tabulate(folder: Path, swept: Sequence[str], say: Callable[[str], object],
+              ) -> pandas.DataFrame:
+    results.write_tables(folder)
+    table = results.results(folder)
+    counts = ", ".join(f"{count} {status}" for status, count in
+                       table["status"].value_counts().items())
+    pictures = draw_all(folder, swept)
+    say(f"{counts or 'no run ended'}: results.csv, results.parquet and {len(pictures)} pictures "
+        f"are in {folder}")
+    return table
 
 
 def plan(lab: series.Lab, grid: Mapping[str, Sequence[Any]], repeat: int = 1,
@@ -381,7 +387,7 @@ def _share_out(client: Client, lab: series.Lab, runs: Mapping[str, dict[str, Any
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-    source, sweep_id, begun = nbformat.writes(notebook), uuid.uuid4().hex[:8], time.perf_counter()
+    source, sweep_id = nbformat.writes(notebook), uuid.uuid4().hex[:8]
     futures = []
     for k, (name, given) in enumerate(runs.items()):
         key = f"{lab.name}-{sweep_id}", name
@@ -389,7 +395,7 @@ def _share_out(client: Client, lab: series.Lab, runs: Mapping[str, dict[str, Any
         # Data producers wait at the scheduler for a worker that is free, be they many or few.
         task = Task(key, execute, job, _data_producer=True)
         futures.append(client.get({key: task}, key, sync=False, priority=-k))
-    done = 0
+    done, spent = 0, 0.0
     for future in as_completed(futures):
         name = future.key[1]
         target = folder / f"{name}.ipynb"
@@ -409,10 +415,11 @@ def _share_out(client: Client, lab: series.Lab, runs: Mapping[str, dict[str, Any
         done += 1
         record = results.read(target).record
         took = "" if record["seconds"] is None else f"  {record['seconds']:.1f} s"
-        left = (time.perf_counter() - begun) / done * (len(runs) - done)
-        about = f"  (about {_duration(left)} left)" if done < len(runs) else ""
+        spent += record["seconds"] or 0.0
+        left = spent / done * (len(runs) - done) / max(1, sum(client.nthreads().values()))
         say(f"[{done}/{len(runs)}] {name.partition(',')[2] or name}  {record['status']}{took}"
-            f"{'  ' if record['error'] else ''}{record['error']}{about}")
+            f"{'  ' if record['error'] else ''}{record['error']}"
+            + (f"  (about {_duration(left)} left)" if done < len(runs) else ""))
 
 
 def _failed(notebook: nbformat.NotebookNode, lab: series.Lab, parameters: Mapping[str, Any],
