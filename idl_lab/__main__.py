@@ -173,7 +173,7 @@ def _sweep(options: argparse.Namespace) -> int:
     with runner.told_to_end() as signalled:
         try:
             table = sweep.sweep(
-                lab.path, sweep.read_grid(lab, options.grid), options.repeat, _given(options),
+                lab.path, sweep.read_grid(options.grid), options.repeat, _given(options),
                 options.out, workers=options.workers, scheduler=options.scheduler,
                 timeout=options.timeout, resume=options.resume,
                 say=functools.partial(print, flush=True))

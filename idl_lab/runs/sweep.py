@@ -219,13 +219,11 @@ def plan(lab: series.Lab, grid: Mapping[str, Sequence[Any]], repeat: int = 1,
     return {stem(lab.name, point): point for point in points}
 
 
-def read_grid(lab: series.Lab, given: Sequence[str]) -> dict[str, list[Any]]:
+def read_grid(given: Sequence[str]) -> dict[str, list[Any]]:
     """The grid that the command line gives: ``kappa=0.5,0.9``, ``rank=1,5,none``.
 
     Parameters
     ----------
-    lab : Lab
-        The notebook that the parameters are of.
     given : sequence of str
 
     Raises
@@ -247,7 +245,7 @@ def read_grid(lab: series.Lab, given: Sequence[str]) -> dict[str, list[Any]]:
                              f"as kappa=0.5,0.9 or rank=1,5,none.")
         if name in grid:
             raise ValueError(f"parameter {name!r} has two grids: write all its values in one.")
-        grid[name] = [_value(lab, name, value.strip()) for value in found]
+        grid[name] = [_value(value.strip()) for value in found]
     return grid
 
 
@@ -256,9 +254,9 @@ def _whole(text: str) -> bool:
             and text.count("'") % 2 == text.count('"') % 2 == 0)
 
 
-def _value(lab: series.Lab, name: str, text: str) -> Any:
-    spelled = {"none": None, "true": True, "false": False}
-    return spelled.get(text.lower(), series.value(text))
+def _value(text: str) -> Any:
+    """A value of the command line: as Python writes it, and none, true, false."""
+    return {"none": None, "true": True, "false": False}.get(text.lower(), series.value(text))
 
 
 def _default(parameter: Any) -> Any:
@@ -290,9 +288,7 @@ def stem(lab: str, parameters: Mapping[str, Any]) -> str:
     """
     said = {name: re.sub(r"[^\w.+-]", "_", spelled(value)) for name, value in parameters.items()}
     name = ",".join([lab, *(f"{key}={text}" for key, text in said.items())])
-    plain = all(text == spelled(parameters[key]) == text.lower()
-                and series.value(text) == (parameters[key] if isinstance(parameters[key], str)
-                                           else series.value(text))
+    plain = all(text == text.lower() and repr(_value(text)) == repr(parameters[key])
                 for key, text in said.items())
     if plain and len(name) <= 150:
         return name
