@@ -167,13 +167,13 @@ def _run(options: argparse.Namespace) -> int:
 
 def _sweep(options: argparse.Namespace) -> int:
     extras.need("distributed", "labs")
-    from idl_lab.runs import runner, series, sweep
+    from idl_lab.runs import grid, runner, series, sweep
 
     [lab] = series.find([options.notebook], options.series)
     with runner.told_to_end() as signalled:
         try:
             table = sweep.sweep(
-                lab.path, sweep.read_grid(options.grid), options.repeat, _given(options),
+                lab.path, grid.read_grid(options.grid), options.repeat, _given(options),
                 options.out, workers=options.workers, scheduler=options.scheduler,
                 timeout=options.timeout, resume=options.resume,
                 say=functools.partial(print, flush=True))

@@ -19,20 +19,21 @@ from distributed import Client
 import idl_lab
 from idl_lab.__main__ import main
 from idl_lab.labs.kit import record
-from idl_lab.runs import results, runner, series, sweep
+from idl_lab.runs import grid, results, runner, series, sweep, workers
 
 ROOT = Path(__file__).resolve().parents[2]
 PARAMETERS = "seed = 0\nkappa = 0.9\nrank = None\nmode = 'relu'\nsizes = [1, 2]\nwait = 0.0"
 RECORD = f"import runpy\nrecord = runpy.run_path({inspect.getfile(record)!r})['record']\n"
 NUMBERS = RECORD + ("import time\ntime.sleep(wait)\n"
-                    "record(gap=(rank or 9) * kappa + seed, steps=10 ** (seed + 1), flat=kappa > 2)")
+                    "record(gap=(rank or 9) * kappa + seed, steps=10 ** (seed + 1),\n"
+                    "       flat=kappa > 2)")
 GRID = {"kappa": [0.5, 0.9], "rank": [1, None]}
 MEASURED = ["seconds", "started", "peak_memory_mb", "commit"]  # of no two runs the same
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    with sweep.local_cluster(2, ["3", "GPU-b"]) as cluster:
+    with workers.local_cluster(2, ["3", "GPU-b"]) as cluster:
         yield cluster
 
 
@@ -107,7 +108,7 @@ def test_a_sweep_is_tabulated_and_drawn_and_resume_runs_what_is_missing(lab, clu
 
 def planned(parameters: dict, repeat: int) -> tuple:
     [lab] = series.find(["20"])
-    return lab, sweep.plan(lab, GRID, repeat, parameters)
+    return lab, grid.plan(lab, GRID, repeat, parameters)
 
 
 def change(path: Path, **record: object) -> None:
@@ -177,10 +178,10 @@ def test_an_interrupted_sweep_leaves_its_tables_and_its_runs_stop(lab, cluster, 
 def test_after_a_kill_in_the_middle_resume_runs_exactly_the_missing(
         lab, cluster, tmp_path, end, repeat):
     lab(NUMBERS)
-    grid = ["--grid", "kappa=0.5,0.9", "--grid", "rank=1,none", "--repeat", str(repeat)]
+    given = ["--grid", "kappa=0.5,0.9", "--grid", "rank=1,none", "--repeat", str(repeat)]
     at = ["--scheduler", cluster.scheduler_address]
     out = tmp_path / "killed"
-    process = subprocess.Popen([sys.executable, "-m", "idl_lab", "sweep", "20", *grid, *at,
+    process = subprocess.Popen([sys.executable, "-m", "idl_lab", "sweep", "20", *given, *at,
                                 "--out", "killed"], env=os.environ | {"PYTHONPATH": str(ROOT)},
                                stdout=subprocess.DEVNULL)
     try:
@@ -194,7 +195,7 @@ def test_after_a_kill_in_the_middle_resume_runs_exactly_the_missing(
     there = {p: p.stat().st_mtime_ns for p in out.glob("*.ipynb")}
     assert 2 * repeat <= len(there) < 4 * repeat
     assert (out / "results.csv").exists() == (end == signal.SIGTERM)
-    assert main(["sweep", "20", *grid, *at, "--out", "killed", "--resume"]) == 0
+    assert main(["sweep", "20", *given, *at, "--out", "killed", "--resume"]) == 0
     assert all(p.stat().st_mtime_ns == at for p, at in there.items())
     undisturbed = sweep.sweep("20", GRID, repeat, scheduler=at[1], out=tmp_path / "whole")
     assert len(undisturbed) == 4 * repeat
@@ -219,7 +220,7 @@ def test_cards_are_those_that_this_process_sees(monkeypatch, visible, count, car
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert sweep.cards() == cards
+    assert workers.cards() == cards
 
 
 def test_workers_of_another_version_are_refused(lab, cluster, tmp_path, monkeypatch):
@@ -227,9 +228,9 @@ def test_workers_of_another_version_are_refused(lab, cluster, tmp_path, monkeypa
     monkeypatch.setattr(idl_lab, "__version__", "9.9")
     with pytest.raises(ValueError, match=r"has idl_lab \d\S+, and 9.9 is wanted"):
         sweep.sweep("20", GRID, scheduler=cluster.scheduler_address, out=tmp_path / "out")
-    job = sweep.Job("20_tiny", "", {}, None, "9.8")
+    job = workers.Job("20_tiny", "", {}, None, "9.8")
     with pytest.raises(RuntimeError, match="has idl_lab 9.9, and 9.8 is wanted"):
-        sweep.execute(job)
+        workers.execute(job)
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), [
@@ -258,7 +259,7 @@ def test_workers_of_another_version_are_refused(lab, cluster, tmp_path, monkeypa
 ])
 def test_bad_input_is_one_sentence_before_any_work(lab, tmp_path, capsys, monkeypatch, arguments,
                                                    sentence):
-    monkeypatch.setattr(sweep, "CONNECT", 0.5)
+    monkeypatch.setattr(workers, "CONNECT", 0.5)
     lab("pass", parameters=PARAMETERS + "\ndevice = 'cpu'")
     assert main(["sweep", "20", *arguments]) == 2
     out, said = capsys.readouterr()
@@ -267,7 +268,7 @@ def test_bad_input_is_one_sentence_before_any_work(lab, tmp_path, capsys, monkey
 
 
 def test_a_scheduler_that_does_not_answer_is_one_sentence(lab, capsys, monkeypatch):
-    monkeypatch.setattr(sweep, "CONNECT", 0.5)
+    monkeypatch.setattr(workers, "CONNECT", 0.5)
     lab("pass")
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
@@ -294,21 +295,21 @@ def test_a_notebook_of_the_users_is_not_replaced(lab, tmp_path):
 
 def test_a_notebook_without_seed_is_not_repeated(lab):
     tiny = lab("pass", parameters="kappa = 0.9")
-    assert list(sweep.plan(tiny, {"kappa": [0.5]})) == ["20_tiny,kappa=0.5"]
+    assert list(grid.plan(tiny, {"kappa": [0.5]})) == ["20_tiny,kappa=0.5"]
     with pytest.raises(ValueError, match="20_tiny has no parameter 'seed'"):
-        sweep.plan(tiny, {"kappa": [0.5]}, repeat=2)
+        grid.plan(tiny, {"kappa": [0.5]}, repeat=2)
 
 
 def test_the_grid_is_read_as_one_writes_it():
     given = ["kappa=-0.5,1e-3", "rank=1,none,None", "mode=relu,'a,b'", "sizes=[1,2],[3]"]
-    read = sweep.read_grid(given)
+    read = grid.read_grid(given)
     assert read == {"kappa": [-0.5, 1e-3], "rank": [1, None, None], "mode": ["relu", "a,b"],
                     "sizes": [[1, 2], [3]]}
 
 
 def test_every_combination_is_run_once_with_each_seed(lab):
     tiny = lab("pass")
-    runs = sweep.plan(tiny, {"kappa": [0.5, -1.0], "rank": [None, 5]}, 3, {"seed": 7})
+    runs = grid.plan(tiny, {"kappa": [0.5, -1.0], "rank": [None, 5]}, 3, {"seed": 7})
     assert len(runs) == 12 and len({tuple(run.items()) for run in runs.values()}) == 12
     assert list(runs)[:2] == ["20_tiny,seed=7,kappa=0.5,rank=none",
                               "20_tiny,seed=8,kappa=0.5,rank=none"]
@@ -318,7 +319,7 @@ def test_every_combination_is_run_once_with_each_seed(lab):
 def test_names_of_files_are_safe_and_no_two_the_same(lab):
     values = ["relu", "Relu", "none", None, "1", 1, "a/b", "a:b", "..", "x" * 300, True, "true",
               "π", " a", "a,b", [1, 2]]
-    names = [sweep.stem("20_tiny", {"mode": value}) for value in values]
+    names = [grid.stem("20_tiny", {"mode": value}) for value in values]
     assert names[0] == "20_tiny,mode=relu" and names[3] == "20_tiny,mode=none"
     assert names[5] == "20_tiny,mode=1" and names[10] == "20_tiny,mode=true"
     assert len({name.lower() for name in names}) == len(values)

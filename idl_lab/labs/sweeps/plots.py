@@ -53,8 +53,8 @@ def draw_runs(table: pd.DataFrame, number: str, against: str, by: Sequence[str] 
         raise ValueError(f"no run recorded a finite number as {number!r}.")
     places, names = _places(table[against])
     table = table.assign(**{"its place": [places[_key(value)] for value in table[against]]})
-    groups = [(", ".join(f"{name}={_word(value)}" for name, value in
-                         zip(by, values, strict=True)), rows) for values, rows in _groups(table, by)]
+    groups = [(", ".join(f"{name}={_word(value)}" for name, value in zip(by, values, strict=True)),
+               rows) for values, rows in _groups(table, by)]
     many = len(groups) > len(COLOURS)
     named = bool(by) and not many
     ax = canvas.axes(None, 6.2 if named else 4.8, 3.2)
