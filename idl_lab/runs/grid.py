@@ -1,4 +1,4 @@
-"""The grid of a sweep: how it is written, the runs that it makes, and what their files are called."""
+"""The grid of a sweep: how it is written, the runs it makes, what their files are called."""
 
 from __future__ import annotations
 
