@@ -12,11 +12,10 @@ import nbformat
 from dask._task_spec import Task
 from distributed import Client, KilledWorker, as_completed
 
-import idl_lab
 from idl_lab.labs.sweeps.plots import draw_runs
 from idl_lab.runs import results, runner, series
 from idl_lab.runs.grid import plan
-from idl_lab.runs.workers import Job, client_of, execute, one_line
+from idl_lab.runs.workers import Job, client_of, execute, one_line, version
 
 if TYPE_CHECKING:
     import pandas
@@ -142,7 +141,7 @@ def _share_out(client: Client, lab: series.Lab, runs: Mapping[str, dict[str, Any
     futures = []
     for k, (name, given) in enumerate(runs.items()):
         key = f"{lab.name}-{sweep_id}", name
-        job = Job(lab.name, source, given, timeout, idl_lab.__version__,
+        job = Job(lab.name, source, given, timeout, version(),
                   lab.effective(given).get("device", "cpu"))
         # Data producers wait at the scheduler for a worker that is free, be they many or few.
         task = Task(key, execute, job, _data_producer=True)

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import platform
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,6 @@ from dask.system import CPU_COUNT
 from distributed import Client, Lock, Nanny, Scheduler, SpecCluster, get_worker
 from distributed.system import MEMORY_LIMIT
 
-import idl_lab
 from idl_lab.runs import runner, series
 from idl_lab.runs.progress import Silent
 from idl_lab.validation import resolve_device
@@ -164,8 +164,8 @@ def execute(job: Job) -> tuple[bytes, bytes]:
     RuntimeError
         If this is another version of idl_lab, or the notebook could not be kept.
     """
-    if job.version != idl_lab.__version__:
-        raise RuntimeError(_another(platform.node(), idl_lab.__version__, job.version))
+    if job.version != version():
+        raise RuntimeError(_another(platform.node(), version(), job.version))
     worker = get_worker()
     # In a folder of Dask's, which it clears away where a worker dies.
     with tempfile.TemporaryDirectory(dir=worker.local_directory) as scratch, _one_at_a_time(job):
@@ -203,8 +203,9 @@ class _UntilCancelled(Silent):
             raise KeyboardInterrupt
 
 
-def _version() -> str:
-    return idl_lab.__version__
+def version() -> str:
+    """That of this idl_lab."""
+    return sys.modules["idl_lab"].__version__
 
 
 def _another(host: str, theirs: str, ours: str) -> str:
@@ -213,7 +214,7 @@ def _another(host: str, theirs: str, ours: str) -> str:
 
 
 def _same_versions(client: Client) -> None:
-    for address, theirs in client.run(_version, on_error="return").items():
-        if theirs != idl_lab.__version__:
+    for address, theirs in client.run(version, on_error="return").items():
+        if theirs != version():
             theirs = "that cannot be imported" if isinstance(theirs, BaseException) else theirs
-            raise ValueError(_another(address, theirs, idl_lab.__version__))
+            raise ValueError(_another(address, theirs, version()))
