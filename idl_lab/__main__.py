@@ -1,8 +1,9 @@
-"""The command line: `idl-lab list`, `idl-lab lab`, `idl-lab run` (or `python -m idl_lab`)."""
+"""The command line: `idl-lab list`, `lab`, `run` and `sweep` (or `python -m idl_lab`)."""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
 from collections.abc import Sequence
@@ -63,22 +64,51 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run notebooks headless into runs/<time>/")
     run.add_argument("notebooks", nargs="*", metavar="NAME",
                      help="01, 01_fixed_points or a path; none means the whole series")
-    run.add_argument("-p", dest="parameters", nargs=2, action="append", default=[],
-                     metavar=("PARAMETER", "VALUE"), help="give the notebooks a parameter")
-    run.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"),
-                     help="where the notebooks compute, as -p device")
-    run.add_argument("--full", action="store_true",
-                     help="the long setting of the notebooks that have one, as -p full True")
-    run.add_argument("--out", metavar="DIR", help="a new folder to write to, not runs/<time>")
-    run.add_argument("--resume", action="store_true",
-                     help="go on in DIR: what ended well there is not run again")
-    run.add_argument("--timeout", type=float, metavar="SECONDS", help="for each notebook")
+    _add_settings(run)
     run.add_argument("--cwd", metavar="DIR", help="where the notebooks work, not in their --out")
     run.set_defaults(command=_run)
-    for command in (listing, run):
+    sweep = commands.add_parser("sweep", help="run one notebook for every point of a grid")
+    sweep.add_argument("notebook", metavar="NAME", help="01, 01_fixed_points or a path")
+    sweep.add_argument("--grid", action="append", default=[], metavar="PARAMETER=VALUE,VALUE,...",
+                       help="values of a parameter; of several grids every combination is run")
+    sweep.add_argument("--repeat", type=int, default=1, metavar="SEEDS",
+                       help="runs of each combination, with seeds seed, seed + 1, ...")
+    _add_settings(sweep)
+    sweep.add_argument("--workers", type=int, metavar="N",
+                       help="runs at a time on this machine; without: one a GPU, or one a core")
+    sweep.add_argument("--scheduler", metavar="ADDRESS",
+                       help="of a Dask scheduler, whose workers are used instead")
+    sweep.set_defaults(command=_sweep)
+    for command in (listing, run, sweep):
         command.add_argument("--notebooks", dest="series", type=Path, metavar="DIR",
                              help="the folder that holds the series")
     return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-p", dest="parameters", nargs=2, action="append", default=[],
+                        metavar=("PARAMETER", "VALUE"), help="give the notebooks a parameter")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"),
+                        help="where the notebooks compute, as -p device")
+    parser.add_argument("--full", action="store_true",
+                        help="the long setting of the notebooks that have one, as -p full True")
+    parser.add_argument("--out", metavar="DIR", help="a new folder to write to, not runs/<time>")
+    parser.add_argument("--resume", action="store_true",
+                        help="go on in DIR: what ended well there is not run again")
+    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="for each notebook")
+
+
+def _given(options: argparse.Namespace) -> dict[str, object]:
+    """The parameters that are given, by -p or by an option of their own."""
+    from idl_lab.runs import series
+
+    parameters: dict[str, object] = {}
+    for name, text in [*options.parameters, *([["device", options.device]] if options.device
+                                              else []), *([["full", "True"]] * options.full)]:
+        if name in parameters:
+            raise ValueError(f"parameter {name!r} is given twice.")
+        parameters[name] = series.value(text)
+    return parameters
 
 
 # The rooms are imported by the commands, so that a missing extra is a sentence and not a traceback.
@@ -111,16 +141,9 @@ def _run(options: argparse.Namespace) -> int:
     optional.need("papermill", "labs")
     from idl_lab.runs import progress, results, runner, series
 
-    given = [*options.parameters, *([["device", options.device]] if options.device else []),
-             *([["full", "True"]] if options.full else [])]
-    parameters = {}
-    for name, text in given:
-        if name in parameters:
-            raise ValueError(f"parameter {name!r} is given twice.")
-        parameters[name] = series.value(text)
+    parameters, status = _given(options), 0
     labs = series.find(options.notebooks, options.series)
     folders = " and ".join(dict.fromkeys(str(lab.path.parent) for lab in labs))
-    status = 0
     with runner.told_to_end() as signalled:
         try:
             done = runner.run_notebooks(
@@ -140,6 +163,26 @@ def _run(options: argparse.Namespace) -> int:
             print(f"idl_lab: the tables cannot be written: {error.strerror}", file=sys.stderr)
             status = status or 1
         return status or int(any(result.status != "ok" for result in done))
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    extras.need("distributed", "labs")
+    from idl_lab.runs import grid, runner, series, sweep
+
+    [lab] = series.find([options.notebook], options.series)
+    with runner.told_to_end() as signalled:
+        try:
+            table = sweep.sweep(
+                lab.path, grid.read_grid(options.grid), options.repeat, _given(options),
+                options.out, workers=options.workers, scheduler=options.scheduler,
+                timeout=options.timeout, resume=options.resume,
+                say=functools.partial(print, flush=True))
+        except KeyboardInterrupt:
+            return signalled.get("status", 130)
+        except OSError as error:  # a scheduler that is lost, a disk that is full
+            print(f"idl_lab: {error}", file=sys.stderr)
+            return 1
+    return int((table["status"] != "ok").any())
 
 
 if __name__ == "__main__":
