@@ -107,7 +107,7 @@ def to_html(film: Mapping[str, Any]) -> str:
     data = json.dumps(moves, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     return f"""<figure class="idl-lab-film"><style>{_CSS}</style>
 <div class="idl-lab-film-controls"></div>
-<div class="idl-lab-film-picture" tabindex="-1">
+<div class="idl-lab-film-picture">
 <img src="data:image/png;base64,{html.escape(str(first))}" alt="{html.escape(str(words))}"
   style="width: {width}px; min-width: {least}px"></div>
 <figcaption></figcaption><div class="idl-lab-film-words" role="status"></div>
