@@ -98,18 +98,34 @@ def to_html(film: Mapping[str, Any]) -> str:
         If it is no film.
     """
     try:
-        first, *others = film["pictures"]
-        words, width, least = film["frames"][0]["words"], int(film["width"]), int(film["least"])
-        moves = {name: film[name] for name in ("controls", "frames")} | {"pictures": others}
-    except (KeyError, TypeError, ValueError, IndexError):
-        raise ValueError("this is no film of a panel.") from None
+        whole = _is_whole(**film)
+    except (TypeError, KeyError, ValueError, IndexError, AttributeError):
+        whole = False
+    if not whole:
+        raise ValueError("this is no film of a panel.")
+    words, (first, *others) = film["frames"][0]["words"], film["pictures"]
+    moves = {name: film[name] for name in ("controls", "frames")} | {"pictures": others}
     # An end tag inside the data would end the script.
     data = json.dumps(moves, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     return f"""<figure class="idl-lab-film"><style>{_CSS}</style>
 <div class="idl-lab-film-controls"></div>
 <div class="idl-lab-film-picture">
-<img src="data:image/png;base64,{html.escape(str(first))}" alt="{html.escape(str(words))}"
-  style="width: {width}px; min-width: {least}px"></div>
+<img src="data:image/png;base64,{html.escape(first)}" alt="{html.escape(words)}"
+  style="width: {film['width']}px; min-width: {film['least']}px"></div>
 <figcaption></figcaption><div class="idl-lab-film-words" role="status"></div>
 <script type="application/json">{data}</script><script>{_JS}</script></figure>
 """
+
+
+def _is_whole(controls: list, frames: list, pictures: list, width: int, least: int) -> bool:
+    """Whether every frame has its place and its picture: what a file holds may be anything."""
+    counts = [len(control["values"]) for control in controls]
+    return (all(isinstance(number, int) for number in (width, least))
+            and all(isinstance(text, str) for control in controls
+                    for text in (control["label"], *control["values"]))
+            and all(isinstance(text, str) for text in pictures)
+            and frames[0]["picture"] == 0 and all(
+                isinstance(frame["words"], str) and len(frame["at"]) == len(counts)
+                and all(at in range(count) for at, count in zip(frame["at"], counts, strict=True))
+                and (frame["picture"] is None or frame["picture"] in range(len(pictures)))
+                for frame in frames))

@@ -26,7 +26,10 @@ from idl_lab.labs.kit.canvas import packed, png, readout, small_png, smallest_te
 
 LETTERS = 9  # pixels: smaller ones are not read from the last row
 PAUSE = 1.0  # seconds without a change after which the notebook gets the last picture
-PICTURES = "IDL_LAB_PICTURES"  # of the environment: with how many a notebook keeps its panels
+PICTURES = "IDL_LAB_PICTURES"  # in the environment of a kernel: how many `filmed` asks for
+# Taken out of it: asked of this kernel, not of those that it starts, as a lab does that sweeps.
+_asked = os.environ.pop(PICTURES, "") if get_ipython() else ""
+FILMED = int(_asked) if _asked.isdigit() else 0
 _PAGE = "".join(f"<{tag}>{Path(__file__).with_name(name).read_text('utf-8')}</{tag}>"
                 for tag, name in (("style", "panel.css"), ("script", "panel.js")))
 
@@ -40,9 +43,8 @@ class Panel(ipywidgets.VBox):
     so that a headless run fails on them.
 
     Shown in a notebook, a panel leaves its last picture there as an output of its own, which is
-    seen wherever no kernel is; ``panel.css`` hides it while the panel lives. Where the environment
-    has ``IDL_LAB_PICTURES``, a number, as in a headless run, that output also keeps so many pictures
-    of other settings: the run's report moves them.
+    seen wherever no kernel is; ``panel.css`` hides it while the panel lives. In a headless run
+    (see `filmed`) that output also keeps pictures of other settings, which the report moves.
 
     Parameters
     ----------
@@ -226,9 +228,9 @@ class Panel(ipywidgets.VBox):
             display(bundle | {"text/plain": f"Panel({self.values})"}, raw=True)
 
     def _ipython_display_(self) -> None:
-        if not self._in_notebook and (pictures := int(os.environ.get(PICTURES, 0))):
+        if FILMED and not self._in_notebook:
             # At the end of a cell, not at every move: a lab's assertions move its panel.
-            get_ipython().events.register("post_run_cell", lambda _: self._keep_film(pictures))
+            get_ipython().events.register("post_run_cell", lambda _: self._keep_film(FILMED))
         self._in_notebook = True
         self._publish(update=False)
 
@@ -298,6 +300,27 @@ def _one_thread() -> Iterator[None]:
 def _from_browser(control: ipywidgets.Widget) -> bool:
     """ipywidgets holds this lock exactly while it applies a message from the browser."""
     return bool(getattr(control, "_property_lock", None))
+
+
+@contextlib.contextmanager
+def filmed(pictures: int = 20) -> Iterator[None]:
+    """Kernels that are started meanwhile keep so many pictures of each panel that they show.
+
+    The environment's own ``IDL_LAB_PICTURES`` goes before; 0 there means none.
+
+    Parameters
+    ----------
+    pictures : int
+        Some 50 ms and 20 KB each.
+    """
+    if PICTURES in os.environ:
+        yield
+        return
+    os.environ[PICTURES] = str(pictures)
+    try:
+        yield
+    finally:
+        del os.environ[PICTURES]
 
 
 class _FloatSlider(ipywidgets.FloatSlider):
