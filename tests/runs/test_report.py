@@ -376,7 +376,7 @@ record(asked=os.environ.get("IDL_LAB_PICTURES", "no"))
 """
 
 
-@pytest.mark.parametrize(("asked", "pictures"), [(None, 20), ("3", 3), ("0", None)])
+@pytest.mark.parametrize(("asked", "pictures"), [(None, 10), ("0", None)])
 def test_a_runs_panel_still_moves_in_its_report(tmp_path, monkeypatch, asked, pictures):
     notebook = new_notebook(cells=[new_code_cell(PANEL), new_code_cell(MOVED)])
     nbformat.write(notebook, tmp_path / "01_panel.ipynb")

@@ -44,7 +44,8 @@ def settings(reaches: Mapping[str, list], values: Mapping[str, Any], pictures: i
     """What a film of that many pictures shows, beginning with ``values``.
 
     Every combination if there are so few. Else each control is moved alone, the others where
-    they stand: with fewer values of each, all combinations would hide how the picture moves.
+    they stand: with fewer values of each, all combinations would hide how the picture moves. And
+    the main control alone where there are not eight pictures for each.
 
     Parameters
     ----------
@@ -62,10 +63,11 @@ def settings(reaches: Mapping[str, list], values: Mapping[str, Any], pictures: i
                  for chosen in itertools.product(*reaches.values())]
         return sorted(found, key=lambda setting: setting != dict(values))
     moved = [dict(values)]
-    left, weights = pictures - 1, {name: 1 for name in reaches}
-    weights[main] = max(1, len(reaches) - 1)
+    names = list(reaches) if pictures >= 8 * len(reaches) else [main]
+    left, weights = pictures - 1, {name: 1 for name in names}
+    weights[main] = max(1, len(names) - 1)
     # Those with few values first: what they leave is for the others.
-    for name in sorted(reaches, key=lambda name: len(reaches[name])):
+    for name in sorted(names, key=lambda name: len(reaches[name])):
         share = left * weights[name] // sum(weights.values())
         some = _some(reaches[name], values[name], share + 1)
         moved += [dict(values) | {name: value} for value in some if value != values[name]]

@@ -167,7 +167,8 @@ class Panel(ipywidgets.VBox):
         ----------
         pictures : int
             At most so many. If all combinations of the controls' values are not more, these; else
-            each control is moved alone, the others where they stand.
+            each control moves alone, the others where they stand; and with fewer than eight
+            pictures for each control, the main one alone.
         """
         return film.to_html(self._film(pictures))
 
@@ -303,7 +304,7 @@ def _from_browser(control: ipywidgets.Widget) -> bool:
 
 
 @contextlib.contextmanager
-def filmed(pictures: int = 20) -> Iterator[None]:
+def filmed(pictures: int = 10) -> Iterator[None]:
     """Kernels that are started meanwhile keep so many pictures of each panel that they show.
 
     The environment's own ``IDL_LAB_PICTURES`` goes before; 0 there means none.
