@@ -82,6 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     for command in (listing, run, sweep):
         command.add_argument("--notebooks", dest="series", type=Path, metavar="DIR",
                              help="the folder that holds the series")
+    report = commands.add_parser("report", help="write DIR/report.html: one page of a run or sweep")
+    report.add_argument("folder", type=Path, metavar="DIR", help="of a run or a sweep")
+    report.set_defaults(command=_report)
     return parser
 
 
@@ -183,6 +186,14 @@ def _sweep(options: argparse.Namespace) -> int:
             print(f"idl_lab: {error}", file=sys.stderr)
             return 1
     return int((table["status"] != "ok").any())
+
+
+def _report(options: argparse.Namespace) -> int:
+    extras.need("jinja2", "labs")
+    from idl_lab.runs import report
+
+    print(report.write(options.folder))
+    return 0
 
 
 if __name__ == "__main__":

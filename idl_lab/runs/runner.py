@@ -27,6 +27,7 @@ from papermill.execute import ERROR_MARKER_TAG
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
+from idl_lab.labs.kit.panel import filmed
 from idl_lab.runs import results, series
 from idl_lab.runs.kernel import Execution
 from idl_lab.runs.progress import Progress, Silent
@@ -93,7 +94,7 @@ def run_notebooks(notebooks: Sequence[str | Path] = (), parameters: Mapping[str,
     out = _folder(out)
     progress = Silent() if progress is None else progress
     done: list[RunResult] = []
-    with lock(out):
+    with lock(out), filmed():
         _look_at(out, labs, resume)
         try:
             for lab in labs:
