@@ -169,7 +169,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    extras.need("distributed", "labs")
+    optional.need("distributed", "labs")
     from idl_lab.runs import grid, runner, series, sweep
 
     [lab] = series.find([options.notebook], options.series)
@@ -189,7 +189,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    extras.need("jinja2", "labs")
+    optional.need("jinja2", "labs")
     from idl_lab.runs import report
 
     print(report.write(options.folder))

@@ -74,7 +74,7 @@ def write(folder: str | Path) -> Path:
 def _read(folder: Path) -> tuple[list[RunResult], list[tuple[str, str]]]:
     """The runs, and of the other notebooks why they are none."""
     runs, foreign = [], []
-    for path in sorted(folder.rglob("*.ipynb"), key=results._natural):
+    for path in sorted(folder.rglob("*.ipynb"), key=results.natural):
         place = path.relative_to(folder)
         if any(part.startswith(".") for part in place.parts):
             continue  # not finished, or a checkpoint of Jupyter's

@@ -65,7 +65,7 @@ class RunResult:
     @property
     def seconds(self) -> float:
         """Wall-clock time of the run."""
-        return self.record["seconds"]
+        return self.record["seconds"] or 0.0  # none where its worker died
 
 
 def recorded(notebook: Mapping[str, Any]) -> dict[str, Number]:
@@ -132,7 +132,7 @@ def results(folder: str | Path) -> pandas.DataFrame:
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}; name the one of a run or a sweep.")
     found = []
-    for path in sorted(folder.rglob("*.ipynb"), key=_natural):
+    for path in sorted(folder.rglob("*.ipynb"), key=natural):
         if any(part.startswith(".") for part in path.relative_to(folder).parts):
             continue  # not finished, or a checkpoint of Jupyter's
         try:
@@ -147,8 +147,8 @@ def results(folder: str | Path) -> pandas.DataFrame:
     return pandas.DataFrame({name: _column([row.get(name) for row in flat]) for name in names})
 
 
-def _natural(path: Path) -> list[Any]:
-    """Run 10 comes after run 9."""
+def natural(path: Path) -> list[Any]:
+    """What paths are sorted by, so that run 10 comes after run 9."""
     return [(int(part), "") if part.isdigit() else (-1, part)
             for part in re.split(r"(\d+)", str(path))]
 

@@ -91,7 +91,7 @@ def run_notebooks(notebooks: Sequence[str | Path] = (), parameters: Mapping[str,
         raise ValueError(f"cwd={str(cwd)!r} is no folder.")
     if resume and out is None:
         raise ValueError("to resume, name the folder of the run (--out DIR).")
-    out = _folder(out)
+    out = new_folder(out)
     progress = Silent() if progress is None else progress
     done: list[RunResult] = []
     with lock(out), filmed():
@@ -260,7 +260,18 @@ def lock(out: Path) -> Iterator[None]:
         file.release()
 
 
-def _folder(out: str | Path | None) -> Path:
+def new_folder(out: str | Path | None) -> Path:
+    """The folder `out`, made if it is not there; without a name a new ``runs/<time>``.
+
+    Parameters
+    ----------
+    out : str or Path, optional
+
+    Raises
+    ------
+    ValueError
+        If it cannot be made.
+    """
     if out is not None:
         path = Path(out).resolve()
         try:

@@ -88,7 +88,7 @@ def sweep(notebook: str | Path, grid: Mapping[str, Sequence[Any]], repeat: int =
     if resume and out is None:
         raise ValueError("to resume, name the folder of the sweep (--out DIR).")
     say = say or (lambda line: None)
-    folder = runner._folder(out)
+    folder = runner.new_folder(out)
     with runner.lock(folder):
         todo = _todo(lab, runs, folder, resume)
         if len(todo) < len(runs):
