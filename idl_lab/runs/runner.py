@@ -22,19 +22,17 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import nbformat
-from filelock import FileLock, Timeout
 from papermill.execute import ERROR_MARKER_TAG
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from idl_lab.labs.kit.panel import filmed
+from idl_lab.records import filmed
 from idl_lab.runs import results, series
+from idl_lab.runs.folders import LOCK, lock, new_folder
 from idl_lab.runs.kernel import Execution
 from idl_lab.runs.progress import Progress, Silent
 from idl_lab.runs.results import RunResult
 from idl_lab.runs.widgets import widget_error
-
-_LOCK = ".lock"
 
 
 class RunInterrupted(KeyboardInterrupt):
@@ -231,69 +229,9 @@ def told_to_end() -> Iterator[dict[str, int]]:
         signal.signal(signal.SIGTERM, before)
 
 
-@contextlib.contextmanager
-def lock(out: Path) -> Iterator[None]:
-    """Keep other runs out of a folder; a process that dies leaves nothing locked.
-
-    Parameters
-    ----------
-    out : Path
-
-    Raises
-    ------
-    ValueError
-        If another run works there, or nothing can be written there.
-    """
-    file = FileLock(out / _LOCK)
-    try:
-        file.acquire(timeout=0)
-    except Timeout:
-        raise ValueError(f"another run works in {out}: wait for its end, or name another "
-                         f"folder.") from None
-    except OSError as error:
-        raise ValueError(f"{out} cannot be written to ({error.strerror}); a run wants a folder "
-                         f"that it may write to.") from None
-    try:
-        yield
-    finally:
-        (out / _LOCK).unlink(missing_ok=True)
-        file.release()
-
-
-def new_folder(out: str | Path | None) -> Path:
-    """The folder `out`, made if it is not there; without a name a new ``runs/<time>``.
-
-    Parameters
-    ----------
-    out : str or Path, optional
-
-    Raises
-    ------
-    ValueError
-        If it cannot be made.
-    """
-    if out is not None:
-        path = Path(out).resolve()
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(f"{path} cannot be made ({error.strerror}); a run wants a folder "
-                             f"that it may write to.") from None
-        return path
-    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    for again in range(100):
-        path = Path.cwd() / "runs" / (f"{stamp}_{again:02d}" if again else stamp)
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        return path
-    raise ValueError(f"a hundred runs started in the second {stamp}; wait for the next.")
-
-
 def _look_at(out: Path, labs: Sequence[series.Lab], resume: bool) -> None:
     """A run replaces nothing but what a run wrote."""
-    if not resume and any(path.name != _LOCK for path in out.iterdir()):
+    if not resume and any(path.name != LOCK for path in out.iterdir()):
         raise ValueError(f"{out} is not an empty folder; a run wants a new one, or --resume to go "
                          f"on with the one that is there.")
     for target in (out / lab.path.name for lab in labs):

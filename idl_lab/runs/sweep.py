@@ -14,6 +14,7 @@ from distributed import Client, KilledWorker, as_completed
 
 from idl_lab.labs.sweeps.plots import draw_runs
 from idl_lab.runs import results, runner, series
+from idl_lab.runs.folders import lock, new_folder
 from idl_lab.runs.grid import plan
 from idl_lab.runs.workers import Job, client_of, execute, one_line, version
 
@@ -88,8 +89,8 @@ def sweep(notebook: str | Path, grid: Mapping[str, Sequence[Any]], repeat: int =
     if resume and out is None:
         raise ValueError("to resume, name the folder of the sweep (--out DIR).")
     say = say or (lambda line: None)
-    folder = runner.new_folder(out)
-    with runner.lock(folder):
+    folder = new_folder(out)
+    with lock(folder):
         todo = _todo(lab, runs, folder, resume)
         if len(todo) < len(runs):
             say(f"{len(runs) - len(todo)} of {len(runs)} runs are there already")

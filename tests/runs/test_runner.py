@@ -97,7 +97,7 @@ def test_the_folder_of_the_notebooks_is_the_runs_unless_one_is_named(lab, tmp_pa
 
 def test_a_second_run_is_kept_out_of_a_folder_until_the_first_ends(lab, tmp_path, capsys):
     lab("01_first")
-    hold = ("import sys, pathlib; from idl_lab.runs.runner import lock\n"
+    hold = ("import sys, pathlib; from idl_lab.runs.folders import lock\n"
             "with lock(pathlib.Path('here')):\n    print('held', flush=True); sys.stdin.read()")
     Path("here").mkdir()
     holder = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, text=True,
@@ -230,3 +230,11 @@ def test_progress_is_lines_in_a_log_and_one_line_on_a_terminal(lab):
     shown = terminal.getvalue()
     assert "\r01_first  cell 1/1  " in shown
     assert shown.count("\n") == 1 and shown.endswith(" s\n")
+
+
+def test_a_log_says_every_minute_where_a_long_run_is(lab, monkeypatch):
+    lab("01_first", "import time\ntime.sleep(1)")
+    log = io.StringIO()
+    monkeypatch.setattr(progress.Progress, "every", 0.2)
+    runner.run_notebooks(progress=progress.Progress(log))
+    assert "01_first  cell 1/1  " in "".join(log.getvalue().splitlines()[1:-1])

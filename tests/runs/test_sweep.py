@@ -19,7 +19,7 @@ from distributed import Client
 import idl_lab
 from idl_lab.__main__ import main
 from idl_lab.labs.kit import record
-from idl_lab.runs import grid, results, runner, series, sweep, workers
+from idl_lab.runs import folders, grid, results, series, sweep, workers
 
 ROOT = Path(__file__).resolve().parents[2]
 PARAMETERS = "seed = 0\nkappa = 0.9\nrank = None\nmode = 'relu'\nsizes = [1, 2]\nwait = 0.0"
@@ -280,7 +280,7 @@ def test_a_scheduler_that_does_not_answer_is_one_sentence(lab, capsys, monkeypat
 def test_a_folder_in_use_is_refused(lab, tmp_path):
     lab("pass")
     (tmp_path / "out").mkdir()
-    with runner.lock(tmp_path / "out"), pytest.raises(ValueError, match="another run works in"):
+    with folders.lock(tmp_path / "out"), pytest.raises(ValueError, match="another run works in"):
         sweep.sweep("20", GRID, out=tmp_path / "out")
 
 

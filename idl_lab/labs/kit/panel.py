@@ -23,10 +23,10 @@ from matplotlib.figure import Figure
 from idl_lab import validation
 from idl_lab.labs.kit import film
 from idl_lab.labs.kit.canvas import packed, png, readout, small_png, smallest_text
+from idl_lab.records import PICTURES
 
 LETTERS = 9  # pixels: smaller ones are not read from the last row
 PAUSE = 1.0  # seconds without a change after which the notebook gets the last picture
-PICTURES = "IDL_LAB_PICTURES"  # in the environment of a kernel: how many `filmed` asks for
 # Taken out of it: asked of this kernel, not of those that it starts, as a lab does that sweeps.
 _asked = os.environ.pop(PICTURES, "") if get_ipython() else ""
 FILMED = int(_asked) if _asked.isdigit() else 0
@@ -301,27 +301,6 @@ def _one_thread() -> Iterator[None]:
 def _from_browser(control: ipywidgets.Widget) -> bool:
     """ipywidgets holds this lock exactly while it applies a message from the browser."""
     return bool(getattr(control, "_property_lock", None))
-
-
-@contextlib.contextmanager
-def filmed(pictures: int = 10) -> Iterator[None]:
-    """Kernels that are started meanwhile keep so many pictures of each panel that they show.
-
-    The environment's own ``IDL_LAB_PICTURES`` goes before; 0 there means none.
-
-    Parameters
-    ----------
-    pictures : int
-        Some 50 ms and 20 KB each.
-    """
-    if PICTURES in os.environ:
-        yield
-        return
-    os.environ[PICTURES] = str(pictures)
-    try:
-        yield
-    finally:
-        del os.environ[PICTURES]
 
 
 class _FloatSlider(ipywidgets.FloatSlider):
