@@ -93,11 +93,14 @@ def powers_of_ten(largest: float, count: int) -> list[float]:
 def _largest(sim: SIM, grams: GramStatistics) -> float:
     """The λ from which on both problems' weighed entries are all zero, but for the biases."""
     tops = []
-    for problem in (state_matching(grams, sim.kappa, 1.0), output_matching(grams, 1.0)):
+    for problem in (state_matching(grams, sim.kappa, 1.0, feedback=sim.feedback),
+                    output_matching(grams, 1.0)):
         penalty = weighted(problem, sim.weigh, grams.samples).penalty
         pull = problem.cross
         if grams.ones:  # what the biases leave
             pull = pull - pull[:, -1:] * problem.gram[-1] / grams.samples
+        if problem.support is not None:
+            pull = torch.where(problem.support, pull, 0)
         tops.append(float((pull.abs() / torch.where(penalty > 0, penalty, torch.inf)).amax()))
     return max(tops)
 
