@@ -200,7 +200,8 @@ def built(sim: SIM, of: GramStatistics | SimResult, A: Tensor, B: Tensor, C: Ten
     # In the teacher's units an error is `units` times as large as in the model's.
     model = Student.from_matrices(
         **matrices, activation=blockwise([(b.activation, b.size) for b in of.blocks]),
-        kappa=sim.kappa if kept else 0.99, constraint="row" if kept else None, solver=Picard().in_units(of.units))
+        **({"kappa": sim.kappa, "constraint": "row"} if kept else {"constraint": None}),
+        solver=Picard().in_units(of.units))
     return model.in_units({name: M.abs() for name, M in matrices.items()}, slopes)
 
 

@@ -83,8 +83,9 @@ class SIM:
     Raises
     ------
     TypeError, ValueError
-        For a kappa outside [0, 1) with feedback or below 0 without, a negative weight, a ridge beside exact matching, a dtype that
-        is not floating, an activation or a device that is not known.
+        For a kappa outside [0, 1) with feedback or below 0 without, a negative weight, a ridge
+        beside exact matching, a dtype that is not floating, an activation or a device that is not
+        known.
 
     References
     ----------

@@ -144,7 +144,7 @@ def test_without_feedback_any_radius_is_well_posed_and_a_tanh_teacher_is_kept():
     with pytest.warns(UserWarning, match="the student is poor"):
         bounded = taught_sim(net, U, kappa=0.5, **small)
     assert bounded.result.stats["inf_norm"] <= 0.5 and bounded.fidelity(fresh) < 0.98
-    with pytest.raises(ValueError, match="kappa must be < 1"):
+    with pytest.raises(ValueError, match="kappa must be >= 0 and < 1"):
         SIM(kappa=100.0)
     with pytest.raises(ValueError, match="kappa must be >= 0"):
         SIM(kappa=-1.0, feedback=False)

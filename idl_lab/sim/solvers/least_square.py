@@ -18,8 +18,8 @@ class LeastSquareSolver(BaseSolver):
     """W = cQ⁺: the least squares solution of minimum norm, in columns of unit length.
 
     It ignores κ: ‖A‖∞ may come out at any size, and then the status says IGNORES_KAPPA and the
-    model made of it may be ill-posed. It keeps the problem's support. It ignores λ, so that the gap in its result is how far
-    it is from the optimum with λ.
+    model made of it may be ill-posed. It ignores λ too, so that the gap in its result is how far
+    it is from the optimum with λ. The problem's support it keeps.
 
     Parameters
     ----------
