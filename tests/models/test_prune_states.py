@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy
 import torch
 from helpers import draw
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from torch import nn
 from idl_lab import ImplicitModel
 from idl_lab.compose import prune_states
 from idl_lab.fixed_point import GaussSeidel, Picard
-from idl_lab.networks import blockwise, prelu_for
+from idl_lab.networks import blockwise, from_scipy, prelu_for
 
 SOLVER = Picard(rtol=1e-15, max_steps=5000)
 PHIS = {"relu": "relu", "tanh": "tanh", "sigmoid": "sigmoid", "elu": "elu"}
@@ -111,7 +112,8 @@ def test_what_a_network_and_other_kinds_of_A_come_to():
     model = ImplicitModel.from_network(net)
     check_same(model, prune_states(model), 8)
     sparse = ImplicitModel.from_matrices(
-        model.A.detach().to_sparse_csr(), model.B.detach(), model.C.detach(),
+        from_scipy(scipy.sparse.csr_array(model.A.detach().numpy()), torch.float64),
+        model.B.detach(), model.C.detach(),
         state_bias=model.state_bias.detach(), output_bias=model.output_bias.detach(),
         activation=model.activation, solver=GaussSeidel(blocks=(5, 6)))
     small = prune_states(sparse)
