@@ -23,7 +23,8 @@ SMALL = 1e5
 # A process that a lab starts has no pretend device, and what it is handed is not there either.
 LONG = "14"  # takes as long as all the others
 NOT_ALL = {"07": "its teacher is read on the CPU", "08": "its teacher runs on the CPU",
-           "09": "its streams are read in processes"}
+           "09": "its streams are read in processes",
+           "11": "its teachers run and are pruned on the CPU"}
 
 
 def labs(*marks: pytest.MarkDecorator) -> list:

@@ -49,7 +49,7 @@ def test_shape(lab):
     tags = [tag for c in cells for tag in c.metadata.get("tags", [])]
     assert tags.count("parameters") == 1 and "solution" in tags
     parameters = next(c for c in cells if "parameters" in c.metadata.get("tags", []))
-    assert {"seed", "device"} <= {line.split(" = ")[0] for line in parameters.source.splitlines()}
+    assert {"seed", "device"} <= {line.split(":")[0] for line in parameters.source.splitlines()}
     text = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
     for part in ("At the end you can", "Exercise", "## Takeaways", "**References.**"):
         assert part in text

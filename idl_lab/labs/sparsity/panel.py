@@ -38,14 +38,14 @@ def sparsity_panel(task: Task, walks: Mapping[str, Mapping[float, Sparse]], spar
     methods = tuple(walks)
     if len({tuple(walk) for walk in walks.values()}) != 1:
         raise ValueError("walks must hold the same sparsities for every method, in one order.")
-    options = {f"{at:.0%}": at for at in walks[methods[0]]}
-    validation.choice("sparsity", f"{sparsity:.0%}", options)
+    options = {f"{100 * at:.4g}%": at for at in walks[methods[0]]}
+    validation.choice("sparsity", f"{100 * sparsity:.4g}%", options)
 
     def draw(method: str, gone: str, figure: Figure | None) -> Figure:
         return draw_student(task, walks, method, options[gone], figure=figure)
 
     gone = ipywidgets.SelectionSlider(
-        value=f"{sparsity:.0%}", options=tuple(options), description="gone",
+        value=f"{100 * sparsity:.4g}%", options=tuple(options), description="gone",
         style={"description_width": "initial"}, layout={"width": "300px"})
     method = dropdown(methods[0], methods, "method")
     method.layout.width = "300px"

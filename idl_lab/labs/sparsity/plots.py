@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -79,6 +80,8 @@ def draw_samples(table: pd.DataFrame, figures: Sequence[str] = ("accuracy", "fid
     for ax, figure in zip(axes, figures, strict=True):
         _lines(ax, table, "samples", figure)
         ax.set(xscale="log", xlabel="samples", title=NAMES[figure])
+        least = table[figure].clip(lower=0.0).min()
+        ax.set_ylim(np.floor(10 * least - 0.5) / 10 if figure != "states" else 0)
         ax.xaxis.set_major_locator(FixedLocator(sorted(set(table["samples"]))))
         ax.xaxis.set_minor_locator(NullLocator())
         ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
@@ -103,14 +106,13 @@ def _lines(ax: Axes, table: pd.DataFrame, x: str, figure: str) -> None:
         runs = rows.groupby(x)[figure]
         middle, low, high = (edge.clip(lower=LOW) for edge in (
             runs.median(), runs.min(), runs.max()))
-        plain = len(middle) == 1  # one number for all, such as the teacher's
-        ours = str(method).startswith("SIM")
-        if plain:
-            ax.axhline(middle.iloc[0], color=INK, linestyle=":", linewidth=1.2, label=method)
+        ours, label = str(method).startswith("SIM"), textwrap.fill(str(method), 24)
+        if len(middle) == 1:  # one number for all, such as the teacher's
+            ax.axhline(middle.iloc[0], color=INK, linestyle=":", linewidth=1.2, label=label)
             continue
         ax.errorbar(middle.index, middle, (middle - low, high - middle),
                     fmt="o-" if ours else "s--", color=COLOURS[k % len(COLOURS)], markersize=4,
-                    linewidth=1.6 if ours else 1.1, elinewidth=0.7, label=method,
+                    linewidth=1.6 if ours else 1.1, elinewidth=0.7, label=label,
                     fillstyle="full" if k < len(COLOURS) else "none")
     if figure in ("accuracy", "fidelity"):
         ax.set_ylim(LOW - 0.01, HIGH)
@@ -150,9 +152,6 @@ def draw_student(task: Task, walks: Mapping[str, Mapping[float, Sparse]], method
         pixels[kinds == k + 1] = colour
     ax, rows = axes[0], task.blocks
     if frame(ax, xlabel="… reads state or pixel", ylabel="state or output …"):
-        for edge in (*(part.stop for part in rows[:-1]),):
-            ax.axhline(edge - 0.5, color=FAINT, linewidth=0.7)
-            ax.axvline(edge - 0.5, color=FAINT, linewidth=0.7)
         ticks = [((part.start + part.stop) / 2 - 0.5, f"layer {k}")
                  for k, part in enumerate(rows[:-1], 1)]
         ax.set_yticks(*zip(*ticks, ((rows[-1].start + rows[-1].stop) / 2 - 0.5, "output"),
@@ -160,6 +159,10 @@ def draw_student(task: Task, walks: Mapping[str, Mapping[float, Sparse]], method
         ax.set_xticks(*zip(*ticks, ((n + kinds.shape[1]) / 2, "input"), strict=True))
         ax.tick_params(length=0)
     canvas.picture(ax, "entries", pixels, aspect="auto", interpolation="nearest")
+    for k, part in enumerate(rows[:-1]):  # moving too: what does not move is below the entries
+        edge, ends = [part.stop - 0.5] * 2, (-0.5, kinds.shape[1] - 0.5)
+        line(ax, f"below {k}", ends, edge, color=FAINT, linewidth=0.7)
+        line(ax, f"beside {k}", edge, (-0.5, len(kinds) - 0.5), color=FAINT, linewidth=0.7)
     counts = [int((kinds == k).sum()) for k in (1, 2, 3)]
     title(ax, f"{found.weights} weights, {found.states} of {n} states do something")
     for k, (name, count) in enumerate(zip(READS, counts, strict=True)):

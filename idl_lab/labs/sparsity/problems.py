@@ -7,6 +7,7 @@ biases are not counted, and not pruned.
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -118,6 +119,24 @@ class Task:
         if validation.integer("samples", samples) > len(self.train):
             raise ValueError(f"samples must be at most {len(self.train)}, got {samples}.")
         return replace(self, train=self.train[:samples])
+
+    def in_other_units(self, seed: int = 0) -> Task:
+        """The same function: each state in a unit of its own, from 1/8 to 8.
+
+        Parameters
+        ----------
+        seed : int
+        """
+        network = copy.deepcopy(self.network)
+        layers = [layer for layer in network if isinstance(layer, nn.Linear)]
+        draws = torch.Generator("cpu").manual_seed(seed)
+        with torch.no_grad():
+            for layer, following in zip(layers, layers[1:], strict=False):
+                unit = 8 ** (2 * torch.rand(len(layer.weight), generator=draws, device="cpu") - 1)
+                layer.weight /= unit[:, None]
+                layer.bias /= unit
+                following.weight *= unit
+        return replace(self, network=network)
 
     def pruned(self, method: str, sparsity: float) -> tuple[Tensor, Tensor]:
         """The network with each layer pruned, and by OBC and ALPS reconstructed: W and biases.
