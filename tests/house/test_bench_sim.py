@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks import features, pruning, real, report, sim_report, solve
+from benchmarks import features, forward, pruning, real, report, sim_report, solve
 from benchmarks.features import KAPPA, Instance
 from benchmarks.plots import draw_growth, draw_pruning
 from idl_lab.sim.problem import Problem
@@ -144,6 +144,14 @@ def test_a_comparison_has_every_method_at_every_sparsity():
     assert {*sim_report.SHOWN} <= {*table["method"]}
 
 
+def test_the_two_models_of_a_forward_pass_are_the_same():
+    dense, sparse = forward.models(40, 0.1)
+    U = torch.ones(3, forward.INPUTS)
+    torch.testing.assert_close(sparse(U), dense(U))
+    assert sparse.A.layout == torch.sparse_csr and forward.ratio(40, 2, 0.1) > 0
+    assert "| 300, 1 | 0.50 |" in forward.table({"300, 1": {"0.1": 0.5}})
+
+
 def test_the_picture_of_growth_shows_points_and_power():
     of = {"rows": {"sizes": [10, 20, 40, 80], "seconds": [1.0, 2, 4, 8], "exponent": 1.0}}
     ax, = draw_growth(of).axes
@@ -163,6 +171,7 @@ def test_the_pages_show_the_kept_figures():
                             (sim_report.README, sim_report.written_readme, found["real"]),
                             (report.PAGE, sim_report.written_large, found.get("large")),
                             (sim_report.SPARSITY_PAGE, sim_report.written_sparsity,
-                             found["pruning"])):
+                             found["pruning"]),
+                            (forward.SPARSITY_PAGE, forward.written, found["forward"])):
         page = path.read_text(encoding="utf-8")
         assert of is None or write(page, of) == page

@@ -115,6 +115,11 @@ class Task:
         Parameters
         ----------
         samples : int
+
+        Raises
+        ------
+        ValueError
+            For more than there are.
         """
         if validation.integer("samples", samples) > len(self.train):
             raise ValueError(f"samples must be at most {len(self.train)}, got {samples}.")

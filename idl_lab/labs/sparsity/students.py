@@ -98,6 +98,11 @@ class Students:
         then : {"", "refitted", "refitted through"}
             What λ left is taken as it is; fitted by least squares in the ball; or, where there is
             no feedback, layer by layer on the student's own states, without a ball.
+
+        Raises
+        ------
+        ValueError
+            For the last one with feedback.
         """
         validation.choice("then", then, REFITS)
         if then == REFITS[2] and self.sim.feedback:
