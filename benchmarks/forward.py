@@ -38,19 +38,21 @@ def models(n: int, density: float) -> tuple[ImplicitModel, ImplicitModel]:
     return tuple(ImplicitModel.from_matrices(M, B, C) for M in (A, sparse))
 
 
-def ratio(n: int, batch: int, density: float) -> float:
+def ratio(n: int, batch: int, density: float, work: float = 2e8) -> float:
     """Processor time of the sparse model's forward pass, in units of the dense one's.
 
     Parameters
     ----------
     n, batch : int
     density : float
+    work : float
+        Multiply-adds of the dense products that are timed at once.
     """
     dense, sparse = models(n, density)
     U = torch.randn(batch, INPUTS, generator=torch.Generator("cpu").manual_seed(1))
     seconds: dict[ImplicitModel, list[float]] = {dense: [], sparse: []}
     with torch.no_grad():
-        calls = max(1, round(2e8 / (n * n * batch)))
+        calls = max(1, round(work / (n * n * batch)))
         for _ in range(REPEATS + 1):  # in turn, so that a busy machine slows both
             for model, times in seconds.items():
                 began = time.process_time()

@@ -148,7 +148,7 @@ def test_the_two_models_of_a_forward_pass_are_the_same():
     dense, sparse = forward.models(40, 0.1)
     U = torch.ones(3, forward.INPUTS)
     torch.testing.assert_close(sparse(U), dense(U))
-    assert sparse.A.layout == torch.sparse_csr and forward.ratio(40, 2, 0.1) > 0
+    assert sparse.A.layout == torch.sparse_csr and forward.ratio(40, 2, 0.1, 1e4) > 0
     assert "| 300, 1 | 0.50 |" in forward.table({"300, 1": {"0.1": 0.5}})
 
 
