@@ -59,6 +59,30 @@ def blockwise(parts: Sequence[tuple[Activation, int]]) -> Activation:
         if all(phi.slope_of_value for phi in phis) else None)
 
 
+def select(phi: Activation, at: Tensor) -> Activation:
+    """φ of some components alone.
+
+    Parameters
+    ----------
+    phi : Activation
+        One for all, or made of blocks.
+    at : Tensor of int, shape (k,)
+        Numbers of components, rising, at least one.
+    """
+    how, args = getattr(phi.fn, "func", None), getattr(phi.fn, "args", ())
+    if how is _bend:
+        return prelu(args[0][at.to(args[0].device)])
+    if how is not _apply_blocks:
+        return phi
+    parts, start = [], 0
+    for part, size in args[0]:
+        mine = at[(at >= start) & (at < start + size)] - start
+        start += size
+        if len(mine):
+            parts.append((select(part, mine), len(mine)))
+    return blockwise(parts)
+
+
 def prelu(slopes: Tensor) -> Activation:
     """max(0, s) + a ∘ min(0, s), with a slope a of its own for each component.
 

@@ -22,6 +22,8 @@ from idl_lab.labs.sim_at_scale.panel import scale_panel
 from idl_lab.labs.sim_solvers.panel import SolverComparison, path_panel
 from idl_lab.labs.sim_states.panel import sim_states_panel
 from idl_lab.labs.sim_states.problems import bound_study
+from idl_lab.labs.sparsity.panel import sparsity_panel
+from idl_lab.labs.sparsity.problems import random
 from idl_lab.labs.start_here.panel import digit_panel
 from idl_lab.labs.training.panel import tolerance_panel
 from idl_lab.labs.well_posedness.panel import norm_bound_panel
@@ -56,6 +58,14 @@ def lambda_panel():
     return path_panel({"random": {"as fitted": table, "refitted": table}}, {"random": 1.0})
 
 
+def sparse_panel():
+    """With the longest name of a method, and the most digits."""
+    task = random(0, sizes=(10, 60, 50, 10)).first(300)
+    walks = {name: {0.2: task.prune("magnitude", 0.2), 0.95: task.prune("magnitude", 0.95)._replace(
+        fidelity=-1e9)} for name in ("OBC", "SIM without feedback, adaptive")}
+    return sparsity_panel(task, walks, 0.2)
+
+
 LABELS = torch.arange(5, **CPU)
 PANELS = {  # how each is made, and a move that brings its longest words
     "00": (lambda: digit_panel(model(64, 10), draw(0, 5, 64).float().sigmoid(), LABELS, steps=6),
@@ -73,6 +83,7 @@ PANELS = {  # how each is made, and a move that brings its longest words
                                     {"ADMM": ADMMSolver(progress=False, **CPU)}), {}),
     "08 λ": (lambda_panel, {"way": "refitted", "lam": "0.0316"}),
     "09": (scale_panel, {}),
+    "11": (sparse_panel, {"method": "SIM without feedback, adaptive", "gone": "95%"}),
     "14": (lambda: stability_panel(classifier().layer.f, draw(0, 1, 8, 4, 4).float()),
            {"gain": 4.0, "norm": "none"}),
     "15": (transport_panel, {"kappa": 0.99, "length": 60, "step": 200}),
