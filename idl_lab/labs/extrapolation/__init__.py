@@ -16,11 +16,12 @@ from idl_lab.labs.extrapolation.problems import (
     size,
     spikes,
     train,
+    trained,
     without_feedback,
 )
 
 __all__ = [
     "SILU", "Examples", "Normalised", "Perceptron", "argmax", "arithmetic", "draw_errors",
     "draw_levels", "draw_symmetries", "errors", "least_squares", "over_scales", "over_shifts",
-    "size", "spikes", "train", "unit_panel", "without_feedback",
+    "size", "spikes", "train", "trained", "unit_panel", "without_feedback",
 ]

@@ -47,7 +47,7 @@ def unit_panel(tasks: Mapping[str, tuple[Mapping[str, Callable[[Tensor], Tensor]
     names = {f"{task}: {name}": (task, name) for task, (models, _) in tasks.items()
              for name in models}
 
-    @functools.lru_cache(maxsize=None)  # a model is asked once
+    @functools.cache  # a model is asked once
     def curves(task: str, name: str) -> dict[str, Tensor]:
         models, examples = tasks[task]
         found = [errors(models[name], examples.scaled(scale)) for scale in grid]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -37,15 +37,16 @@ def draw_errors(table: pd.DataFrame, trained: float = 1.0) -> Figure:
     TypeError, ValueError
         If it is no such table, or has no row.
     """
-    left, right, key = _two(6.9, 3.2)
+    left, right, key = _two()
     for ax, column in ((left, "absolute"), (right, "relative")):
         _lines(ax, table, "scale", column)
         ax.axvline(trained, color=FAINT, linewidth=0.8, zorder=0)
         frame(ax, xscale="log", yscale="log")
+        _name_powers(ax, table["scale"])
     right.axhline(1, color=INK, linewidth=0.8, linestyle="--", zorder=0)
     left.set_title("it grows with the unit")
     right.set_title("dashed: predicting zero")
-    key(left)
+    key()
     return left.figure
 
 
@@ -65,19 +66,21 @@ def draw_symmetries(scales: pd.DataFrame, shifts: pd.DataFrame, chance: float) -
     TypeError, ValueError
         If one is no such table, or has no row.
     """
-    left, right, key = _two(6.9, 3.2)
+    left, right, key = _two()
     for ax, table, by in ((left, scales, "scale"), (right, shifts, "shift")):
         _lines(ax, table, by, "accuracy")
         ax.axhline(chance, color=INK, linewidth=0.8, linestyle="--", zorder=0)
         ax.set_ylim(0, 1.02)
     frame(left, xscale="log")
+    _name_powers(left, scales["scale"])
     right.set_xscale("symlog", linthresh=0.1)
-    ends = sorted(value for value in set(shifts["shift"]) if value in (0, 0.1, 1, 10, 100))
-    right.set_xticks(ends, [f"{value:g}" for value in ends])
+    named = [0, *(10.0 ** k for k in range(-1, 6) if 10.0 ** k <= shifts["shift"].max())]
+    right.set_xticks(named, [canvas.power(value) if value else "0" for value in named])
     right.minorticks_off()
+    right.set_xlim(-0.02)
     left.set_title("in another unit (1: training)")
     right.set_title("from another zero (0: training)")
-    key(left)
+    key()
     return left.figure
 
 
@@ -97,21 +100,24 @@ def draw_levels(table: pd.DataFrame, trained: int) -> Figure:
     TypeError, ValueError
         If it is no such table, or has no row.
     """
-    left, right, key = _two(6.9, 3.2)
+    left, right, key = _two()
     _check(table, "regime")
+    ends = table["relative"].min() / 1.5, max(table["relative"].max(), 1) * 1.5
     for ax, regime in ((left, "spiky"), (right, "calm")):
         _lines(ax, table[table["regime"] == regime], "level", "relative")
         ax.axvline(trained, color=FAINT, linewidth=0.8, zorder=0)
         ax.axhline(1, color=INK, linewidth=0.8, linestyle="--", zorder=0)
-        frame(ax, xscale="log", yscale="log", title=f"{regime} (dashed: predicting zero)")
-    key(left)
+        frame(ax, xscale="log", yscale="log", title=f"{regime} (dashed: predicting zero)",
+              ylim=ends)
+        ax.set_xticks(sorted(set(table["level"])), map(str, sorted(set(table["level"]))))
+    key()
     return left.figure
 
 
 @styled
-def draw_unit(scale: float, said: Tensor, wanted: Tensor, curves: Mapping[str, Mapping[str, Tensor]],
-              scales: Sequence[float], classes: int | None = None, *,
-              figure: Figure | None = None) -> Figure:
+def draw_unit(scale: float, said: Tensor, wanted: Tensor,
+              curves: Mapping[str, Mapping[str, Tensor]], scales: Sequence[float],
+              classes: int | None = None, *, figure: Figure | None = None) -> Figure:
     """A model's answers at one scale of the inputs, and its errors at all beside another's.
 
     Parameters
@@ -144,15 +150,14 @@ def draw_unit(scale: float, said: Tensor, wanted: Tensor, curves: Mapping[str, M
         frame(ax, xscale="log", yscale="linear" if column == "accuracy" else "log",
               xlim=(scales[0], scales[-1]), xlabel=NAMES["scale"], ylabel=NAMES[column],
               ylim=_LIMITS[column])
-        for k, (name, errors) in enumerate(curves.items()):
-            y = np.clip(array(column, errors[column], 1), *_LIMITS[column])
+        for k in range(2):  # the second one is empty where a model is beside itself
+            values = [*curves.values()][k:k + 1] or [{column: np.full(len(scales), np.nan)}]
+            y = np.clip(array(column, values[0][column], 1), *_LIMITS[column])
             line(ax, f"curve {k}", np.asarray(scales), y, ("-", "--")[k], color=COLOURS[k],
-                 label=name, linewidth=1.6, zorder=3 - k)
+                 zorder=3 - k)
             if k == 0:
                 line(ax, "dot", [scale], [y[at]], "o", color=COLOURS[0], markersize=6, zorder=4)
-                title(ax, f"{NAMES[column]} {_number(float(errors[column][at]))}")
-        for k in range(len(curves), 2):  # left of another choice
-            line(ax, f"curve {k}", [], [], color=COLOURS[k])
+                title(ax, f"{NAMES[column]} {_number(float(values[0][column][at]))}")
     for k in range(2):
         names = list(curves)
         words(axes[2], f"name {k}", 0.02, 0.97 - 0.075 * k, names[k] if k < len(names) else "",
@@ -160,7 +165,7 @@ def draw_unit(scale: float, said: Tensor, wanted: Tensor, curves: Mapping[str, M
     return axes[0].figure
 
 
-_LIMITS = {"absolute": (1e-9, 1e7), "relative": (1e-7, 1e5), "accuracy": (0.0, 1.02),
+_LIMITS = {"absolute": (1e-9, 1e7), "relative": (1e-7, 1e4), "accuracy": (0.0, 1.02),
            "largest score": (1e-2, 1e7)}
 
 
@@ -202,16 +207,23 @@ def _check(table: pd.DataFrame, *columns: str) -> None:
         raise ValueError("the table must have at least one row, got none.")
 
 
-def _two(width: float, height: float) -> tuple:
+def _two() -> tuple[Axes, Axes, Callable[[], None]]:
     """Two axes side by side, and what draws the key at their right."""
-    left, right = canvas.row(None, 2, width + 1.6, height, left=0.075, bottom=0.16, top=0.88,
-                             right=0.775, wspace=0.28)
+    left, right = canvas.row(None, 2, 8.6, 3.2, left=0.08, bottom=0.16, top=0.88, right=0.755,
+                             wspace=0.3)
 
-    def key(ax: Axes) -> None:
-        ax.figure.legend(*ax.get_legend_handles_labels(), loc="center left",
-                         bbox_to_anchor=(0.785, 0.5))
+    def key() -> None:
+        left.figure.legend(*left.get_legend_handles_labels(), loc="center left",
+                           bbox_to_anchor=(0.765, 0.5))
 
     return left, right, key
+
+
+def _name_powers(ax: Axes, scales: pd.Series) -> None:
+    """Ticks at even powers of ten: names of all do not fit."""
+    low, high = np.log10(scales.min()), np.log10(scales.max())
+    named = [10.0 ** k for k in range(-30, 31, 2) if low - 1e-9 <= k <= high + 1e-9]
+    ax.set_xticks(named, [canvas.power(value) for value in named])
 
 
 def _lines(ax: Axes, table: pd.DataFrame, by: str, column: str) -> None:
@@ -221,6 +233,8 @@ def _lines(ax: Axes, table: pd.DataFrame, by: str, column: str) -> None:
     for k, (name, rows) in enumerate(table.groupby("model", sort=False)):
         means = rows.groupby(by)[column].mean()
         style = {"color": COLOURS[k % len(COLOURS)], "linestyle": _STYLES[k // len(COLOURS) % 3]}
-        ax.plot(means.index, means, marker="o", markersize=3, label=name, **style)
+        # The first is the wider one: it is seen below another that is as good.
+        ax.plot(means.index, means, marker="o", markersize=3, label=name,
+                linewidth=1.4 if k else 3.2, **style)
         if len(rows) > len(means):
             ax.plot(rows[by], rows[column], "o", color=style["color"], markersize=2, alpha=0.5)

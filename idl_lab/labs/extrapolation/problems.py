@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from idl_lab import activations, data, training, validation
 from idl_lab.activations import Activation
+from idl_lab.bar import progress_bar
 from idl_lab.model import ImplicitModel
 from idl_lab.networks import redraw
 
@@ -284,6 +285,30 @@ def train(model: nn.Module, examples: Examples, epochs: int, lr: float = 0.02,
     history = training.fit(model, batches, epochs=epochs, optimizer=optimizer, loss=loss,
                            progress=False)
     return float(history["train_loss"].iloc[-1])
+
+
+def trained(builders: Mapping[str, Callable[[torch.Generator], nn.Module]], examples: Examples,
+            epochs: int, *, seed: int = 0, **options) -> dict[str, nn.Module]:
+    """One model of each kind, trained on the same examples.
+
+    Parameters
+    ----------
+    builders : mapping of str to callable
+        Each makes a model, drawn from the generator that it is given.
+    examples : Examples
+        Moved to each model's device.
+    epochs : int
+    seed : int
+        Of each generator.
+    **options
+        As for `train`.
+    """
+    models = {}
+    for name, build in progress_bar(builders.items(), desc="models"):
+        models[name] = build(torch.Generator("cpu").manual_seed(seed))
+        train(models[name], examples.to(next(models[name].parameters()).device), epochs,
+              seed=seed, **options)
+    return models
 
 
 @torch.no_grad()
