@@ -75,4 +75,5 @@ def unit_panel(tasks: Mapping[str, tuple[Mapping[str, Callable[[Tensor], Tensor]
     validation.real("digits", digits, at_least=LOW, at_most=HIGH)
     controls = {"digits": slider(digits, LOW, HIGH, 1 / PER_DECADE, "log₁₀ scale"),
                 "model": dropdown(next(iter(names)), tuple(names), "model")}
+    controls["model"].layout.width = "310px"  # for the longest name
     return Panel(draw, controls)

@@ -194,7 +194,7 @@ def _counts(ax: Axes, scale: float, said: np.ndarray, wanted: np.ndarray, classe
 
 
 def _number(value: float) -> str:
-    return f"{value:.2g}" if 1e-3 <= value < 1e4 else canvas.power(value)
+    return f"{float(f'{value:.2g}'):g}" if 1e-3 <= value < 1e4 else canvas.power(value)
 
 
 def _check(table: pd.DataFrame, *columns: str) -> None:
