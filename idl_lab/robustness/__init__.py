@@ -1,0 +1,9 @@
+"""What can be proven of a model: bounds, certificates, Lipschitz constants; and attacks on it."""
+
+from idl_lab.robustness.attack import fgsm, pgd, sensitivity_attack
+from idl_lab.robustness.bounds import Bounds, bounds
+from idl_lab.robustness.certify import Certificates, certify
+from idl_lab.robustness.sensitivity import lipschitz, sensitivity, tightness
+
+__all__ = ["Bounds", "Certificates", "bounds", "certify", "fgsm", "lipschitz", "pgd",
+           "sensitivity", "sensitivity_attack", "tightness"]
