@@ -237,13 +237,16 @@ def bounds(model: ImplicitModel, U: Tensor, eps: float | Tensor, *, norm: float 
         try:
             for part in chunks(system, m):
                 known = Enclosure.of(closed, ball[part])
-                for name in names[1:]:
-                    for _ in range(ROUNDS if name == "lp" else 1):
-                        known.tighten(name)
                 outputs = Linear.outputs(system, len(known.ball))
-                found = (*known.functions(outputs), known.polygon.lower, known.polygon.upper)
-                for T, new in zip((lower, upper, state_lower, state_upper), found, strict=True):
-                    T[part] = new
+                for name in names:
+                    for _ in range({"norm": 0, "lp": ROUNDS}.get(name, 1)):
+                        known.tighten(name)
+                    # Of every stage, since rounding could undo by a digit what is equal in theory.
+                    P, (below, above) = known.polygon, known.functions(outputs)
+                    lower[part] = torch.maximum(lower[part], below)
+                    upper[part] = torch.minimum(upper[part], above)
+                    state_lower[part] = torch.maximum(state_lower[part], P.lower)
+                    state_upper[part] = torch.minimum(state_upper[part], P.upper)
                 done = part.stop
                 bar.update(part.stop - part.start)
         except KeyboardInterrupt:

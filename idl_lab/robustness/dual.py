@@ -64,7 +64,7 @@ class Reduced:
         eye = torch.eye(n, dtype=slope.dtype, device=slope.device)
         inverse = torch.linalg.inv(eye - system.A * slope[:, None, :])
         k = max(1, int((~P.exact).sum(-1).max()))
-        units = P.exact.to(torch.int8).argsort(dim=-1, stable=True)[:, :k]  # the unstable ones first
+        units = P.exact.to(torch.int8).argsort(dim=-1, stable=True)[:, :k]  # unstable ones first
         there = ~P.exact.gather(-1, units)
         rows = inverse.gather(1, units[:, :, None].expand(m, k, n)).masked_fill(
             ~there[:, :, None], 0)

@@ -16,7 +16,7 @@ from idl_lab.networks.blocks import blockwise
 from idl_lab.robustness.bound import Linear
 from idl_lab.robustness.closed import Closed
 from idl_lab.robustness.relaxation import polygon
-from idl_lab.robustness.system import EPS, Ball, System, solved
+from idl_lab.robustness.system import EPS, Ball, solved
 
 
 def doubled(A: Tensor) -> Tensor:
