@@ -33,7 +33,7 @@ def case(kind: str, seed: int, n: int = 7, p: int = 4, q: int = 3, activation: s
         for name, T in model.named_parameters():
             T.copy_(torch.randn(T.shape, generator=generator, dtype=dtype))
             if name == "free_A" and kind == "monotone":
-                T.mul_(2)
+                T.mul_(0.6)
     return model
 
 

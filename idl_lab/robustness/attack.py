@@ -171,7 +171,8 @@ class _Box:
                 raise ValueError(f"eps must be at least 0, got {float(eps.min()):g}.")
             eps = eps.to(U)
         else:
-            eps = torch.tensor(validation.real("eps", eps, at_least=0.0)).to(U)
+            eps = validation.real("eps", eps, at_least=0.0)
+            eps = torch.tensor(eps, dtype=torch.float64, device="cpu").to(U)
         shape = (len(U),) if norm == 2 else U.shape
         try:
             eps = eps.expand(shape)

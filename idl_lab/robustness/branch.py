@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -49,10 +51,10 @@ def branch(system: System, ball: Ball, f: Linear, lower: Tensor, upper: Tensor, 
     known : float
         A lower bound that is known already.
     """
-    open_nodes, used, least = [(torch.inf, lower, upper)], 0, torch.inf
+    open_nodes, used, least = [(torch.inf, lower, upper, lower > upper)], 0, torch.inf
     while open_nodes and used < nodes:
         taken = [open_nodes.pop() for _ in range(min(_TOGETHER, len(open_nodes)))]
-        l, h = (torch.cat([node[k] for node in taken]) for k in (1, 2))
+        l, h, split = (torch.cat([node[k] for node in taken]) for k in (1, 2, 3))
         m = len(l)
         used += m
         around = Ball(ball.center.expand(m, -1), ball.radius.expand(m, -1), ball.norm)
@@ -61,7 +63,9 @@ def branch(system: System, ball: Ball, f: Linear, lower: Tensor, upper: Tensor, 
         l, h = torch.maximum(l, below), torch.minimum(h, above)
         empty = (l > h).any(-1)  # no input of the ball has these signs
         P = polygon(system.phi, l, l.maximum(h))
-        v = optimized(system, around, P, each, _STEPS)
+        # A unit that was split is linear now, but that its sign is fixed is a constraint to keep.
+        kept = replace(P, exact=P.exact & ~split)
+        v = optimized(system, around, kept, each, _STEPS)
         bounds, worst = bound(system, around, P, each, v)[0].min(-1)
         gain = _gain(system, P, each, v, worst)
         for k in bounds.argsort(descending=True).tolist():
@@ -77,5 +81,7 @@ def branch(system: System, ball: Ball, f: Linear, lower: Tensor, upper: Tensor, 
                 return max(known, min(least, *(node[0] for node in open_nodes))), used
             cut_l, cut_h = l[k:k + 1].clone(), h[k:k + 1].clone()
             cut_l[0, unit] = cut_h[0, unit] = 0.0
-            open_nodes += [(value, l[k:k + 1], cut_h), (value, cut_l, h[k:k + 1])]
+            cut = split[k:k + 1].clone()
+            cut[0, unit] = True
+            open_nodes += [(value, l[k:k + 1], cut_h, cut), (value, cut_l, h[k:k + 1], cut)]
     return max(known, min([least, *(node[0] for node in open_nodes)])), used
