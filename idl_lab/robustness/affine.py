@@ -27,8 +27,8 @@ def refine(system: System, ball: Ball, lower: Tensor, upper: Tensor) -> Bounds:
     return bound(system, ball, P, z, multipliers(system, P, z))
 
 
-def grown(system: System, ball: Ball, center: Tensor, off: Tensor, max_steps: int = 80, widen: float = 1.05
-          ) -> tuple[Tensor, Tensor, Tensor]:
+def grown(system: System, ball: Ball, center: Tensor, off: Tensor, max_steps: int = 80,
+          widen: float = 1.05) -> tuple[Tensor, Tensor, Tensor]:
     """Bounds of the pre-activations, grown from the center's until they prove themselves.
 
     If z(u) stays inside [l, h], it lies in F(l, h), what `refine` makes of these. Where F(l, h)

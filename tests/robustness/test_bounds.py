@@ -73,7 +73,7 @@ def test_other_activations(kind, activation):
                 assert (found.upper - found.lower <= outer.upper - outer.lower).all()
             outer = found
         width = torch.as_tensor(Y.max(0) - Y.min(0))
-        if eps == 0.01 and isinstance(activation, str):  # next to a point every φ but a kink is a line
+        if eps == 0.01 and isinstance(activation, str):  # nearly a line there
             assert (width / (outer.upper - outer.lower)).mean() > 0.3
 
 
