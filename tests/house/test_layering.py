@@ -17,7 +17,7 @@ HOUSE = {
     "core": ["activations sparse", "operators", "norms perron state_map", "well_posedness",
              "constraints fixed_point", "adjoints", "equilibrium"],
     "science": ["networks checkpoint", "model layer", "rnn compose", "batches capture",
-                "training data", "sim", "torchidl"],
+                "training data", "sim robustness", "torchidl"],
     "labs": ["labs.kit", "labs"],
     "runs": ["runs", "__main__"],
 }
