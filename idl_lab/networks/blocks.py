@@ -70,7 +70,7 @@ def select(phi: Activation, at: Tensor) -> Activation:
         Numbers of components, rising, at least one.
     """
     how, args = getattr(phi.fn, "func", None), getattr(phi.fn, "args", ())
-    if how is _bend:
+    if how is bend:
         return prelu(args[0][at.to(args[0].device)])
     if how is not _apply_blocks:
         return phi
