@@ -148,7 +148,12 @@ def results(folder: str | Path) -> pandas.DataFrame:
 
 
 def natural(path: Path) -> list[Any]:
-    """What paths are sorted by, so that run 10 comes after run 9."""
+    """What paths are sorted by, so that run 10 comes after run 9.
+
+    Parameters
+    ----------
+    path : Path
+    """
     return [(int(part), "") if part.isdigit() else (-1, part)
             for part in re.split(r"(\d+)", str(path))]
 
