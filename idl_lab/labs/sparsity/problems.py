@@ -161,7 +161,8 @@ class Task:
         sizes = torch.cat([layer.weight.detach().abs().flatten() for layer in self.layers]).cpu()
         kept = largest(sizes[None].numpy(), round((1 - sparsity) * self.size),
                        np.ones(self.size, dtype=bool))[0]
-        masks = torch.from_numpy(kept).to(V.device).split([layer.weight.numel() for layer in self.layers])
+        masks = torch.from_numpy(kept).to(V.device).split(
+            [layer.weight.numel() for layer in self.layers])
         for layer, rows, mask in zip(self.layers, self.blocks, masks, strict=True):
             W, b = layer.weight.detach().to(V), layer.bias.detach().to(V)
             if method == GLOBAL:
