@@ -13,25 +13,30 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
+from lab_code import sweep_here
 from pretend_device import pretend_device, products_elsewhere
 
 from idl_lab import training
 from idl_lab.fixed_point.solution import Status
 from idl_lab.fixed_point.solver import Solver
 from idl_lab.labs.sim_at_scale import streams
-from idl_lab.runs import series
+from idl_lab.labs.sparsity import pruning
+from idl_lab.labs.sparsity.students import Students
+from idl_lab.runs import series, sweep
 from idl_lab.sim.solvers import ADMMMultiGPUSolver, ADMMSolver, BaseSolver, CVXSolver
 
 LABS = series.of(series.shipped())
 QUICK: dict[str, dict] = {"05": {"samples": 300, "epochs": 1, "repeats": 2},
                           "07": {"epochs": 1}, "09": {"samples": 5000, "draws": 1},
+                         "10": {"n": 5, "repeats": 2},
                           "14": {"epochs": 2}}
 # The CPU may be left panels and exercises, whose problems are made where they are drawn: none has
 # a product of more multiply-adds than these.
 SMALL = 1e5
 # SIM's statistics are kept on the CPU: a fit is judged there once, by these, and what few rows are
-# left to the path along λ are followed there, since a GPU would wait at each of its kinks.
-ONCE = {"matrices.py", "result.py", "path.py"}
+# left to the path along λ are followed there, since a GPU would wait at each of its kinks. Those of
+# a teacher 64-64-32-16-10 have 112 rows of 176 entries; more, or samples, would be too many.
+ONCE = {"matrices.py": 4e6, "result.py": 4e6, "path.py": 1e6}
 LONG = ("07", "09", "14")  # take as long as all the others
 
 
@@ -54,7 +59,7 @@ def on_the_device(path: Path, parameters: dict, optimize: int) -> None:
             if "parameters" in cell.metadata.get("tags", []):
                 names |= {"device": "auto"} | parameters
         left = {place: size for place, size in products_elsewhere().items()
-                if size > SMALL and place.partition(":")[0] not in ONCE}
+                if size > ONCE.get(place.partition(":")[0], SMALL)}
     assert not left, f"left to the CPU, multiply-adds of the largest product: {left}"
 
 
@@ -70,6 +75,7 @@ def in_this_process(folder: str, samples: Sequence[int], given: dict) -> list[in
 def one_process(monkeypatch):
     """Where there is one GPU the rows are not shared out."""
     monkeypatch.setattr(streams, "_alone", in_this_process)
+    monkeypatch.setattr(sweep, "sweep", sweep_here)
     monkeypatch.setattr(ADMMMultiGPUSolver, "count", lambda self, rows: 1)
     # cvxpy's solvers are on the CPU: what they would leave there is theirs to leave.
     monkeypatch.setattr(CVXSolver, "solve", lambda self, *given, **options: ADMMSolver(
@@ -94,6 +100,16 @@ def short(monkeypatch):
     monkeypatch.setattr(training, "fit", two_batches)
     monkeypatch.setattr(Solver, "terminate", eight_steps)
     monkeypatch.setattr(BaseSolver, "solve", three_steps)
+
+    def a_hundredth(self, weights, tries=8):
+        lam = max(self.known) / 100
+        self.weights(lam)
+        return lam
+
+    monkeypatch.setattr(Students, "at_most", a_hundredth)
+    # Which weights go is looked for on the CPU, in numpy: the cheapest rule will do.
+    for name in ("OBC", "ALPS"):
+        monkeypatch.setitem(pruning.METHODS, name, pruning.magnitude)
 
 
 @pytest.mark.filterwarnings("ignore")  # of models that are hardly trained

@@ -28,6 +28,7 @@ from idl_lab.labs.sparsity.pruning import METHODS, largest, refit
 from idl_lab.model import ImplicitModel
 from idl_lab.networks import redraw
 from idl_lab.sim.score import fidelity
+from idl_lab.sim.states import with_float64
 from idl_lab.training import fit
 
 GLOBAL = "magnitude, all layers at once"
@@ -63,8 +64,8 @@ class Task:
     Attributes
     ----------
     network : nn.Sequential
-        On the CPU.
     train, test : Tensor, shapes (m, p)
+        On the network's device.
     labels : Tensor, shape (m,)
         Of the fresh inputs.
     """
@@ -101,13 +102,13 @@ class Task:
     def states(self) -> tuple[Tensor, Tensor]:
         """Φ = [X U] and the targets [Z Y] on the training inputs, float64."""
         Z, X = [], self.train
+        at = with_float64(X.device)
         with torch.no_grad():
             for layer in self.layers:
                 Z.append(layer(X))
                 X = torch.relu(Z[-1])
-        *Z, Y = (z.double() for z in Z)
-        return torch.cat([*(z.relu() for z in Z[::-1]), self.train.double()], 1), torch.cat(
-            [*Z[::-1], Y], 1)
+        U, *Z, Y = (T.to(at).double() for T in (self.train, *Z))
+        return torch.cat([*(z.relu() for z in Z[::-1]), U], 1), torch.cat([*Z[::-1], Y], 1)
 
     def first(self, samples: int) -> Task:
         """The same with the first so many of the inputs to learn from.
@@ -138,6 +139,7 @@ class Task:
         with torch.no_grad():
             for layer, following in zip(layers, layers[1:], strict=False):
                 unit = 8 ** (2 * torch.rand(len(layer.weight), generator=draws, device="cpu") - 1)
+                unit = unit.to(layer.weight)
                 layer.weight /= unit[:, None]
                 layer.bias /= unit
                 following.weight *= unit
@@ -154,21 +156,23 @@ class Task:
             Of each layer; of all together for `GLOBAL`, which compares the layers' weights.
         """
         Phi = self.states[0]
-        V = torch.zeros(self.blocks[-1].stop, Phi.shape[1]).double()
-        bias, read = torch.zeros(len(V)).double(), slice(self.n, Phi.shape[1])
-        sizes = torch.cat([layer.weight.detach().abs().flatten() for layer in self.layers])
+        V = Phi.new_zeros(self.blocks[-1].stop, Phi.shape[1])
+        bias, read = V.new_zeros(len(V)), slice(self.n, Phi.shape[1])
+        sizes = torch.cat([layer.weight.detach().abs().flatten() for layer in self.layers]).cpu()
         kept = largest(sizes[None].numpy(), round((1 - sparsity) * self.size),
                        np.ones(self.size, dtype=bool))[0]
-        masks = torch.from_numpy(kept).split([layer.weight.numel() for layer in self.layers])
+        masks = torch.from_numpy(kept).to(V.device).split(
+            [layer.weight.numel() for layer in self.layers])
         for layer, rows, mask in zip(self.layers, self.blocks, masks, strict=True):
-            W, b = layer.weight.detach().double(), layer.bias.detach().double()
+            W, b = layer.weight.detach().to(V), layer.bias.detach().to(V)
             if method == GLOBAL:
                 V[rows, read], bias[rows] = W * mask.view_as(W), b
             else:
-                inputs = torch.cat([Phi[:, read], torch.ones_like(Phi[:, :1])], dim=1).numpy()
+                inputs = torch.cat([Phi[:, read], torch.ones_like(Phi[:, :1])], dim=1)
                 found = torch.from_numpy(METHODS[method](
-                    inputs.T @ inputs, torch.cat([W, b[:, None]], 1).numpy(),
-                    round((1 - sparsity) * W.numel()), np.arange(inputs.shape[1]) < W.shape[1]))
+                    _array(inputs.mT @ inputs), _array(torch.cat([W, b[:, None]], 1)),
+                    round((1 - sparsity) * W.numel()), np.arange(inputs.shape[1]) < W.shape[1])
+                ).to(V)
                 V[rows, read], bias[rows] = found[:, :-1], found[:, -1]
             read = rows
         return V, bias
@@ -184,12 +188,12 @@ class Task:
             On the states that the layers before give once they are refitted, not on the teacher's.
         """
         Phi, T = self.states
-        Phi, V, bias = Phi.clone(), torch.zeros_like(W), torch.zeros_like(W[:, 0])
+        Phi, V, bias = Phi.clone(), Phi.new_zeros(W.shape), Phi.new_zeros(len(W))
         for rows in self.blocks:
             means = Phi.mean(dim=0), T[:, rows].mean(dim=0)
             off, target = Phi - means[0], T[:, rows] - means[1]
-            V[rows] = torch.from_numpy(refit((off.mT @ off).numpy(), (target.mT @ off).numpy(),
-                                             (W[rows] != 0).numpy()))
+            V[rows] = torch.from_numpy(refit(*map(
+                _array, (off.mT @ off, target.mT @ off, W[rows] != 0)))).to(V)
             bias[rows] = means[1] - V[rows] @ means[0]
             if through and rows.stop <= self.n:
                 Phi[:, rows] = torch.relu(Phi @ V[rows].mT + bias[rows])
@@ -237,10 +241,15 @@ class Task:
         U = self.test.to(model.C)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # where there is no equilibrium the figures say so
-            right = model(U).argmax(dim=1).cpu() == self.labels
+            right = model(U).argmax(dim=1).cpu() == self.labels.cpu()
             share = fidelity(model, [(self.test, self.network(self.test))]).value
         return Sparse(model, int(whole(model).count_nonzero()), len(prune_states(model).B),
                       float(right.double().mean()), share)
+
+
+def _array(T: Tensor) -> np.ndarray:
+    """For the methods of `pruning`, which work on Gram matrices, row by row, on the CPU."""
+    return T.cpu().numpy()
 
 
 def table(walks: Mapping[str, Mapping[float, Sparse]]) -> pd.DataFrame:
@@ -279,7 +288,8 @@ def read_by(task: Task, model: ImplicitModel) -> Tensor:
     return torch.where(W != 0, kinds, 0)
 
 
-def digits(seed: int = 0, hidden: Sequence[int] = (32, 16), noise: float = 0.0) -> Task:
+def digits(seed: int = 0, hidden: Sequence[int] = (32, 16), noise: float = 0.0,
+           device: torch.device | str = "cpu") -> Task:
     """The digits, 64-32-16-10 with biases: 1,400 to learn from, 397 to judge by.
 
     Parameters
@@ -290,17 +300,18 @@ def digits(seed: int = 0, hidden: Sequence[int] = (32, 16), noise: float = 0.0) 
     noise : float
         Standard deviation of what is added to every pixel, of the fresh images too; the teacher is
         trained without.
+    device : torch.device or str
     """
-    network, train, test = digits_teacher(seed, hidden=hidden, biases=True)
+    network, train, test = digits_teacher(seed, hidden=hidden, biases=True, device=device)
     draws = torch.Generator("cpu").manual_seed(seed)
     (U, _), (fresh, labels) = (loader.dataset.tensors for loader in (train, test))
     U, fresh = (T + noise * torch.randn(T.shape, generator=draws, device="cpu")
                 for T in (U, fresh))
-    return Task(network, U, fresh, labels)
+    return Task(network, *(T.to(device) for T in (U, fresh, labels)))
 
 
-def random(seed: int = 0, correlation: float = 0.0, sizes: Sequence[int] = (10, 40, 30, 4)
-           ) -> Task:
+def random(seed: int = 0, correlation: float = 0.0, sizes: Sequence[int] = (10, 40, 30, 4),
+           device: torch.device | str = "cpu") -> Task:
     """A random ReLU network, without biases, that needs its layers: labels are its own.
 
     Parameters
@@ -310,16 +321,17 @@ def random(seed: int = 0, correlation: float = 0.0, sizes: Sequence[int] = (10, 
         ρ in [0, 1): inputs i and j are normal with covariance ρ^|i − j|.
     sizes : sequence of int
         Of the input, the hidden layers and the output.
+    device : torch.device or str
     """
     validation.real("correlation", correlation, at_least=0.0, below=1.0)
-    network, train, _ = random_teacher(seed, sizes=sizes)
+    network, train, _ = random_teacher(seed, sizes=sizes, device=device)
     for layer in network:
         if isinstance(layer, nn.Linear):
-            layer.bias = nn.Parameter(torch.zeros(layer.out_features, device="cpu"))
+            layer.bias = nn.Parameter(torch.zeros(layer.out_features, device=device))
     U = train.dataset.dataset.tensors[0]
     at = torch.arange(U.shape[1], dtype=torch.float64, device="cpu")
     covariance = torch.tensor(correlation).double() ** (at - at[:, None]).abs()
-    U = U @ torch.linalg.cholesky(covariance).mT.float()
+    U = U.to(device) @ torch.linalg.cholesky(covariance).mT.float().to(device)
     half = len(U) // 2
     with torch.no_grad():
         return Task(network, U[:half], U[half:], network(U[half:]).argmax(dim=1))
@@ -338,7 +350,6 @@ def images(name: str = "fashion_mnist", seed: int = 0, hidden: Sequence[int] = (
         Sizes of the hidden layers.
     epochs : int
     device : torch.device or str
-        On which the network is trained.
     """
     train, test = load(name, seed=seed)
     sizes = [int(np.prod(SHAPES[name])), *hidden]
@@ -347,4 +358,5 @@ def images(name: str = "fashion_mnist", seed: int = 0, hidden: Sequence[int] = (
     network = nn.Sequential(*parts, nn.Linear(sizes[-1], 10, device="cpu"))
     redraw(network, torch.Generator("cpu").manual_seed(seed))
     fit(network.to(device), train, epochs=epochs, lr=2e-3, progress=False)
-    return Task(network.cpu().eval(), train.dataset.tensors[0], *test.dataset.tensors)
+    return Task(network.eval(), *(T.to(device) for T in (
+        train.dataset.tensors[0], *test.dataset.tensors)))

@@ -113,5 +113,5 @@ class Students:
         self._fit(lam, self.known[lam][2])
         if then == REFITS[2]:
             return self.task.judge(self.task.model(*self.task.refitted(
-                whole(self.model).cpu().double(), through=True)))
+                whole(self.model), through=True)))
         return self.task.judge(self.model)
