@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from idl_lab import ImplicitModel
+from idl_lab.fixed_point import PeacemanRachford
 from idl_lab.robustness import bounds, certify, fgsm, pgd, sensitivity_attack
 from idl_lab.robustness.bound import Linear, bound
 from idl_lab.robustness.bounds import METHODS, Enclosure, stages
@@ -235,6 +236,20 @@ def test_what_is_certified_no_attack_breaks(kind, norm, samples, least):
                 assert (right - other >= proven.margin - SLACK).all()
             certified += int(proven.certified.sum())
     assert certified > least
+
+
+def test_a_monotone_model_is_solved_where_its_own_solver_diverges():
+    """Of published matrices, given without a solver, as much is proven as with the right one."""
+    model, U = case("monotone", 0, n=20), draw(0, 5, 4)
+    given = {name: getattr(model, name).detach() for name in (*"ABCD", "state_bias", "output_bias")}
+    given["A"] = 20 * (given["A"] - torch.eye(20, dtype=torch.float64))  # −20 ≥ its eigenvalues
+    plain = ImplicitModel.from_matrices(**given)
+    right = ImplicitModel.from_matrices(**given, solver=PeacemanRachford())
+    labels = right(U).argmax(1).detach()
+    proven = certify(plain, U, labels, 0.1, method="lp", progress=False)
+    assert proven.correct.all() and proven.certified.any()
+    assert torch.equal(proven.margin, certify(right, U, labels, 0.1, method="lp",
+                                              progress=False).margin)
 
 
 def test_an_ill_posed_model_is_refused():
