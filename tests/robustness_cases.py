@@ -86,10 +86,10 @@ def around(U: Tensor, eps: float, norm: float, count: int, seed: int) -> Tensor:
     return U + eps * direction * (1 - 1e-12)
 
 
-def patterns(model: ImplicitModel, u: Tensor, eps: float) -> Iterator[tuple]:
-    """Every activation pattern of a ReLU model as the linear program over its piece of the box.
+def patterns(model: ImplicitModel) -> Iterator[tuple]:
+    """Every activation pattern of a ReLU model, of n states 2ⁿ, and where it is the right one.
 
-    Gives x = X₀ + X₁u, y = Y₀ + Y₁u and the rows R u ≤ s of the piece and of the box.
+    Gives x = X₀ + X₁u, y = Y₀ + Y₁u and the rows R u ≤ s of its piece of the input space.
     """
     A, B, C, D = (T.detach().to_dense().numpy() for T in (model.A, model.B, model.C, model.D))
     a, c = model.state_bias.detach().numpy(), model.output_bias.detach().numpy()
@@ -105,9 +105,12 @@ def patterns(model: ImplicitModel, u: Tensor, eps: float) -> Iterator[tuple]:
 
 def exact_minimum(model: ImplicitModel, u: Tensor, eps: float, J: np.ndarray) -> np.ndarray:
     """The least value of each row of J ŷ over the box, by enumerating the patterns."""
-    box = [(float(v) - eps, float(v) + eps) for v in u]
+    center = u.numpy()
+    box = np.stack([center - eps, center + eps], 1)
     least = np.full(len(J), math.inf)
-    for _, _, Y0, Y1, R, s in patterns(model, u, eps):
+    for _, _, Y0, Y1, R, s in patterns(model):
+        if (R @ center - eps * np.abs(R).sum(1) > s).any():  # a row that no point of the box keeps
+            continue
         for k, row in enumerate(J):
             found = scipy.optimize.linprog(row @ Y1, R, s, bounds=box, method="highs")
             if found.status == 2:

@@ -13,7 +13,7 @@ from idl_lab import validation
 from idl_lab.activations import Activation
 from idl_lab.adjoints import Implicit
 from idl_lab.equilibrium import solve
-from idl_lab.fixed_point import Solver
+from idl_lab.fixed_point import PeacemanRachford, Picard, Solver
 from idl_lab.fixed_point.solution import ConvergenceWarning
 from idl_lab.model import ImplicitModel
 from idl_lab.well_posedness import Condition
@@ -102,12 +102,14 @@ class System:
         if not monotone and phi.increasing and n <= 1000:
             top = float(torch.linalg.eigvalsh((A + A.mT) / 2)[-1])
             monotone = phi.slope * top < 1 - 1e-9
+        contractive, solver = known.condition in (Condition.NORM, Condition.PERRON), model.solver
+        if isinstance(solver, Picard) and monotone and not contractive and phi.non_expansive:
+            solver = PeacemanRachford()  # Picard diverges: nothing would be certified, without why
         D, a, c = (C.new_zeros(shape) if T is None else double(T) for T, shape in (
             (model.D, (q, p)), (model.state_bias, n), (model.output_bias, q)))
         return cls(A, double(model.B), C, D, a, c, phi,
-                   known.condition in (Condition.NORM, Condition.PERRON), monotone,
-                   known.sentence, replace(model.solver, rtol=1e-12, atol=1e-14,
-                                           max_steps=max(5000, model.solver.max_steps)))
+                   contractive, monotone, known.sentence,
+                   replace(solver, rtol=1e-12, atol=1e-14, max_steps=max(5000, solver.max_steps)))
 
     def check_well_posed(self) -> None:
         """Refuse a model whose equilibrium may not be unique: nothing can be proven of it.

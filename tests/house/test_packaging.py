@@ -45,8 +45,9 @@ def test_every_direct_dependency_is_pinned_within_its_bound(wanted):
 
 
 def test_each_extra_holds_the_one_before_so_the_last_is_what_ci_installs():
-    names = list(EXTRAS)
-    assert names == ["train", "sim", "labs", "test"]
+    assert list(EXTRAS) == ["train", "sim", "labs", "verify", "test"]
+    assert "idl_lab[verify]" in EXTRAS["test"]  # that is for itself: few hand a model on
+    names = [name for name in EXTRAS if name != "verify"]
     for before, extra in itertools.pairwise(names):
         assert f"idl_lab[{before}]" in EXTRAS[extra]
 
@@ -63,7 +64,7 @@ model(torch.randn(8, 4)).sum().backward()
 print(*{{name.partition(".")[0] for name in sys.modules}})
 """
 OPTIONAL = ["IPython", "cvxpy", "ipywidgets", "joblib", "jupyterlab", "matplotlib", "nbformat",
-            "pandas", "papermill", "sklearn", "tqdm"]
+            "onnx", "pandas", "papermill", "sklearn", "tqdm"]
 
 
 def python(code: str) -> str:
@@ -99,10 +100,12 @@ def test_the_command_line_needs_no_torch_and_the_models_are_there_when_asked_for
     ("pandas", "idl_lab.training.fit(idl_lab.ImplicitModel(4, 2, 6), [])", "train"),
     ("sklearn", "idl_lab.data.load('digits')", "train"),
     ("cvxpy", "idl_lab.sim.solvers.CVXSolver()", "sim"),
+    ("onnx", "idl_lab.robustness.to_onnx(idl_lab.ImplicitModel(4, 2, 6), 'x.onnx')", "verify"),
 ])
 def test_what_is_missing_is_named_with_the_extra_that_has_it(absent, call, extra):
     shown = python(f"import sys\nsys.modules[{absent!r}] = None\n"
-                   "import idl_lab, idl_lab.data, idl_lab.sim.solvers, idl_lab.training\n"
+                   "import idl_lab, idl_lab.data, idl_lab.robustness, idl_lab.sim.solvers\n"
+                   "import idl_lab.training\n"
                    f"try: {call}\nexcept ModuleNotFoundError as error: print(error)")
     assert shown.startswith(f"this needs {absent}") and f"pip install 'idl_lab[{extra}]'" in shown
 
