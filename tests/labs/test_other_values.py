@@ -26,6 +26,7 @@ LABS = series.find(where=series.shipped())
 # Other data would be fetched from the network; another device is another test's.
 FIXED = {"dataset": "digits", "device": "cpu", "full": False}
 LARGE = 1000.0  # of a size without an upper end
+LONG = ("07", "08", "09", "11", "13")  # take longer than the others together, shortened too
 any_lab = pytest.mark.parametrize("lab", LABS, ids=lambda lab: lab.name)
 
 
@@ -94,7 +95,8 @@ def runs_at_legal_values(lab: series.Lab, draws: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # of models that are hardly trained
-@any_lab
+@pytest.mark.parametrize("lab", [pytest.param(lab, id=lab.name, marks=[
+    pytest.mark.slow] * (lab.name[:2] in LONG)) for lab in LABS])
 def test_a_lab_runs_at_a_few_legal_values(lab, short):
     runs_at_legal_values(lab, draws=1)
 
