@@ -11,16 +11,17 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from benchmarks import contestants, real, report, sim, sim_report
+from benchmarks import contestants, forward, real, report, sim, sim_report
 
 FOLDER = Path(__file__).parents[1] / "figures"
 PARTS = {"steps": "training steps beside the peers'",
          "sim": "SIM's solvers beside torchidl's",
          "real": "SIM on features of real size, beside lasso packages",
          "pruning": "SIM beside layer-wise reconstruction",
+         "forward": "a sparse A beside a dense one",
          "large": "SIM's largest problem, on the GPU too where there is one"}
 PEERS = {"steps": ("torchidl", "torchdeq", "silva_networks"), "sim": ("torchidl",),
-         "real": ("celer", "skglm"), "pruning": (), "large": ()}
+         "real": ("celer", "skglm"), "pruning": (), "forward": (), "large": ()}
 
 
 def main() -> None:
@@ -64,6 +65,8 @@ def main() -> None:
         sim_report.run_real(options.out, options.before, options.limit)
     if "pruning" in options.parts:
         sim_report.run_pruning(options.out)
+    if "forward" in options.parts:
+        forward.run()
     if "large" in options.parts:
         sim_report.run_large(options.limit)
 

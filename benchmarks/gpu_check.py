@@ -109,8 +109,8 @@ def lab(number: str, device: str, limit: float) -> Row:
                                       "--out", str(out)], limit)
         if status is None:
             return Row(what, "stopped", seconds, f"took longer than {limit:.0f} s")
-        if (out / "summary.csv").exists():
-            with (out / "summary.csv").open(newline="") as file:
+        if (out / "results.csv").exists():
+            with (out / "results.csv").open(newline="") as file:
                 said = next(csv.DictReader(file))["error"]
     return Row(what, "failed" if status else "ok", seconds,
                " ".join(said.split())[:300] if status else "")

@@ -12,6 +12,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, LogLocator, 
 
 from idl_lab.labs.kit import canvas
 from idl_lab.labs.kit.canvas import COLOURS, FAINT, INK, styled
+from idl_lab.labs.sparsity.plots import draw_sparsity
 
 _OURS = "idl_lab"
 
@@ -98,7 +99,6 @@ def draw_growth(growth: Mapping[str, Mapping]) -> Figure:
     return axes[0].figure
 
 
-@styled
 def draw_pruning(tasks: Mapping[str, Mapping], methods: Sequence[str]) -> Figure:
     """Accuracy and fidelity against the share of weights that are gone, a row a task.
 
@@ -110,24 +110,11 @@ def draw_pruning(tasks: Mapping[str, Mapping], methods: Sequence[str]) -> Figure
     methods : sequence of str
         Which are drawn.
     """
-    wanted = [(task, figure) for task in tasks for figure in ("accuracy", "fidelity")]
-    layout = [[f"{task}: {figure}" for task, figure in wanted[k:k + 2]]
-              for k in range(0, len(wanted), 2)]
-    axes = canvas.mosaic(None, layout, 8.6, 2.7 * len(layout) + 0.4, left=0.08, right=0.7,
-                         bottom=0.1, top=0.94, wspace=0.22, hspace=0.34)
-    for ax, (task, figure) in zip(axes, wanted, strict=True):
-        for k, method in enumerate(methods):
-            rows = tasks[task][method]
-            x = np.array([100 * float(sparsity) for sparsity in rows])
-            middle, low, high = np.array([row[figure] for row in rows.values()]).T
-            ax.errorbar(x + 0.25 * (k - len(methods) / 2), middle, (middle - low, high - middle),
-                        fmt="o-" if method.startswith("SIM") else "s--", color=COLOURS[k],
-                        markersize=4, linewidth=1.2, elinewidth=0.7, label=method)
-        ax.set(title=f"{task}: {figure}", ylim=(-0.05, 1.03))
-        if task == list(tasks)[-1]:
-            ax.set_xlabel("% of the weights gone")
-    axes[1].legend(loc="upper left", bbox_to_anchor=(1.02, 1.0))
-    return axes[0].figure
+    return draw_sparsity({task: pd.DataFrame([
+        {"method": method, "sparsity": float(sparsity), "accuracy": row["accuracy"][k],
+         "fidelity": row["fidelity"][k]}
+        for method in methods for sparsity, row in of[method].items() for k in range(3)])
+        for task, of in tasks.items()})
 
 
 def _plain(axis: Axis, at: Locator) -> None:

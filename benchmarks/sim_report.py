@@ -13,13 +13,12 @@ import torch
 from benchmarks import pruning, real
 from benchmarks.features import REAL, SYNTHETIC
 from benchmarks.plots import draw_growth, draw_pruning
-from benchmarks.reconstruction import METHODS
 from benchmarks.report import PAGE, RESULTS, keep, kept, renewed
 
 SPARSITY_PAGE = PAGE.with_name("sparsity.md")
 README = PAGE.parents[1] / "README.md"
-SHOWN = ("magnitude", "OBC", "ALPS", "SIM, refitted", "SIM, ordered, refitted",
-         "SIM, ordered, refitted through")  # in the picture
+SHOWN = ("magnitude, refitted", "OBC", "ALPS", f"{pruning.PAPER}, refitted",
+         f"{pruning.ORDERED}, refitted", f"{pruning.ADAPTIVE}, refitted")  # in the picture
 
 
 def run_real(folder: Path, before: Path | None, limit: float, results: Path = RESULTS,
@@ -85,8 +84,7 @@ def run_pruning(folder: Path, results: Path = RESULTS, page: Path = SPARSITY_PAG
     torch.set_num_threads(1)  # matrices of this size lose by more
     of: dict[str, Any] = {}
     for name, task in pruning.TASKS.items():
-        rows = [row for seed in pruning.SEEDS for row in pruning.compare(task(seed))]
-        of[name] = summary(pd.DataFrame(rows))
+        of[name] = summary(pd.concat([pruning.compare(task(seed)) for seed in pruning.SEEDS]))
         print(pruning_table(name, of[name]) + "\n", flush=True)
     of = _round(of)
     keep(kept(results) | {"pruning": of}, results)
@@ -266,7 +264,7 @@ def summary(rows: pd.DataFrame) -> dict[str, dict]:
     for (method, sparsity), part in rows.groupby(["method", "sparsity"], sort=False):
         found.setdefault(method, {})[f"{sparsity:g}"] = {
             name: [float(part[name].median()), float(part[name].min()), float(part[name].max())]
-            for name in ("accuracy", "fidelity", "norm", "weights")}
+            for name in ("accuracy", "fidelity", "states", "weights")}
     return found
 
 
@@ -282,19 +280,17 @@ def pruning_table(name: str, of: dict[str, dict]) -> str:
     """
     sparsities = list(next(iter(of.values())))
     heads = " | ".join(f"{float(sparsity):.0%} gone" for sparsity in sparsities)
-    lines = [f"| {name}: accuracy, fidelity | {heads} | ‖A‖∞ |",
-             "| --- " * (len(sparsities) + 2) + "|"]
+    lines = [f"| {name}: accuracy, fidelity | {heads} |", "| --- " * (len(sparsities) + 1) + "|"]
     for method, rows in of.items():
         cells = " | ".join(
             f"{row['accuracy'][0]:.1%}, {row['fidelity'][0]:.2f}" if row["fidelity"][0] > -1
             else f"{row['accuracy'][0]:.1%}, < −1" for row in rows.values())
-        norm = max(row["norm"][2] for row in rows.values())
-        lines.append(f"| {method} | {cells} | {norm:.2f} |".replace(", -", ", −"))
+        lines.append(f"| {method} | {cells} |".replace(", -", ", −"))
     return "\n".join(lines)
 
 
 def pruning_sentence(of: dict[str, Any]) -> str:
-    """At 80 and 90 %: SIM as it comes, ordered, and the best of the others.
+    """At 80 and 90 %: the best pruned network, the paper's SIM, and those without feedback.
 
     Parameters
     ----------
@@ -307,13 +303,16 @@ def pruning_sentence(of: dict[str, Any]) -> str:
                             for sparsity in ("0.8", "0.9"))
 
     parts = []
-    for task, figure in (("digits", "accuracy"), ("random teacher", "fidelity")):
-        rows = of[task]
-        best = max(METHODS, key=lambda name: sum(rows[name][s][figure][0] for s in ("0.8", "0.9")))
-        parts.append(f"{task}, {figure}: " + ", ".join(
+    for task, rows in of.items():
+        figure = "accuracy" if "digits" in task else "fidelity"
+        best = max((name for name in rows if not name.startswith(pruning.PAPER)),
+                   key=lambda name: sum(rows[name][s][figure][0] for s in ("0.8", "0.9")))
+        parts.append(f"- {task}, {figure}: " + "; ".join(
             f"{name} {figures(rows, name, figure)}"
-            for name in (best, "SIM, refitted", "SIM, ordered, refitted")))
-    return f"At 80 and 90 % gone: {'; '.join(parts)}."
+            for name in (best, *(f"{name}, refitted" for name in (
+                pruning.PAPER, pruning.ORDERED, pruning.ADAPTIVE)),
+                f"{pruning.ADAPTIVE}, refitted through")))
+    return "At 80 and 90 % gone, beside the best of the pruned networks:\n\n" + "\n".join(parts)
 
 
 def written_sparsity(page: str, of: dict[str, Any]) -> str:

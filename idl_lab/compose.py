@@ -20,8 +20,10 @@ from torch import Tensor
 
 from idl_lab import validation
 from idl_lab.fixed_point import GaussSeidel, Picard
+from idl_lab.fixed_point.solution import ConvergenceError
+from idl_lab.fixed_point.solver import Solver
 from idl_lab.model import ImplicitModel
-from idl_lab.networks import blockwise
+from idl_lab.networks import blockwise, select
 
 
 class _Parts(NamedTuple):
@@ -227,6 +229,69 @@ def feedback(model: ImplicitModel, F: Tensor) -> ImplicitModel:
     return _build(closed, (model,), model, model.D is not None)
 
 
+def prune_states(model: ImplicitModel) -> ImplicitModel:
+    """The same function with fewer states: those that do nothing are dropped.
+
+    State i reads state j where A_ij ≠ 0, and the input where row i of B is not zero.
+
+    - A state from which no way leads to C, such as one of zeros in its column of [A; C], is seen
+      by no output.
+    - A state to which no way leads from the input, such as one of zeros in its row of [A B], is
+      the same for every input: it is x = φ(Ax + b) of these states alone, and what others make of
+      it is added to their biases.
+
+    Parameters
+    ----------
+    model : ImplicitModel
+
+    Returns
+    -------
+    ImplicitModel
+        Of the states that are left, in their order, dense; with biases where the model has them or
+        a constant needs one. One state stays where none is needed. Predictions are the same up to
+        rounding, where the model is well-posed.
+
+    Raises
+    ------
+    TypeError
+        If ``model`` is no model.
+    """
+    ((A, B, C, D, b, c),) = _read((model,))
+    seen = _reached(A.mT, (C != 0).any(dim=0))
+    moved = _reached(A, (B != 0).any(dim=1)) | ~seen
+    bias = model.state_bias is not None or model.output_bias is not None
+    if len(still := torch.nonzero(~moved)[:, 0]):
+        alone = ImplicitModel.from_matrices(
+            A[still][:, still], A.new_zeros(len(still), 1), A.new_zeros(1, len(still)),
+            state_bias=b[still], output_bias=c.new_zeros(1),
+            activation=select(model.activation, still),
+            solver=Picard(rtol=4 * torch.finfo(A.dtype).eps, atol=0.0, max_steps=100_000))
+        try:
+            x = alone.equilibrium(A.new_zeros(1, 1), throw=True).value[0].detach()
+            b, c, bias = b + A[:, still] @ x, c + C[:, still] @ x, bias or bool(x.any())
+        except ConvergenceError:  # what does not settle alone is left as it is
+            moved[still] = True
+    kept = torch.nonzero(seen & moved)[:, 0]
+    C = C[:, kept]
+    if not len(kept):
+        kept, C = kept.new_zeros(1), C.new_zeros(len(C), 1)
+    return ImplicitModel.from_matrices(
+        A[kept][:, kept], B[kept], C, D if model.D is not None else None,
+        state_bias=b[kept] if bias else None, output_bias=c if bias else None,
+        activation=select(model.activation, kept), solver=_solver(model), adjoint=model.adjoint)
+
+
+def _reached(A: Tensor, first: Tensor) -> Tensor:
+    """Those to which a way leads from the first ones: i is one step from j where A_ij ≠ 0."""
+    reads = (A != 0).to(A.dtype)
+    found = first
+    while True:
+        more = found | (reads @ found.to(A.dtype) > 0)
+        if torch.equal(more, found):
+            return found
+        found = more
+
+
 def _check_invertible(loop: Tensor) -> None:
     """Refuse DF with I − DF singular up to the rounding of DF itself."""
     DF = loop.cpu().double()
@@ -282,11 +347,15 @@ def _build(parts: _Parts, order: tuple[ImplicitModel, ...], first: ImplicitModel
     """The model of these parts; the states of ``order`` stand one after the other."""
     A, B, C, D, b, c = parts
     bias = any(m.state_bias is not None or m.output_bias is not None for m in order)
-    solver = first.solver
-    if isinstance(solver, GaussSeidel):  # whose blocks are those of one model alone
-        solver = Picard(solver.rtol, atol=solver.atol, max_steps=solver.max_steps)
     return ImplicitModel.from_matrices(
         A, B, C, D if feedthrough else None, state_bias=b if bias else None,
         output_bias=c if bias else None,
         activation=blockwise([(m.activation, m.B.shape[0]) for m in order]),
-        solver=solver, adjoint=first.adjoint)
+        solver=_solver(first), adjoint=first.adjoint)
+
+
+def _solver(model: ImplicitModel) -> Solver:
+    solver = model.solver
+    if isinstance(solver, GaussSeidel):  # whose blocks are those of one model alone
+        return Picard(solver.rtol, atol=solver.atol, max_steps=solver.max_steps)
+    return solver

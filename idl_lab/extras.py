@@ -1,10 +1,9 @@
-"""What surrounds a call: extras that may be missing, and torch's compiler, transforms, autocast."""
+"""What surrounds a call: torch's compiler, its transforms, autocast, a device's clock."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,30 +11,7 @@ from typing import Any
 import torch
 from torch.autograd import forward_ad
 
-
-def need(module: str, extra: str) -> Any:
-    """Import a package that only one of this project's extras installs.
-
-    Parameters
-    ----------
-    module : str
-        What to import, such as ``"sklearn.datasets"``.
-    extra : str
-        The extra that has it.
-
-    Raises
-    ------
-    ModuleNotFoundError
-        If it is not there; the sentence says what installs it.
-    """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise  # it is there, and something that it needs itself is not
-        raise ModuleNotFoundError(f"this needs {error.name}, which is not installed: "
-                                  f"pip install 'idl_lab[{extra}]' brings it.",
-                                  name=error.name) from None
+from idl_lab.optional import need as need  # its name for those who ask extras
 
 
 def never_compiled(function: Callable) -> Callable:

@@ -86,6 +86,12 @@ class Pretend(Tensor):
     def to_sparse_csr(self) -> Tensor:
         return self if self.is_sparse_csr else super().to_sparse_csr()
 
+    def __format__(self, spec: str) -> str:
+        return format(self.item() if self.dim() == 0 else self.held, spec)
+
+    def __reduce_ex__(self, protocol: int) -> tuple:  # in a file it is the CPU's, as it is read
+        return self.held.__reduce_ex__(protocol)
+
     def tolist(self) -> list:
         _waits[_place("aten::_local_scalar_dense")] += 1
         return self.held.tolist()

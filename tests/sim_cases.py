@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cvxpy as cp
 import numpy as np
+import torch
 from helpers import mat
 
 from idl_lab.sim.problem import Problem
@@ -13,8 +14,8 @@ Number = float | np.ndarray
 
 def problem(Phi: np.ndarray, T: np.ndarray, **options) -> Problem:
     """The problem of features (m, d) and targets (m, k)."""
-    options = {name: mat(value) if isinstance(value, np.ndarray) else value
-               for name, value in options.items()}
+    options = {name: mat(value).to(torch.bool if value.dtype == bool else torch.float64)
+               if isinstance(value, np.ndarray) else value for name, value in options.items()}
     return Problem(mat(Phi.T @ Phi), mat(T.T @ Phi), mat((T**2).sum(axis=0)), **options)
 
 
@@ -34,17 +35,19 @@ def values(Phi: np.ndarray, T: np.ndarray, W: np.ndarray, *, lam: Number = 0.0, 
 
 
 def optimum(Phi: np.ndarray, T: np.ndarray, *, lam: Number = 0.0, ridge: float = 0.0,
-            kappa: Number | None = None, ball: int = 0, weights: np.ndarray | float = 1.0
-            ) -> np.ndarray:
+            kappa: Number | None = None, ball: int = 0, weights: np.ndarray | float = 1.0,
+            support: np.ndarray | bool = True) -> np.ndarray:
     """Each row's smallest objective, by cvxpy on the samples."""
     found = []
     shape = T.shape[1], Phi.shape[1]
     radii = np.broadcast_to(0.0 if kappa is None else kappa, shape[0])
-    for t, weight, room in zip(T.T, penalties(shape, lam, weights), radii, strict=True):
+    rows = T.T, penalties(shape, lam, weights), radii, np.broadcast_to(support, shape)
+    for t, weight, room, on in zip(*rows, strict=True):
         w = cp.Variable(Phi.shape[1])
         cost = (0.5 * cp.sum_squares(Phi @ w - t) + weight @ cp.abs(w)
                 + 0.5 * ridge * cp.sum_squares(w))
         limits = [cp.norm1(w[:ball]) <= room] if ball else []
+        limits += [] if on.all() else [w[~on] == 0]
         found.append(cp.Problem(cp.Minimize(cost), limits).solve(solver="CLARABEL"))
     return np.array(found)
 
@@ -67,6 +70,9 @@ def _cases() -> dict[str, tuple[np.ndarray, np.ndarray, dict]]:
     entries[:, -1] = 0
     units = 10.0**np.array([6, -6, 0, 6, 0, -6, 0, -6, 6, 0, 0, 6])
     usual = {"lam": 0.5, "kappa": 0.9, "ball": 7}
+    layers = np.arange(12) >= np.array([3, 3, 5, 7])[:, None]  # what no feedback leaves of A
+    some = np.random.default_rng(3).random((4, 12)) < 0.6
+    some[3] = False
     return {
         "usual": (Phi, T, usual),
         "no ball": (Phi, T, {"lam": 0.5}),
@@ -89,6 +95,13 @@ def _cases() -> dict[str, tuple[np.ndarray, np.ndarray, dict]]:
         "badly scaled targets": (Phi, T * [1e-6, 1, 1e6, 1], usual),
         "single sample": (Phi[:1], T[:1], usual),
         "single sample, lambda = 0": (Phi[:1], T[:1], {**usual, "lam": 0.0}),
+        "a support": (Phi, T, {**usual, "support": some}),
+        "a support, without feedback": (ones, T + 5, {
+            **usual, "support": layers, "weights": 1.0 * (np.arange(12) < 11)}),
+        "a support, lambda = 0": (Phi, T, {**usual, "lam": 0.0, "support": layers}),
+        "a support, duplicates": (twice, T, {**usual, "support": some}),
+        "a support, badly scaled": (Phi * units, T, {**usual, "support": some}),
+        "a support, a large radius": (Phi, T, {**usual, "kappa": 50.0, "support": layers}),
         "zero targets": (Phi, 0 * T, usual),
         "nothing at all": (0 * Phi, T, usual),
     }

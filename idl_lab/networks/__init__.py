@@ -18,7 +18,7 @@ from torch import nn
 
 from idl_lab import validation
 from idl_lab.extras import full_precision
-from idl_lab.networks.blocks import Block, Network, blockwise, prelu_for
+from idl_lab.networks.blocks import Block, Network, blockwise, prelu_for, select
 from idl_lab.networks.patterns import Pattern, from_scipy
 from idl_lab.networks.reader import SAMPLES, Reader
 from idl_lab.networks.recording import (
@@ -34,7 +34,7 @@ from idl_lab.networks.tables import READABLE
 from idl_lab.operators import uniform_
 
 __all__ = ["Block", "Network", "Pattern", "READABLE", "as_matrices", "blockwise",
-           "from_scipy", "prelu_for", "redraw"]
+           "from_scipy", "prelu_for", "redraw", "select"]
 
 
 def as_matrices(net: nn.Module, input_shape: Sequence[int] | None = None) -> Network:

@@ -59,6 +59,30 @@ def blockwise(parts: Sequence[tuple[Activation, int]]) -> Activation:
         if all(phi.slope_of_value for phi in phis) else None)
 
 
+def select(phi: Activation, at: Tensor) -> Activation:
+    """φ of some components alone.
+
+    Parameters
+    ----------
+    phi : Activation
+        One for all, or made of blocks.
+    at : Tensor of int, shape (k,)
+        Numbers of components, rising, at least one.
+    """
+    how, args = getattr(phi.fn, "func", None), getattr(phi.fn, "args", ())
+    if how is bend:
+        return prelu(args[0][at.to(args[0].device)])
+    if how is not _apply_blocks:
+        return phi
+    parts, start = [], 0
+    for part, size in args[0]:
+        mine = at[(at >= start) & (at < start + size)] - start
+        start += size
+        if len(mine):
+            parts.append((select(part, mine), len(mine)))
+    return blockwise(parts)
+
+
 def prelu(slopes: Tensor) -> Activation:
     """max(0, s) + a ∘ min(0, s), with a slope a of its own for each component.
 
@@ -71,7 +95,7 @@ def prelu(slopes: Tensor) -> Activation:
     if least == most:
         return ACTIVATION_CALLS["leaky_relu"](least)
     slopes = slopes.detach().clone()
-    return Activation("prelu", functools.partial(_bend, slopes), max(1.0, -least, most),
+    return Activation("prelu", functools.partial(bend, slopes), max(1.0, -least, most),
                       homogeneous=True, increasing=least >= 0, slope_of_value=functools.partial(
                           _slope_of_bend, slopes) if least >= 0 else None)
 
@@ -90,7 +114,14 @@ def prelu_for(weight: Tensor, shape: Sequence[int]) -> Activation:
     return prelu(each.expand(*shape).flatten())
 
 
-def _bend(slopes: Tensor, S: Tensor) -> Tensor:
+def bend(slopes: Tensor, S: Tensor) -> Tensor:
+    """max(0, s) + slopes ∘ min(0, s).
+
+    Parameters
+    ----------
+    slopes : Tensor, shape (n,)
+    S : Tensor, shape (..., n)
+    """
     return torch.where(S > 0, S, slopes.to(S.device, S.dtype) * S)
 
 
@@ -101,7 +132,7 @@ def _slope_of_bend(slopes: Tensor, X: Tensor) -> Tensor:
 def _length(phi: Activation) -> int | None:
     """How many components an activation is for; None where any number will do."""
     how, args = getattr(phi.fn, "func", None), getattr(phi.fn, "args", ())
-    return len(args[0]) if how is _bend else sum(
+    return len(args[0]) if how is bend else sum(
         n for _, n in args[0]) if how is _apply_blocks else None
 
 
@@ -117,6 +148,17 @@ def _flat(parts: Sequence[tuple[Activation, int]]) -> Iterator[tuple[Activation,
             yield from phi.fn.args[0]
         else:
             yield phi, size
+
+
+def parts(phi: Activation, size: int) -> list[tuple[Activation, int]]:
+    """What a φ of so many components is made of, as `blockwise` takes it.
+
+    Parameters
+    ----------
+    phi : Activation
+    size : int
+    """
+    return list(_flat([(phi, size)]))
 
 
 def _split(blocks: list[tuple[Activation, int]], S: Tensor) -> Iterator[tuple[Activation, Tensor]]:
@@ -163,7 +205,7 @@ class Block:
     def slopes(self) -> Tensor:
         """Each state's Lipschitz constant of φ, (size,), float64 on the CPU: PReLU's differ."""
         phi = self.activation
-        if getattr(phi.fn, "func", None) is _bend:
+        if getattr(phi.fn, "func", None) is bend:
             return phi.fn.args[0].detach().cpu().double().abs().clamp(min=1.0)
         return torch.full((self.size,), phi.slope, dtype=torch.float64, device="cpu")
 

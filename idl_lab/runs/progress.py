@@ -1,4 +1,4 @@
-"""Where a run is: one line rewritten in place on a terminal, a line per event in a log."""
+"""Where a run is: one line rewritten in place on a terminal; in a log one per event and minute."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ class Progress:
         Where it is written; standard output by default.
     """
 
+    every = 60.0  # seconds between the lines of a log while a notebook runs
+
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = sys.stdout if stream is None else stream
         self._live = self.stream.isatty()
@@ -25,7 +27,7 @@ class Progress:
         self.since = 0.0
 
     def start(self, name: str) -> None:
-        """Say that a notebook begins; on a terminal a clock then runs until it ends.
+        """Say that a notebook begins; a clock then runs until it ends.
 
         Parameters
         ----------
@@ -34,7 +36,6 @@ class Progress:
         self.name, self.where, self.since = name, "starting", time.perf_counter()
         if not self._live:
             print(f"{name}  started", file=self.stream, flush=True)
-            return
         self._stop = threading.Event()
         self._ticker = threading.Thread(target=self._tick, args=(self._stop,), daemon=True)
         self._ticker.start()
@@ -55,24 +56,33 @@ class Progress:
         Parameters
         ----------
         status : str
-            "ok" or "failed".
+            "ok", "failed", "timed out" or "interrupted".
         error : str
             What stopped it, in a line.
         """
+        self._stop.set()
+        self._ticker.join()
         if self._live:
-            self._stop.set()
-            self._ticker.join()
             self.stream.write("\r\x1b[K")
         seconds = time.perf_counter() - self.since
         print(f"{self.name}  {status}  {seconds:.0f} s  {error}".rstrip(), file=self.stream,
               flush=True)
 
+    def keep(self, name: str) -> None:
+        """Say that a notebook is not run, because an earlier run did it.
+
+        Parameters
+        ----------
+        name : str
+        """
+        print(f"{name}  ok, kept from before", file=self.stream, flush=True)
+
     def _tick(self, stop: threading.Event) -> None:
-        while not stop.wait(0.2):
+        while not stop.wait(0.2 if self._live else self.every):
             text = f"{self.name}  {self.where}  {time.perf_counter() - self.since:.0f} s"
-            width = shutil.get_terminal_size().columns - 1
-            self.stream.write(f"\r{text[:width]}\x1b[K")
-            self.stream.flush()
+            if self._live:
+                text = f"\r{text[:shutil.get_terminal_size().columns - 1]}\x1b[K"
+            print(text, end="" if self._live else "\n", file=self.stream, flush=True)
 
 
 class Silent(Progress):
@@ -83,3 +93,6 @@ class Silent(Progress):
 
     def end(self, status: str, error: str = "") -> None:
         """Write nothing when it ends."""
+
+    def keep(self, name: str) -> None:
+        """Write nothing when it need not be run."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,9 +10,8 @@ from typing import Any
 
 import nbformat
 
-from idl_lab.validation import resolve_device
-
-_UNKNOWN = object()  # the default of a parameter that is no literal
+from idl_lab.runs.parameters import Expression, Parameter, check, nearest, read
+from idl_lab.runs.parameters import value as value  # its name for those who ask a series
 
 
 @dataclass(frozen=True)
@@ -27,24 +24,35 @@ class Lab:
         Its file.
     title : str
         Its first heading.
-    parameters : mapping of str to object
-        Names and defaults of its parameters.
+    parameters : mapping of str to Parameter
+        What its parameters cell declares.
     """
 
     path: Path
     title: str
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """The file's name without its ending, as in ``01_fixed_points``."""
         return self.path.stem
 
+    def effective(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The value of each of its parameters in a run that is given these.
+
+        Parameters
+        ----------
+        given : mapping of str to object
+            Names and values; what the lab does not know does not concern it.
+        """
+        return {name: given.get(name, declared.default)
+                for name, declared in self.parameters.items()}
+
 
 def folder() -> Path:
-    """The `notebooks/` of the current folder if there is one, else the series as it came."""
+    """The `notebooks/` of the current folder if it holds labs, else the series as it came."""
     here = Path.cwd() / "notebooks"
-    return here if here.is_dir() else shipped()
+    return here if here.is_dir() and of(here) else shipped()
 
 
 def shipped() -> Path:
@@ -76,7 +84,7 @@ def read_lab(path: Path) -> Lab:
         notebook = nbformat.read(path, as_version=4)
         cell = next((c for c in notebook.cells
                      if "parameters" in c.metadata.get("tags", [])), None)
-        parameters = _assignments(cell.source) if cell else {}
+        parameters = read(cell.source) if cell else {}
     except SyntaxError as error:
         raise ValueError(f"{path}: the parameters cell is no Python: {error}.") from None
     except Exception as error:
@@ -87,36 +95,26 @@ def read_lab(path: Path) -> Lab:
     return Lab(path.resolve(), title[1].strip() if title else path.stem, parameters)
 
 
-def _assignments(source: str) -> dict[str, Any]:
-    found = {}
-    for node in ast.parse(source).body:
-        if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
-            continue
-        for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
-            if isinstance(target, ast.Name):
-                try:
-                    found[target.id] = ast.literal_eval(node.value)
-                except ValueError:
-                    found[target.id] = _UNKNOWN
-    return found
-
-
-def find(names: Sequence[str | Path] = ()) -> list[Lab]:
+def find(names: Sequence[str | Path] = (), where: str | Path | None = None) -> list[Lab]:
     """Find labs by number (`01`), name (`01_fixed_points`) or path; none given means all.
 
     Parameters
     ----------
     names : sequence of str or path
+    where : str or path, optional
+        The folder that holds the series; `folder` by default.
 
     Raises
     ------
     ValueError
         If there is no such notebook (the sentence offers the nearest), or two have one name.
     """
-    paths = of(folder())
+    where = folder() if where is None else Path(where)
+    paths = of(where)
     if not paths and not names:
-        raise ValueError(f"there is no notebook NN_name.ipynb in {folder()}.")
-    chosen = [_path(str(name), paths) for name in names] if names else paths
+        raise ValueError(f"there is no notebook NN_name.ipynb in {where}; "
+                         f"--notebooks DIR names the folder that holds the series.")
+    chosen = [_path(str(name), where) for name in names] if names else paths
     chosen = list(dict.fromkeys(chosen))
     stems = [p.stem for p in chosen]
     for path in chosen:
@@ -125,79 +123,41 @@ def find(names: Sequence[str | Path] = ()) -> list[Lab]:
     return [read_lab(path) for path in chosen]
 
 
-def _path(name: str, paths: Sequence[Path]) -> Path:
+def _path(name: str, where: Path) -> Path:
     if name.endswith(".ipynb") or "/" in name:
         if Path(name).is_file():
             return Path(name).resolve()
         name = Path(name).stem
+    paths = of(where)
     for path in paths:
         if name == path.stem or (name.isdigit() and int(name) == int(path.stem.split("_")[0])):
             return path
     stems = [p.stem for p in paths]
-    raise ValueError(f"there is no notebook {name!r}; {_nearest(name, stems)}"
-                     f"the series has {', '.join(stems) or 'none'}.")
+    raise ValueError(f"there is no notebook {name!r}; {nearest(name, stems)}"
+                     f"the series in {where} has {', '.join(stems) or 'none'}.")
 
 
-def _nearest(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    return f"did you mean {close[0]!r}? " if close else ""
-
-
-def value(text: str) -> Any:
-    """Read a parameter's value as Python writes it; anything that is no literal is a text."""
-    try:
-        return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError):
-        return text
-
-
-def check_parameters(labs: Sequence[Lab], parameters: Mapping[str, Any]) -> None:
-    """Make sure that every lab has these parameters, of this type, and the device they ask for.
+def check_parameters(labs: Sequence[Lab], given: Mapping[str, Any]) -> None:
+    """Make sure that the values are legal in every lab that knows them, and its device is there.
 
     Parameters
     ----------
     labs : sequence of Lab
-    parameters : mapping of str to object
-        Names and the values to be given.
+    given : mapping of str to object
+        Names and values; each goes to the labs that have it, and one of them at least has to.
 
     Raises
     ------
     ValueError
         With one sentence that says what was given and what is wanted.
     """
-    for name, given in parameters.items():
-        _check_known(labs, name)
-        for lab in labs:
-            _check_type(lab, name, given)
+    check({lab.name: lab.parameters for lab in labs}, given)
     for lab in labs:
-        device = parameters.get("device", lab.parameters.get("device"))
-        if isinstance(device, str):
+        device = lab.effective(given).get("device")
+        if device != "cpu" and isinstance(device, str) and not isinstance(device, Expression):
+            from idl_lab.validation import resolve_device  # torch, which nothing else here needs
+
             try:
                 resolve_device(device)
             except ValueError as error:
                 raise ValueError(f"{lab.name}: {error}") from None
-
-
-def _check_known(labs: Sequence[Lab], name: str) -> None:
-    without = [lab.name for lab in labs if name not in lab.parameters]
-    having = [lab.name for lab in labs if name in lab.parameters]
-    if without and having:
-        raise ValueError(f"parameter {name!r} is known to {', '.join(having)} but not to "
-                         f"{', '.join(without)}: name the notebooks to run.")
-    if without:
-        known = sorted({known for lab in labs for known in lab.parameters})
-        raise ValueError(f"no parameter {name!r} in {', '.join(without)}; {_nearest(name, known)}"
-                         f"there is {', '.join(known) or 'none'}.")
-
-
-def _check_type(lab: Lab, name: str, given: Any) -> None:
-    default = lab.parameters[name]
-    if default is None or default is _UNKNOWN:
-        return
-    wanted = type(default)
-    alike = {float: (int, float), list: (list, tuple), tuple: (list, tuple)}.get(wanted, (wanted,))
-    if type(given) not in alike:
-        spelled = {"true": "True", "false": "False", "none": "None"}.get(str(given).lower())
-        hint = f" (Python spells it {spelled})" if spelled and spelled != str(given) else ""
-        raise ValueError(f"parameter {name!r} of {lab.name} wants {wanted.__name__} like "
-                         f"{default!r}, got {type(given).__name__} {given!r}{hint}.")

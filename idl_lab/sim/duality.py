@@ -120,6 +120,29 @@ def reach(Q: Tensor) -> Tensor:
     return found
 
 
+def pseudo_inverse(M: Tensor) -> Tensor:
+    """Of a positive semi-definite M, whatever the units of its columns.
+
+    Parameters
+    ----------
+    M : Tensor, shape (d, d)
+        Symmetric.
+
+    Returns
+    -------
+    Tensor, shape (d, d)
+        Eigenvalues of M with a unit diagonal that are rounding are left out.
+    """
+    if not M.numel():
+        return M
+    unit = M.diagonal().clamp(min=0).sqrt()
+    unit = torch.where(unit > 0, 1 / torch.where(unit > 0, unit, 1), 0)
+    values, vectors = torch.linalg.eigh(unit[:, None] * M * unit)
+    keep = values > len(M) * torch.finfo(M.dtype).eps * values.amax(dim=0, keepdim=True)
+    inverse = torch.where(keep, 1 / torch.where(keep, values, 1), 0)
+    return unit[:, None] * ((vectors * inverse) @ vectors.mT) * unit
+
+
 def _box(problem: Problem) -> Tensor | None:
     """How large |w_j| can be at the optimum, (k, d), where λ_j is small; else infinite, or None."""
     size = (problem.Q.diagonal().clamp(min=0) * problem.norms[:, None]).sqrt()

@@ -139,7 +139,7 @@ def fit(sim: SIM, solver: BaseSolver, seen: Seen, starts: Starts = (None, None)
     began, grams = time.perf_counter(), seen.grams
     steep = grams.slopes.clamp(min=1)
     state, start_Z = matched("state", sim, solver, state_matching(
-        grams, sim.kappa / steep, sim.lambda_z, sim.ridge), grams, starts[0])
+        grams, sim.kappa / steep, sim.lambda_z, sim.ridge, sim.feedback), grams, starts[0])
     A, B, state_bias = split(state.W, grams)
     norm = float(inf_norm(steep[:, None] * A))
     if solver.honours_kappa and norm > sim.kappa + BROKEN:
@@ -196,10 +196,12 @@ def built(sim: SIM, of: GramStatistics | SimResult, A: Tensor, B: Tensor, C: Ten
     matrices = {name: M.to(sim.device, sim.dtype) for name, M in matrices.items() if M is not None}
     slopes = torch.cat([block.slopes for block in of.blocks])
     kept = float(inf_norm(slopes.clamp(min=1)[:, None] * A)) <= sim.kappa + BROKEN
+    kept = kept and sim.kappa < 1  # no ball holds a larger A; it needs none without feedback
     # In the teacher's units an error is `units` times as large as in the model's.
     model = Student.from_matrices(
         **matrices, activation=blockwise([(b.activation, b.size) for b in of.blocks]),
-        kappa=sim.kappa, constraint="row" if kept else None, solver=Picard().in_units(of.units))
+        **({"kappa": sim.kappa, "constraint": "row"} if kept else {"constraint": None}),
+        solver=Picard().in_units(of.units))
     return model.in_units({name: M.abs() for name, M in matrices.items()}, slopes)
 
 

@@ -48,7 +48,7 @@ def walk(sim: SIM, solver: BaseSolver, seen: Seen, lambdas: Sequence[float] | in
     if sim.exact:
         raise ValueError("a path goes along λ, and exact=True uses none.")
     if isinstance(lambdas, int):
-        lambdas = powers_of_ten(_largest(sim, seen.grams), lambdas)
+        lambdas = powers_of_ten(largest(sim, seen.grams), lambdas)
     lambdas = sorted((validation.real("a λ", lam, above=0.0) for lam in lambdas), reverse=True)
     if not lambdas:
         raise ValueError("a path needs a λ, got none.")
@@ -76,28 +76,38 @@ def walk(sim: SIM, solver: BaseSolver, seen: Seen, lambdas: Sequence[float] | in
     return table
 
 
-def powers_of_ten(largest: float, count: int) -> list[float]:
+def powers_of_ten(below: float, count: int) -> list[float]:
     """Powers of ten, falling from the last one below a number.
 
     Parameters
     ----------
-    largest : float
+    below : float
         Such as the λ from which on nothing is left.
     count : int
         How many.
     """
-    top = math.floor(math.log10(largest)) if largest > 0 else 0
+    top = math.floor(math.log10(below)) if below > 0 else 0
     return [10.0 ** (top - k) for k in range(validation.integer("lambdas", count))]
 
 
-def _largest(sim: SIM, grams: GramStatistics) -> float:
-    """The λ from which on both problems' weighed entries are all zero, but for the biases."""
+def largest(sim: SIM, grams: GramStatistics) -> float:
+    """The λ from which on both problems' weighed entries are all zero, but for the biases.
+
+    Parameters
+    ----------
+    sim : SIM
+        Its options.
+    grams : GramStatistics
+    """
     tops = []
-    for problem in (state_matching(grams, sim.kappa, 1.0), output_matching(grams, 1.0)):
+    for problem in (state_matching(grams, sim.kappa, 1.0, feedback=sim.feedback),
+                    output_matching(grams, 1.0)):
         penalty = weighted(problem, sim.weigh, grams.samples).penalty
         pull = problem.cross
         if grams.ones:  # what the biases leave
             pull = pull - pull[:, -1:] * problem.gram[-1] / grams.samples
+        if problem.support is not None:
+            pull = torch.where(problem.support, pull, 0)
         tops.append(float((pull.abs() / torch.where(penalty > 0, penalty, torch.inf)).amax()))
     return max(tops)
 

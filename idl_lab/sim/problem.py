@@ -16,7 +16,8 @@ from torch import Tensor
 from idl_lab import validation
 from idl_lab.constraints import project_rows
 from idl_lab.norms import radius, sums
-from idl_lab.sim.duality import lower_bound, reach
+from idl_lab.sim.checks import check
+from idl_lab.sim.duality import lower_bound, pseudo_inverse, reach
 from idl_lab.sim.states import GramStatistics
 
 # In units of ‖φ‖‖t‖, the size of an entry of Φᵀt: a smaller λ is lost in the rounding of that
@@ -49,12 +50,16 @@ class Problem:
     weights : Tensor, shape (d,) or (k, d), optional
         ω ≥ 0, the weight of each column, or of each entry; ones where it is None. A column of
         weight zero, as one of biases is best given, has weight zero in every row.
+    support : Tensor of bool, shape (k, d), optional
+        The entries that may differ from zero; all where it is None. A column that neither λ nor
+        the ball holds is in the support of every row, or of none.
 
     Raises
     ------
     TypeError, ValueError
         If shapes, dtypes or devices do not fit; for a ``gram`` that is no ΦᵀΦ, numbers that are
-        not finite, a negative weight or radius, a ball without a radius.
+        not finite, a negative weight or radius, a ball without a radius, a support of which a
+        column is in some rows alone and nothing holds it there.
 
     Notes
     -----
@@ -70,43 +75,14 @@ class Problem:
     kappa: float | Tensor | None = None
     ball: int = 0
     weights: Tensor | None = None
+    support: Tensor | None = None
 
     def __post_init__(self) -> None:
-        validation.square("gram", self.gram)
-        validation.tensor("cross", self.cross, "k d", like=self.gram, d=len(self.gram))
-        validation.tensor("norms", self.norms, "k", like=self.gram, k=len(self.cross))
         for name in ("lam", "ridge", "kappa"):
-            object.__setattr__(self, name, self._at_least_zero(name))
-        if isinstance(self.lam, Tensor) and (self.lam > 0).any() and (self.lam == 0).any():
-            raise ValueError("lam must be positive in all rows or zero in all, got both.")
-        validation.integer("ball", self.ball, at_least=0)
-        if self.ball > len(self.gram):
-            raise ValueError(f"ball must be at most d={len(self.gram)}, the number of columns, got "
-                             f"{self.ball}.")
-        if self.ball and self.kappa is None:
-            raise ValueError(f"ball={self.ball} columns need a radius kappa, got None.")
-        if self.weights is not None:
-            shape = "d" if self.weights.dim() == 1 else "k d"
-            validation.tensor("weights", self.weights, shape, like=self.gram, k=len(self.cross),
-                              d=len(self.gram))
-            none = self.weights.reshape(-1, len(self.gram)) == 0
-            if (self.weights < 0).any() or (none.any(dim=0) != none.all(dim=0)).any():
-                raise ValueError("weights must be >= 0, and zero in all rows of a column or in "
-                                 "none.")
-        asymmetry = (self.gram - self.gram.mT).abs().amax()
-        if asymmetry > 1e-6 * self.gram.abs().amax() or (self.gram.diagonal() < 0).any():
-            raise ValueError(f"gram must be ΦᵀΦ, symmetric with a non-negative diagonal, got an "
-                             f"asymmetry of {float(asymmetry):.3g}.")
-
-    def _at_least_zero(self, name: str) -> float | Tensor | None:
-        value = getattr(self, name)
-        if not isinstance(value, Tensor):
-            return value if value is None else validation.real(name, value, at_least=0.0)
-        validation.tensor(name, value, "k", like=self.gram, k=len(self.cross))
-        if (value < 0).any():
-            raise ValueError(f"{name} must be >= 0, got a smallest entry of "
-                             f"{float(value.amin()):g}.")
-        return value
+            value = getattr(self, name)
+            if not isinstance(value, Tensor) and value is not None:
+                object.__setattr__(self, name, validation.real(name, value, at_least=0.0))
+        check(self)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -130,7 +106,7 @@ class Problem:
             raise ValueError(f"exact matching weighs no squares, got ridge={self.ridge:g}: give 0.")
         weights = torch.ones_like(self.gram[0]) if self.weights is None else self.weights
         price = torch.where(weights > 0, self.cross.abs() / torch.where(weights > 0, weights, 1), 0)
-        zero = price.amax(dim=1)  # the λ from which on a row is zero
+        zero = self._supported(price).amax(dim=1)  # the λ from which on a row is zero
         return replace(self, lam=EXACT * torch.where(zero > 0, zero, zero.amax()))
 
     def to(self, device: torch.device | str) -> Problem:
@@ -154,7 +130,8 @@ class Problem:
         """
         _ = self.Q, self.free_inverse  # computed once, here, and not again for every part
         part = copy.copy(self)  # `replace` would check all of ΦᵀΦ again
-        for name in ("cross", "norms", "lam", "kappa", "weights", "penalty", "radius"):
+        for name in ("cross", "norms", "lam", "kappa", "weights", "support", "penalty",
+                     "radius"):
             value = getattr(self, name)
             if isinstance(value, Tensor) and not (name == "weights" and value.dim() == 1):
                 object.__setattr__(part, name, value[index])
@@ -175,10 +152,30 @@ class Problem:
 
     @cached_property
     def penalty(self) -> Tensor:
-        """The ℓ₁ weight λω of each entry, (k, d)."""
+        """The ℓ₁ weight λω of each entry, (k, d); off the support a price that is never paid.
+
+        No residual of a better W than zero is longer than its target, so that no |φᵀr| reaches
+        2‖φ‖‖t‖: under that price an entry is zero.
+        """
+        if self.support is None:
+            return self.weighed
+        price = (self.Q.diagonal().clamp(min=0) * self.norms[:, None]).sqrt()
+        return self.weighed + torch.where(self.support, 0, 2 * price)
+
+    @property
+    def weighed(self) -> Tensor:
+        """λω of each entry, (k, d), whatever the support."""
         weights = torch.ones_like(self.gram[0]) if self.weights is None else self.weights
         lam = self.lam[:, None] if isinstance(self.lam, Tensor) else self.lam
         return (lam * weights).expand(self.shape)
+
+    def parts(self) -> list[tuple[Tensor, Tensor]]:
+        """The rows of one support together: their numbers, and those of the columns in it."""
+        if self.support is None:
+            return [tuple(torch.arange(size, device=self.gram.device) for size in self.shape)]
+        masks, which = self.support.unique(dim=0, return_inverse=True)
+        return [(torch.nonzero(which == i)[:, 0], torch.nonzero(mask)[:, 0])
+                for i, mask in enumerate(masks)]
 
     @cached_property
     def radius(self) -> Tensor:
@@ -235,7 +232,7 @@ class Problem:
             The same for all rows, or each row's own.
         """
         W = W.sign() * (W.abs() - step * self.penalty).clamp(min=0)
-        return self._in_ball(W)
+        return self._in_ball(self._supported(W))
 
     def project(self, W: Tensor) -> Tensor:
         """Nearest feasible matrix; the absolute sums in it are at most κ in any order of adding.
@@ -245,13 +242,16 @@ class Problem:
         W : Tensor, shape (k, d)
             Any matrix.
         """
-        W = self._in_ball(W)
+        W = self._in_ball(self._supported(W))
         if self.ball:  # sums round too, and rows that came from far outside are off by as much
             A = W[:, :self.ball]
             size, room = sums(A), radius(A, self.radius[:, None])
             A = A * torch.where(size > room, room / torch.where(size > room, size, 1), 1)
             W = torch.cat([A, W[:, self.ball:]], dim=1)
         return W
+
+    def _supported(self, W: Tensor) -> Tensor:
+        return W if self.support is None else torch.where(self.support, W, 0)
 
     def _in_ball(self, W: Tensor) -> Tensor:
         if not self.ball:
@@ -330,8 +330,8 @@ class Problem:
         return RESOLVED * 0.5 * self.norms
 
 
-def state_matching(grams: GramStatistics, kappa: float, lam: float = 0.0, ridge: float = 0.0
-                   ) -> Problem:
+def state_matching(grams: GramStatistics, kappa: float, lam: float = 0.0, ridge: float = 0.0,
+                   feedback: bool = True) -> Problem:
     """Z from [X U 1]: rows [A B b] with A in the ball ‖A‖∞ ≤ κ; biases b are not weighed.
 
     Parameters
@@ -342,14 +342,22 @@ def state_matching(grams: GramStatistics, kappa: float, lam: float = 0.0, ridge:
         Radius κ ≥ 0 of the ball.
     lam, ridge : float
         λ_z ≥ 0, the ℓ₁ weight, and ρ ≥ 0, the weight of the squares.
+    feedback : bool
+        False lets a layer read the layers that the teacher calls before it and the inputs, and
+        nothing else: A is strictly upper block-triangular.
 
     Raises
     ------
     TypeError, ValueError
         As `Problem`.
     """
+    support = None
+    if not feedback:
+        sizes = torch.tensor([block.size for block in grams.blocks], device=grams.gram.device)
+        ends = sizes.cumsum(0).repeat_interleave(sizes)  # the last layer comes first
+        support = torch.arange(len(grams.gram), device=ends.device) >= ends[:, None]
     return Problem(grams.gram, grams.cross_Z, grams.norms_Z, lam=lam, ridge=ridge, kappa=kappa,
-                   ball=grams.n, weights=_weights_not_biases(grams))
+                   ball=grams.n, weights=_weights_not_biases(grams), support=support)
 
 
 def output_matching(grams: GramStatistics, lam: float = 0.0, ridge: float = 0.0) -> Problem:
@@ -375,26 +383,3 @@ def _weights_not_biases(grams: GramStatistics) -> Tensor:
     weights = torch.ones_like(grams.gram[0])
     weights[grams.n + grams.p:] = 0
     return weights
-
-
-def pseudo_inverse(M: Tensor) -> Tensor:
-    """Of a positive semi-definite M, whatever the units of its columns.
-
-    Parameters
-    ----------
-    M : Tensor, shape (d, d)
-        Symmetric.
-
-    Returns
-    -------
-    Tensor, shape (d, d)
-        Eigenvalues of M with a unit diagonal that are rounding are left out.
-    """
-    if not M.numel():
-        return M
-    unit = M.diagonal().clamp(min=0).sqrt()
-    unit = torch.where(unit > 0, 1 / torch.where(unit > 0, unit, 1), 0)
-    values, vectors = torch.linalg.eigh(unit[:, None] * M * unit)
-    keep = values > len(M) * torch.finfo(M.dtype).eps * values.amax(dim=0, keepdim=True)
-    inverse = torch.where(keep, 1 / torch.where(keep, values, 1), 0)
-    return unit[:, None] * ((vectors * inverse) @ vectors.mT) * unit

@@ -44,7 +44,8 @@ class SIM:
         φ of the model, which must be that of every layer. None, the default, is each layer's own,
         for teachers that mix them.
     kappa : float
-        Radius κ of the ball ‖A‖∞ ≤ κ; of κ/L for the rows of an activation of slope L > 1.
+        Radius κ of the ball ‖A‖∞ ≤ κ; of κ/L for the rows of an activation of slope L > 1. Below
+        1, or any number where there is no feedback.
     lambda_z, lambda_y : float
         ℓ₁ weights λ of state and output matching.
     weigh : {"standard", "uniform", "adaptive"}
@@ -53,6 +54,11 @@ class SIM:
         the paper; or the first, dearer for what least squares find small (Zou 2006).
     exact : bool
         Match exactly instead, with the smallest ℓ₁ norm: `Problem.exact`; no λ is used then.
+    feedback : bool
+        Let a layer's states read those of its own and of later layers too, which the teacher's do
+        not. False lets them read the layers that the teacher calls before theirs and the inputs
+        alone: A is strictly upper block-triangular, an error is not fed back, and the model is
+        well-posed whatever ‖A‖∞.
     refit : bool
         Let λ choose which entries are not zero, and fit those by least squares in the ball.
     ridge : float
@@ -77,8 +83,9 @@ class SIM:
     Raises
     ------
     TypeError, ValueError
-        For a kappa outside [0, 1), a negative weight, a ridge beside exact matching, a dtype that
-        is not floating, an activation or a device that is not known.
+        For a kappa outside [0, 1) with feedback or below 0 without, a negative weight, a ridge
+        beside exact matching, a dtype that is not floating, an activation or a device that is not
+        known.
 
     References
     ----------
@@ -100,11 +107,13 @@ class SIM:
     progress: bool = True
     weigh: str = "standard"
     refit: bool = False
+    feedback: bool = True
 
     def __post_init__(self) -> None:
         if self.activation_fn is not None:
             self.activation_fn = activation(self.activation_fn)
-        self.kappa = validation.kappa(self.kappa)
+        self.kappa = validation.kappa(self.kappa) if self.feedback else validation.real(
+            "kappa", self.kappa, at_least=0.0)
         # A plain number is kept, whatever kind was given: `torch.load` refuses a file that holds
         # one of NumPy's, because it unpickles nothing.
         for name in ("lambda_z", "lambda_y", "ridge"):

@@ -47,9 +47,12 @@ def weighted(problem: Problem, how: str, samples: int) -> Problem:
     feature, target = sizes(problem, samples)
     scale = weights * target[:, None] * feature
     if how == "adaptive":
-        Q = problem.gram / feature / feature[:, None]
+        Q, pilot = problem.gram / feature / feature[:, None], torch.zeros_like(problem.cross)
         Q.diagonal().add_(PILOT_RIDGE * float(Q.diagonal().mean()))
-        pilot = torch.linalg.solve(Q, (problem.cross / feature).mT).mT / target[:, None]
+        for rows, at in problem.parts():
+            pull = (problem.cross[rows][:, at] / feature[at]).mT
+            pilot[rows[:, None], at] = torch.linalg.solve(Q[at][:, at], pull).mT
+        pilot = pilot / target[:, None]
         scale = scale / pilot.abs().clamp(min=PILOT_LEAST)
     return replace(problem, weights=scale)
 
@@ -91,16 +94,12 @@ def on_support(problem: Problem, W: Tensor) -> Problem:
     problem : Problem
         Whose answer W is, with λ > 0.
     W : Tensor, shape (k, d)
-        Its zeros in weighed columns stay zero.
+        Its zeros stay zero, but for those that λ does not weigh, as biases.
 
     References
     ----------
     Meinshausen, Relaxed lasso, Comput. Statist. Data Anal. 52 (2007).
     """
-    # No |φᵀr| of a residual that is no larger than its target exceeds ‖φ‖‖t‖: under that price an
-    # entry is zero.
-    price = (problem.gram.diagonal().clamp(min=0) * problem.norms[:, None]).sqrt()
-    penalty = torch.where(W == 0, 2 * price, RELAXED * problem.penalty)
-    floor = problem.penalty[problem.penalty > 0]
-    penalty = penalty.clamp(min=RELAXED * float(floor.min()) if len(floor) else 0.0)
-    return replace(problem, lam=1.0, weights=torch.where(problem.penalty > 0, penalty, 0))
+    support = (W != 0) | (problem.weighed == 0)
+    return replace(problem, lam=RELAXED * problem.lam, support=(
+        support if problem.support is None else support & problem.support))

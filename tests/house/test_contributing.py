@@ -30,7 +30,8 @@ def copy(tmp_path_factory) -> Path:
         before = path.read_text(encoding="utf-8") + "\n\n" if path.exists() else ""
         path.write_text(before + source, encoding="utf-8")
     cells = [nbformat.v4.new_markdown_cell("# 99 · Echo"),
-             nbformat.v4.new_code_cell("seed = 0\ndevice = 'cpu'",
+             nbformat.v4.new_code_cell("seed: int = 0  # of every random draw, in [0, ∞)\n"
+                                       "device: str = 'cpu'  # where: auto, cpu, cuda or mps",
                                        metadata={"tags": ["parameters"]}),
              nbformat.v4.new_code_cell(
                  "from idl_lab.labs import check\nassert check.echo.twice(lambda x: x + x).right")]
@@ -103,7 +104,8 @@ torch.testing.assert_close(mine.stats.objective, best.stats.objective, rtol=1e-7
 
 
 def test_a_lab_is_one_notebook_and_one_folder(copy):
-    assert "99_echo  99 · Echo\n    parameters: seed, device" in run(copy, "-m", "idl_lab", "list")
+    listed = run(copy, "-m", "idl_lab", "list", "99")
+    assert "99_echo  99 · Echo\n    seed    int  0" in listed and "in [0, ∞)" in listed
     assert run(copy, "-m", "idl_lab", "run", "99").count("ok") >= 1
     passed = run(copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "echo",
                  "tests/labs/test_exercises.py", "tests/house/test_layering.py")

@@ -45,8 +45,9 @@ def test_every_direct_dependency_is_pinned_within_its_bound(wanted):
 
 
 def test_each_extra_holds_the_one_before_so_the_last_is_what_ci_installs():
-    names = list(EXTRAS)
-    assert names == ["train", "sim", "labs", "test"]
+    assert list(EXTRAS) == ["train", "sim", "labs", "verify", "test"]
+    assert "idl_lab[verify]" in EXTRAS["test"]  # that is for itself: few hand a model on
+    names = [name for name in EXTRAS if name != "verify"]
     for before, extra in itertools.pairwise(names):
         assert f"idl_lab[{before}]" in EXTRAS[extra]
 
@@ -63,7 +64,7 @@ model(torch.randn(8, 4)).sum().backward()
 print(*{{name.partition(".")[0] for name in sys.modules}})
 """
 OPTIONAL = ["IPython", "cvxpy", "ipywidgets", "joblib", "jupyterlab", "matplotlib", "nbformat",
-            "pandas", "papermill", "sklearn", "tqdm"]
+            "onnx", "pandas", "papermill", "sklearn", "tqdm"]
 
 
 def python(code: str) -> str:
@@ -78,7 +79,7 @@ def test_the_models_need_torch_numpy_and_scipy_alone():
 
 
 def test_import_idl_lab_loads_nothing_that_it_does_not_use():
-    shown = python("import sys, torch\nbefore = set(sys.modules)\nimport idl_lab\n"
+    shown = python("import sys, torch\nbefore = set(sys.modules)\nfrom idl_lab import *\n"
                    "print(*(set(sys.modules) - before))").split()
     assert "idl_lab.model" in shown
     # torch's compiler and scipy's sparse matrices each take as long as half of `import torch`.
@@ -86,14 +87,25 @@ def test_import_idl_lab_loads_nothing_that_it_does_not_use():
     assert not slow & set(shown)
 
 
+def test_the_command_line_needs_no_torch_and_the_models_are_there_when_asked_for():
+    shown = python("import sys\nimport idl_lab.__main__, idl_lab.runs.runner\n"
+                   "print('torch' in sys.modules, idl_lab.ImplicitModel.__name__,\n"
+                   "      'torch' in sys.modules, 'ImplicitRNN' in dir(idl_lab))")
+    assert shown.split() == ["False", "ImplicitModel", "True", "True"]
+    with pytest.raises(ImportError, match="cannot import name 'ImplicitModle'"):
+        from idl_lab import ImplicitModle  # noqa: F401
+
+
 @pytest.mark.parametrize(("absent", "call", "extra"), [
     ("pandas", "idl_lab.training.fit(idl_lab.ImplicitModel(4, 2, 6), [])", "train"),
     ("sklearn", "idl_lab.data.load('digits')", "train"),
     ("cvxpy", "idl_lab.sim.solvers.CVXSolver()", "sim"),
+    ("onnx", "idl_lab.robustness.to_onnx(idl_lab.ImplicitModel(4, 2, 6), 'x.onnx')", "verify"),
 ])
 def test_what_is_missing_is_named_with_the_extra_that_has_it(absent, call, extra):
     shown = python(f"import sys\nsys.modules[{absent!r}] = None\n"
-                   "import idl_lab, idl_lab.data, idl_lab.sim.solvers, idl_lab.training\n"
+                   "import idl_lab, idl_lab.data, idl_lab.robustness, idl_lab.sim.solvers\n"
+                   "import idl_lab.training\n"
                    f"try: {call}\nexcept ModuleNotFoundError as error: print(error)")
     assert shown.startswith(f"this needs {absent}") and f"pip install 'idl_lab[{extra}]'" in shown
 

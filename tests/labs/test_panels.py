@@ -11,17 +11,22 @@ from torch import nn
 
 from idl_lab.labs.any_layer.panel import stability_panel
 from idl_lab.labs.any_layer.problems import classifier
+from idl_lab.labs.extrapolation.panel import unit_panel
+from idl_lab.labs.extrapolation.problems import Normalised, Perceptron, argmax, arithmetic
 from idl_lab.labs.fixed_points.panel import convergence_panel
 from idl_lab.labs.graphs.panel import transport_panel
 from idl_lab.labs.implicit_gradients.panel import gradient_panel
 from idl_lab.labs.implicit_rnn.panel import reading_panel
 from idl_lab.labs.kit import canvas
 from idl_lab.labs.kit.panel import LETTERS
+from idl_lab.labs.kit.recurrent import TorchRNN
 from idl_lab.labs.networks_as_implicit_models.panel import network_panel
 from idl_lab.labs.sim_at_scale.panel import scale_panel
 from idl_lab.labs.sim_solvers.panel import SolverComparison, path_panel
 from idl_lab.labs.sim_states.panel import sim_states_panel
 from idl_lab.labs.sim_states.problems import bound_study
+from idl_lab.labs.sparsity.panel import sparsity_panel
+from idl_lab.labs.sparsity.problems import random
 from idl_lab.labs.start_here.panel import digit_panel
 from idl_lab.labs.training.panel import tolerance_panel
 from idl_lab.labs.well_posedness.panel import norm_bound_panel
@@ -56,6 +61,25 @@ def lambda_panel():
     return path_panel({"random": {"as fitted": table, "refitted": table}}, {"random": 1.0})
 
 
+def sparse_panel():
+    """With the longest name of a method, and the most digits."""
+    task = random(0, sizes=(10, 60, 50, 10)).first(300)
+    walks = {name: {0.2: task.prune("magnitude", 0.2), 0.95: task.prune("magnitude", 0.95)._replace(
+        fidelity=-1e9)} for name in ("OBC", "SIM without feedback, adaptive")}
+    return sparsity_panel(task, walks, 0.2)
+def scales_panel():
+    """Not trained; two models of a task, with long names."""
+    seeded = torch.Generator("cpu").manual_seed(0)
+    _, sums = arithmetic("add", 1, 40, generator=seeded)
+    _, places = argmax(1, 40, generator=seeded)
+    network = Perceptron(50, 1, 600, bias=True, generator=seeded)
+    reader = TorchRNN("LSTM", 1, 10, 300, generator=seeded)
+    return unit_panel({"sums": ({"implicit, ReLU": network, "network, ReLU and biases": network},
+                                sums),
+                       "argmax": ({"implicit RNN": reader, "LSTM, normalised": Normalised(reader)},
+                                  places)})
+
+
 LABELS = torch.arange(5, **CPU)
 PANELS = {  # how each is made, and a move that brings its longest words
     "00": (lambda: digit_panel(model(64, 10), draw(0, 5, 64).float().sigmoid(), LABELS, steps=6),
@@ -73,6 +97,9 @@ PANELS = {  # how each is made, and a move that brings its longest words
                                     {"ADMM": ADMMSolver(progress=False, **CPU)}), {}),
     "08 λ": (lambda_panel, {"way": "refitted", "lam": "0.0316"}),
     "09": (scale_panel, {}),
+    "11": (sparse_panel, {"method": "SIM without feedback, adaptive", "gone": "95%"}),
+    "13": (scales_panel, {"model": "sums: network, ReLU and biases", "digits": -3.0}),
+    "13 argmax": (scales_panel, {"model": "argmax: LSTM, normalised", "digits": 4.75}),
     "14": (lambda: stability_panel(classifier().layer.f, draw(0, 1, 8, 4, 4).float()),
            {"gain": 4.0, "norm": "none"}),
     "15": (transport_panel, {"kappa": 0.99, "length": 60, "step": 200}),

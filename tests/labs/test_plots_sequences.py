@@ -12,8 +12,8 @@ from idl_lab import ImplicitRNN
 from idl_lab.labs import check
 from idl_lab.labs.implicit_rnn.panel import reading_panel
 from idl_lab.labs.implicit_rnn.plots import draw_forecast, draw_memory, draw_reading, draw_steps
-from idl_lab.labs.implicit_rnn.problems import TorchRNN
 from idl_lab.labs.kit import canvas
+from idl_lab.labs.kit.recurrent import TorchRNN
 
 
 def moving(figure) -> dict:

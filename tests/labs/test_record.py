@@ -89,6 +89,6 @@ def test_outside_a_notebook_it_prints(capsys):
     assert capsys.readouterr().out == "steps = 3\ngap = 0.5\n"
 
 
-def test_a_name_of_the_summary_is_refused():
-    with pytest.raises(ValueError, match="seconds, status is a column of the run's summary"):
+def test_a_name_of_the_table_is_refused():
+    with pytest.raises(ValueError, match="seconds, status is a column of a run's table"):
         record(status="ok", seconds=3, accuracy=0.9)

@@ -31,8 +31,8 @@ QUIET = {"progress": False}
 def changed(**change):
     """A good problem with one thing changed."""
     given = {"gram": np.eye(3), "cross": np.ones((2, 3)), "norms": np.ones(2), **change}
-    return Problem(**{key: mat(value) if isinstance(value, np.ndarray) else value
-                      for key, value in given.items()})
+    return Problem(**{key: torch.as_tensor(value, device="cpu") if isinstance(value, np.ndarray)
+                      else value for key, value in given.items()})
 
 
 PROBLEM = [
@@ -55,6 +55,11 @@ PROBLEM = [
     (lambda: changed(weights=np.ones(2)), ValueError, ["weights", "d=3", "(2,)"]),
     (lambda: changed(weights=-np.ones(3)), ValueError, ["weights", ">= 0"]),
     (lambda: changed(weights=np.eye(3)[:2]), ValueError, ["weights", "all rows of a column"]),
+    (lambda: changed(support=np.ones((2, 3))), ValueError, ["support", "bool", "float64"]),
+    (lambda: changed(support=np.ones((2, 2), bool)), ValueError, ["support", "(2, 3)", "(2, 2)"]),
+    (lambda: changed(support=np.eye(2, 3) > 0), ValueError, ["support", "every row"]),
+    (lambda: changed(support=np.eye(2, 3) > 0, ball=1, kappa=0.5), ValueError,
+     ["support", "neither λ nor the ball"]),
     (lambda: problem(*data(), ridge=0.1).exact(), ValueError, ["no squares", "0.1"]),
 ]
 
@@ -84,6 +89,9 @@ SOLVERS = [
     (lambda: ProjectedGDLowRankSolver(rank=2.5), TypeError, ["rank", "whole"]),
     (lambda: ProjectedGDLowRankSolver(relaxation=2.0), ValueError, ["relaxation", "< 2"]),
     (lambda: ProjectedGDLowRankSolver(splitting_steps=0), ValueError, ["splitting_steps"]),
+    (lambda: ProjectedGDLowRankSolver(rank=2, **QUIET).solve(problem(
+        *data(), kappa=1.0, ball=7, support=np.arange(12) >= np.arange(3, 7)[:, None])),
+     ValueError, ["rank", "support", "another solver"]),
     (lambda: ProjectedGDLowRankSolver(lr=1e-3), TypeError, ["lr"]),
     (lambda: ProjectedGDLowRankSolver().solve(mat(np.eye(2))), TypeError, ["Problem", "Tensor"]),
     (lambda: ADMMMultiGPUSolver(workers=0), ValueError, ["workers", "at least 1", "0"]),

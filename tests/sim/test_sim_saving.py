@@ -83,10 +83,10 @@ def test_what_is_nobodys_is_asked_for_and_found_by_its_values(tmp_path):
 
 def test_options_come_back(tmp_path):
     sim = taught_sim(random_teacher(2), draw(0, 60, 6), kappa=0.9, lambda_z=0.1, ridge=0.2,
-                     weigh="uniform", regenerate_states=True, layers=("1", "3"))
+                     weigh="uniform", regenerate_states=True, layers=("1", "3"), feedback=False)
     again = same_again(sim, tmp_path / "sim.pt")
     options = "kappa lambda_z lambda_y exact ridge rescale skip_layers regenerate_states dtype"
-    for name in (*options.split(), "weigh", "refit"):
+    for name in (*options.split(), "weigh", "refit", "feedback"):
         assert getattr(again, name) == getattr(sim, name)
     assert again.layers == ["1", "3"]
 

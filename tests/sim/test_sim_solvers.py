@@ -79,6 +79,8 @@ def test_exact_matching_finds_the_smallest_norm_that_matches(solver, shape, ball
 def test_solved_to_the_gap(kind, name):
     p, found = made(name), solved(name, kind)
     stats = found.stats
+    if p.support is not None:
+        assert not found.W[~p.support].any()
     assert found.status is SolveStatus.SOLVED and found.status.ok, found
     assert stats.relative_gap <= 1e-6
     torch.testing.assert_close(stats.objective, p.objective(found.W))
@@ -90,7 +92,7 @@ def test_solved_to_the_gap(kind, name):
     assert stats.nonzeros == np.count_nonzero(found.W.numpy())
     assert list(found.history.columns) == ["step", "seconds", "objective", "gap"]
     assert (np.diff(found.history["gap"]) <= 0).all()
-    if not name.startswith("badly scaled"):  # which is beyond what the samples' oracle resolves
+    if "badly scaled" not in name:  # which is beyond what the samples' oracle resolves
         Phi, T, options = CASES[name]
         best = optimum(Phi, T, **options)
         assert float(stats.objective.sum()) <= best.sum() + 2e-6 * (best.sum() + 1e-3)
@@ -105,7 +107,8 @@ def test_admm_and_cvx_agree_on_the_objective(name):
 
 
 @pytest.mark.parametrize("name", ["usual", "no ball", "elastic net", "bias", "kappa = 0",
-                                  "rank-deficient", "duplicates", "zero features"])
+                                  "rank-deficient", "duplicates", "zero features", "a support",
+                                  "a support, without feedback", "a support, duplicates"])
 def test_the_finish_meets_the_optimality_conditions(name):
     p = made(name)
     if name == "kappa = 0":  # the multiplier of an empty ball is any large number

@@ -7,21 +7,29 @@ import base64
 import contextlib
 import html
 import math
+import os
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import ipywidgets
 import torch
 import traitlets
+from IPython import get_ipython
 from IPython.display import display
 from matplotlib.figure import Figure
 
 from idl_lab import validation
-from idl_lab.labs.kit.canvas import packed, png, readout, smallest_text
+from idl_lab.labs.kit import film
+from idl_lab.labs.kit.canvas import packed, png, readout, small_png, smallest_text
+from idl_lab.records import PICTURES
 
 LETTERS = 9  # pixels: smaller ones are not read from the last row
 PAUSE = 1.0  # seconds without a change after which the notebook gets the last picture
+# Taken out of it: asked of this kernel, not of those that it starts, as a lab does that sweeps.
+_asked = os.environ.pop(PICTURES, "") if get_ipython() else ""
+FILMED = int(_asked) if _asked.isdigit() else 0
 _PAGE = "".join(f"<{tag}>{Path(__file__).with_name(name).read_text('utf-8')}</{tag}>"
                 for tag, name in (("style", "panel.css"), ("script", "panel.js")))
 
@@ -35,7 +43,8 @@ class Panel(ipywidgets.VBox):
     so that a headless run fails on them.
 
     Shown in a notebook, a panel leaves its last picture there as an output of its own, which is
-    seen wherever no kernel is; ``panel.css`` hides it while the panel lives.
+    seen wherever no kernel is; ``panel.css`` hides it while the panel lives. In a headless run
+    (see `filmed`) that output also keeps pictures of other settings, which the report moves.
 
     Parameters
     ----------
@@ -58,6 +67,7 @@ class Panel(ipywidgets.VBox):
         self._draw, self.controls = draw, dict(controls)
         self.figure, self.redraws, self._waiting = None, 0, False
         self._in_notebook, self._keeping = False, None
+        self._unfilmed, self._filmed, self._kept_film = None, None, None
         self._image = ipywidgets.Image(format="png")
         self._state = ipywidgets.HTML(layout={"display": "none"})
         self._message = ipywidgets.HTML(layout={"height": "22px"})
@@ -70,10 +80,13 @@ class Panel(ipywidgets.VBox):
             shown.insert(shown.index(self.controls[name]), player)
         for control in self.controls.values():
             control.observe(self._changed, "value")
+        sliders = [name for name, control in self.controls.items() if hasattr(control, "min")]
+        self._main = play[0] if play else (sliders or list(self.controls) or [""])[0]
         self._redraw()
         width = round(self.figure.bbox.width)
         # The picture shrinks with its cell, down to letters of that height; then it scrolls.
         least = math.ceil(width * min(1, LETTERS / smallest_text(self.figure)))
+        self._least = least
         self._image.layout = {"width": f"{width}px", "max_width": "100%", "min_width": f"{least}px",
                               "height": "auto", "margin": "0"}
         box = ipywidgets.HBox(shown, layout={"flex_flow": "row wrap", "align_items": "center"})
@@ -84,9 +97,12 @@ class Panel(ipywidgets.VBox):
     @property
     def text(self) -> str:
         """The state in words: every control's value, and what the picture's titles say."""
+        return self._words(self.values, self.figure)
+
+    def _words(self, values: Mapping[str, Any], figure: Figure) -> str:
         said = (f"{self.controls[name].description} {_said(value)}"
-                for name, value in self.values.items())
-        return ", ".join(said) + ". " + readout(self.figure)
+                for name, value in values.items())
+        return ", ".join(said) + ". " + readout(figure)
 
     @property
     def values(self) -> dict:
@@ -142,6 +158,53 @@ class Panel(ipywidgets.VBox):
         self._redraw()
         self._keep()
 
+    def to_html(self, pictures: int = 40) -> str:
+        """The panel as HTML that moves without a kernel, over pictures made now.
+
+        With its own style and script; several may stand on a page. The panel itself stays as it is.
+
+        Parameters
+        ----------
+        pictures : int
+            At most so many. If all combinations of the controls' values are not more, these; else
+            each control moves alone, the others where they stand; and with fewer than eight
+            pictures for each control, the main one alone.
+        """
+        return film.to_html(self._film(pictures))
+
+    def _film(self, pictures: int) -> dict[str, Any]:
+        """What `film.to_html` takes. A setting that fails has its error instead of a picture."""
+        validation.integer("pictures", pictures, at_least=1)
+        settings = self._settings(pictures)
+        values = {name: [value for value in film.reach(control, settings[0][name])
+                         if any(setting[name] == value for setting in settings)]
+                  for name, control in self.controls.items()}
+        figure, encoded, frames = None, {}, []  # a figure of its own: the panel's is left alone
+        for setting in settings:
+            try:
+                with _one_thread():
+                    figure = self._draw(**setting, figure=figure)
+                picture = encoded.setdefault(small_png(figure), len(encoded))
+                words = self._words(setting, figure)
+            except Exception as error:
+                picture, words = None, f"{type(error).__name__}: {error}"
+            frames.append({"at": [values[name].index(value) for name, value in setting.items()],
+                           "picture": picture, "words": words})
+        controls = [{"label": control.description, "values": [_said(v) for v in values[name]],
+                     "slider": not isinstance(control, ipywidgets.Dropdown
+                                              | ipywidgets.SelectMultiple)}
+                    for name, control in self.controls.items()]
+        return {"controls": controls, "frames": frames,
+                "pictures": [base64.b64encode(picture).decode() for picture in encoded],
+                "width": round(self.figure.bbox.width), "least": self._least}
+
+    def _settings(self, pictures: int) -> list[dict[str, Any]]:
+        """What a film shows: the controls' values, the present ones first."""
+        values = self.values
+        reaches = {name: film.reach(control, values[name])
+                   for name, control in self.controls.items()}
+        return film.settings(reaches, values, pictures, self._main)
+
     def _redraw(self) -> None:
         with _one_thread():
             self.figure = self._draw(**self.values, figure=self.figure)
@@ -158,16 +221,29 @@ class Panel(ipywidgets.VBox):
     def _publish(self, update: bool) -> None:
         text, bundle = self.text, super()._repr_mimebundle_()
         self._image.value = packed(self._image.value)  # saved with the widgets' state as well
-        kept = base64.b64encode(self._image.value).decode()
-        for name, data in (("state", {"text/html": _hidden(text) + _PAGE}),
-                           ("picture", {"image/png": kept, "text/plain": text})):
+        kept = {"image/png": base64.b64encode(self._image.value).decode(), "text/plain": text}
+        for name, data in (("state", {"text/html": _hidden(text) + _PAGE}), ("picture", kept)):
             display(data, raw=True, display_id=f"{name} {self.model_id}", update=update)
+        self._unfilmed = kept
         if not update:
             display(bundle | {"text/plain": f"Panel({self.values})"}, raw=True)
 
     def _ipython_display_(self) -> None:
+        if FILMED and not self._in_notebook:
+            # At the end of a cell, not at every move: a lab's assertions move its panel.
+            get_ipython().events.register("post_run_cell", lambda _: self._keep_film(FILMED))
         self._in_notebook = True
         self._publish(update=False)
+
+    def _keep_film(self, pictures: int) -> None:
+        if self._unfilmed is None:
+            return  # nothing was published since
+        key = self._settings(pictures), self.text
+        if key != self._filmed:
+            self._filmed, self._kept_film = key, self._film(pictures)
+        display(self._unfilmed | {film.MIME: self._kept_film}, raw=True,
+                display_id=f"picture {self.model_id}", update=True)
+        self._unfilmed = None
 
     def _changed(self, change: dict) -> None:
         try:

@@ -107,7 +107,8 @@ def change_units(M: Tensor, v: Tensor) -> Tensor:
 
 
 def digits_teacher(seed: int = 0, *, hidden: Sequence[int] = (64, 32, 16), biases: bool = False,
-                   conv: bool = False, epochs: int = 30, activation: type[nn.Module] = nn.ReLU
+                   conv: bool = False, epochs: int = 30, activation: type[nn.Module] = nn.ReLU,
+                   device: torch.device | str = "cpu"
                    ) -> tuple[nn.Sequential, DataLoader, DataLoader]:
     """A network 64-64-32-16-10, trained on the first 1,400 of the digits within two seconds.
 
@@ -127,13 +128,15 @@ def digits_teacher(seed: int = 0, *, hidden: Sequence[int] = (64, 32, 16), biase
         Of Adam at 5e-3, batches of 64.
     activation : type of nn.Module
         After each hidden layer.
+    device : torch.device or str
+        Of the teacher; whatever runs it brings the batches there.
 
     Returns
     -------
     teacher : nn.Sequential
-        On the CPU, in eval mode.
+        In eval mode.
     train, test : DataLoader
-        Batches U (m, 64), pixels in [0, 1], and labels (m,), in the dataset's order.
+        Batches U (m, 64), pixels in [0, 1], and labels (m,), in the dataset's order, on the CPU.
     """
     generator = torch.Generator("cpu").manual_seed(validation.integer("seed", seed, at_least=0))
     for size in hidden:
@@ -147,7 +150,7 @@ def digits_teacher(seed: int = 0, *, hidden: Sequence[int] = (64, 32, 16), biase
         size = {"kernel_size": 3, "stride": 2, "padding": 1, **cpu}
         parts = [nn.Conv2d(1, 4, **size), activation(), nn.Conv2d(4, 8, **size), activation(),
                  nn.Flatten(), nn.Linear(32, 10, **cpu)]
-    teacher = redraw(nn.Sequential(*parts), generator)
+    teacher = redraw(nn.Sequential(*parts), generator).to(device)
     pixels, labels = load_digits(return_X_y=True)
     U = torch.tensor(pixels / 16, dtype=torch.float32, device="cpu")
     U = U.reshape(-1, 1, 8, 8) if conv else U
@@ -166,7 +169,7 @@ def digits_model() -> tuple[ImplicitModel, pd.DataFrame]:
 
 
 def random_teacher(seed: int = 0, *, sizes: Sequence[int] = (10, 40, 30, 2), samples: int = 2000,
-                   activation: type[nn.Module] = nn.ReLU
+                   activation: type[nn.Module] = nn.ReLU, device: torch.device | str = "cpu"
                    ) -> tuple[nn.Sequential, DataLoader, DataLoader]:
     """A network with weights at random, whose layers do what fewer layers cannot.
 
@@ -183,14 +186,16 @@ def random_teacher(seed: int = 0, *, sizes: Sequence[int] = (10, 40, 30, 2), sam
         In each of the two loaders.
     activation : type of nn.Module
         After each hidden layer.
+    device : torch.device or str
+        Of the teacher; whatever runs it brings the batches there.
 
     Returns
     -------
     teacher : nn.Sequential
-        On the CPU, in eval mode.
+        In eval mode.
     train, test : DataLoader
         Batches of inputs N(0, I) and of the largest output's index, which is the right class by
-        definition.
+        definition, on the CPU.
     """
     draws = torch.Generator("cpu").manual_seed(validation.integer("seed", seed, at_least=0))
     for count in (samples, *sizes):
@@ -200,9 +205,9 @@ def random_teacher(seed: int = 0, *, sizes: Sequence[int] = (10, 40, 30, 2), sam
         layer = nn.Linear(p, q, bias=False, device="cpu")
         nn.init.normal_(layer.weight, std=(2 / p) ** 0.5, generator=draws)
         parts += [layer, activation()]
-    teacher = nn.Sequential(*parts[:-1]).eval()
+    teacher = nn.Sequential(*parts[:-1]).eval().to(device)
     U = torch.randn(2 * samples, sizes[0], generator=draws, device="cpu")
     with torch.no_grad():
-        data = TensorDataset(U, teacher(U).argmax(dim=1))
+        data = TensorDataset(U, teacher(U.to(device)).argmax(dim=1).cpu())
     first, last = (Subset(data, part) for part in (range(samples), range(samples, 2 * samples)))
     return teacher, DataLoader(first, 500), DataLoader(last, 500)

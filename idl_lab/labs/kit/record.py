@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-MIME = "application/vnd.idl-lab.numbers+json"
-COLUMNS = ("notebook", "status", "seconds", "error")  # of every run's summary, before the numbers
-Number = bool | int | float | str
+from idl_lab.records import COLUMNS, MIME, Number, readable
 
 
 def record(**numbers: Any) -> None:
@@ -24,11 +22,11 @@ def record(**numbers: Any) -> None:
     TypeError
         For anything else; the sentence names it.
     ValueError
-        For a name that the run's summary uses itself.
+        For a name that a run's table uses itself.
     """
     taken = sorted(set(numbers) & set(COLUMNS))
     if taken:
-        raise ValueError(f"{', '.join(taken)} is a column of the run's summary already; record the "
+        raise ValueError(f"{', '.join(taken)} is a column of a run's table already; record the "
                          f"number under another name.")
     from IPython.display import display
 
@@ -50,11 +48,6 @@ class _Numbers:
         pairs = [[name, {"float": str(value)} if _not_json(value) else value]
                  for name, value in self.numbers.items()]
         return {"text/plain": repr(self), MIME: {"numbers": pairs}}
-
-
-def readable(value: Number) -> str:
-    """Write a recorded value for a reader: six digits of a float, the rest as it is."""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _not_json(value: Number) -> bool:

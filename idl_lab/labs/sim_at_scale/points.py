@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from idl_lab import validation
+from idl_lab.extras import clock
 from idl_lab.labs.sim_at_scale.machine import Size
 from idl_lab.sim.problem import Problem
 from idl_lab.sim.solvers import ADMMSolver
@@ -109,8 +110,6 @@ def _time(run: Callable[[], object], device: torch.device) -> float:
         start = time.process_time()
         run()
         return time.process_time() - start
-    torch.accelerator.synchronize()  # a launch returns before its work is done
-    start = time.perf_counter()
+    start = clock(device)  # which waits for the device: a launch returns before its work is done
     run()
-    torch.accelerator.synchronize()
-    return time.perf_counter() - start
+    return clock(device) - start

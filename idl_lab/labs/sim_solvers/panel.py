@@ -7,6 +7,7 @@ import dataclasses
 import html
 import threading
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import ipywidgets
 import numpy as np
@@ -85,7 +86,10 @@ class SolverComparison(Panel):
     @property
     def runs(self) -> dict[str, SolveResult | pd.DataFrame]:
         """Of each solver at the controls' κ and λ: the result, or its history so far."""
-        kept = self._kept.get(self._setting, {})
+        return self._runs(*self._setting)
+
+    def _runs(self, kappa: float, digits: float) -> dict[str, SolveResult | pd.DataFrame]:
+        kept = self._kept.get((kappa, digits), {})
         found = {name: kept.get(name, []) for name in self.solvers}
         return {name: run if isinstance(run, SolveResult) else
                 pd.DataFrame(list(run), columns=COLUMNS) for name, run in found.items()}
@@ -191,8 +195,18 @@ class SolverComparison(Panel):
     def _setting(self) -> tuple[float, float]:
         return round(self.values["kappa"], 6), round(self.values["digits"], 6)
 
+    def _settings(self, pictures: int) -> list[dict[str, Any]]:
+        """A film shows what was solved: any other κ and λ would need a solve."""
+        solved = [self.values | {"kappa": kappa, "digits": digits}
+                  for (kappa, digits), runs in list(self._kept.items()) if any(runs.values())]
+        return [self.values, *(setting for setting in solved if setting != self.values)][:pictures]
+
     def _redraw(self) -> None:
         super()._redraw()
+        runs = self.runs
+        self._lines.value = "".join(
+            _line(name, COLOURS[k], runs[name], self.solvers[name].tol)
+            for k, name in enumerate(runs) if name in self.values["solvers"])
         for control in (self._start, *self.controls.values()):
             control.disabled = self.running
         self._cancel.disabled = not self.running
@@ -201,10 +215,7 @@ class SolverComparison(Panel):
 
     def _picture(self, solvers: Sequence[str], kappa: float, digits: float, figure: Figure | None
                  ) -> Figure:
-        runs = self.runs
-        self._lines.value = "".join(
-            _line(name, COLOURS[k], runs[name], self.solvers[name].tol)
-            for k, name in enumerate(runs) if name in solvers)
+        runs = self._runs(round(kappa, 6), round(digits, 6))
         said = "running" if self.running else ""
         if not self.running and not any(map(len, map(_history, runs.values()))):
             said = "press Run"

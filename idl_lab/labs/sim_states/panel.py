@@ -23,7 +23,7 @@ def sim_states_panel(teachers: Mapping[str, nn.Module], studies: Mapping[str, pd
     Parameters
     ----------
     teachers : mapping of str to nn.Module
-        On the CPU, of Linear layers with positively homogeneous activations.
+        Of Linear layers with positively homogeneous activations.
     studies : mapping of str to pandas.DataFrame
         Of each teacher what `bound_study` gave, all for the same κ.
     kappa : float
@@ -46,7 +46,8 @@ def sim_states_panel(teachers: Mapping[str, nn.Module], studies: Mapping[str, pd
     options = {f"{value:g}": value for value in found[0]}
     validation.choice("kappa", f"{kappa:g}", options)
     models = {name: ImplicitModel.from_network(teacher) for name, teacher in teachers.items()}
-    matrices = {name: model.A.detach().to_dense().double() for name, model in models.items()}
+    matrices = {name: model.A.detach().to_dense().cpu().double()
+                for name, model in models.items()}
     blocks = {name: [(f"layer {len(model.blocks) - k}", b.size)
                      for k, b in enumerate(model.blocks)] for name, model in models.items()}
 

@@ -50,6 +50,7 @@ class ActiveSet:
         self.kappa = problem.radius
         self.free = used & ~held & (problem.penalty == 0).all(dim=0)
         self.used = used & ~(held & (self.kappa[:, None] == 0))
+        self.used = self.used if problem.support is None else self.used & problem.support
         self.problem = problem
         V = torch.where(self.used, problem.project(W) / torch.where(used, self.unit, 1), 0)
         self.V, self.sign = V, torch.zeros_like(V)

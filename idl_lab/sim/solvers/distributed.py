@@ -241,6 +241,7 @@ def _figures(owner: Problem | BaseSolver, without: tuple[str, ...] = ()) -> dict
     for name in (f.name for f in fields(owner) if f.name not in without):
         value = figures[name] = getattr(owner, name)
         if isinstance(value, Tensor):
+            value = value.double()  # of a mask too
             place = torch.linspace(1, 2, value.numel(), dtype=value.dtype, device=value.device)
             figures[f"shape of {name}"] = tuple(value.shape)
             figures[name] = float(value.abs().flatten() @ place)

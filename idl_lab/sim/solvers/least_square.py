@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from idl_lab.sim.problem import Problem, pseudo_inverse
+from idl_lab.sim.duality import pseudo_inverse
+from idl_lab.sim.problem import Problem
 from idl_lab.sim.solvers.base import BaseSolver
 
 
@@ -18,7 +19,7 @@ class LeastSquareSolver(BaseSolver):
 
     It ignores κ: ‖A‖∞ may come out at any size, and then the status says IGNORES_KAPPA and the
     model made of it may be ill-posed. It ignores λ too, so that the gap in its result is how far
-    it is from the optimum with λ.
+    it is from the optimum with λ. The problem's support it keeps.
 
     Parameters
     ----------
@@ -37,4 +38,7 @@ class LeastSquareSolver(BaseSolver):
         problem : Problem
             In float64, on the solver's device.
         """
-        yield problem.cross @ pseudo_inverse(problem.Q)
+        W = problem.zeros()
+        for rows, at in problem.parts():
+            W[rows[:, None], at] = problem.cross[rows][:, at] @ pseudo_inverse(problem.Q[at][:, at])
+        yield W

@@ -15,7 +15,8 @@ from torch import Tensor
 from idl_lab import validation
 from idl_lab.constraints import radius
 from idl_lab.operators import LowRank
-from idl_lab.sim.problem import Problem, pseudo_inverse
+from idl_lab.sim.duality import pseudo_inverse
+from idl_lab.sim.problem import Problem
 from idl_lab.sim.solvers.active_set import finish
 from idl_lab.sim.solvers.admm import ADMMSolver, imbalance
 from idl_lab.sim.solvers.base import BaseSolver
@@ -104,8 +105,19 @@ class ProjectedGDLowRankSolver(BaseSolver):
         ----------
         problem : Problem
             In float64, on the solver's device.
+
+        Raises
+        ------
+        ValueError
+            Where the support leaves other zeros in A than whole rows and columns.
         """
         free = problem.ball == 0 or self.rank >= min(len(problem.cross), problem.ball)
+        if not free and problem.support is not None:
+            inside = problem.support[:, :problem.ball]
+            if (inside != inside.any(dim=1, keepdim=True) & inside.any(dim=0)).any():
+                raise ValueError(f"{self.name} bounds the rank of all of A, and a product has no "
+                                 f"zeros at the places that feedback=False, or a support, leaves "
+                                 f"out: give another solver.")
         zero = problem.zeros()
         nothing = LowRank(zero[:, :self.rank], zero.new_zeros(problem.ball, self.rank))
         for W in self._without_rank(problem):
@@ -264,7 +276,8 @@ class _Point:
         part = Problem(
             p.gram[b:, b:], p.cross[:, b:] - A @ p.gram[:b, b:],
             (p.norms + ((A @ p.gram[:b, :b] - 2 * p.cross[:, :b]) * A).sum(dim=1)).clamp(min=0),
-            lam=p.lam, ridge=p.ridge, weights=None if p.weights is None else p.weights[..., b:])
+            lam=p.lam, ridge=p.ridge, weights=None if p.weights is None else p.weights[..., b:],
+            support=None if p.support is None else p.support[:, b:])
         V = B
         for V in itertools.islice(finish(part, B, GAP_OF_B), steps):  # noqa: B007
             pass

@@ -52,6 +52,7 @@ class Path:
         diagonal = problem.Q.diagonal()
         held = torch.arange(d, device=diagonal.device) < problem.ball
         used = (diagonal > 0) & ~(held & (problem.radius[:, None] == 0))
+        used = used if problem.support is None else used & problem.support
         unit = torch.where(diagonal > 0, 1 / torch.where(diagonal > 0, diagonal, 1).sqrt(), 0)
         penalty = problem.penalty
         # t multiplies the row's own weights, or lengths of columns where there are none; a column

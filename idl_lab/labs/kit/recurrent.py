@@ -18,22 +18,27 @@ class TorchRNN(nn.Module):
     input_dim, output_dim : int
     parameters : int
         The size allowed: it takes the most hidden units that have no more parameters.
+    bias : bool
+        Whether the recurrent layer has biases; the Linear always has one.
     device : torch.device or str
     generator : torch.Generator, optional
         Draws the parameters.
+    **options
+        Of torch's layer, such as ``nonlinearity="relu"`` of an RNN.
     """
 
     def __init__(self, kind: str, input_dim: int, output_dim: int, parameters: int, *,
-                 device: torch.device | str = "cpu", generator: torch.Generator | None = None
-                 ) -> None:
+                 bias: bool = True, device: torch.device | str = "cpu",
+                 generator: torch.Generator | None = None, **options) -> None:
         super().__init__()
         gates = {"RNN": 1, "GRU": 3, "LSTM": 4}
         g, k = gates[validation.choice("kind", kind, gates)], 0
-        while (g * (k + 1) * (k + 3 + input_dim) + output_dim * (k + 2)) <= parameters:
+        while g * (k + 1) * (k + 1 + 2 * bias + input_dim) + output_dim * (k + 2) <= parameters:
             k += 1
         if k == 0:
             raise ValueError(f"parameters must allow one hidden unit, got {parameters}.")
-        self.recurrent = getattr(nn, kind)(input_dim, k, batch_first=True, device=device)
+        self.recurrent = getattr(nn, kind)(input_dim, k, bias=bias, batch_first=True,
+                                           device=device, **options)
         self.linear = nn.Linear(k, output_dim, device=device)
         redraw(self, generator)
 

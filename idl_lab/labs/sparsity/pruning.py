@@ -49,7 +49,7 @@ def largest(scores: ndarray, keep: int, prunable: ndarray) -> ndarray:
 
 
 def magnitude(H: ndarray, W: ndarray, keep: int, prunable: ndarray) -> ndarray:
-    """The largest weights, refitted.
+    """The largest weights, as they are.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def magnitude(H: ndarray, W: ndarray, keep: int, prunable: ndarray) -> ndarray:
     keep : int
     prunable : ndarray of bool, shape (d,)
     """
-    return refit(H, W @ H, largest(abs(W), keep, prunable))
+    return np.where(largest(abs(W), keep, prunable), W, 0)
 
 
 def obc(H: ndarray, W: ndarray, keep: int, prunable: ndarray) -> ndarray:
