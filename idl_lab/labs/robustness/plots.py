@@ -107,16 +107,19 @@ def draw_certified(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """
     if not tables:
         raise ValueError("tables must hold at least one, got none.")
-    columns = min(4, len(tables) + 1)
-    rows = math.ceil((len(tables) + 1) / columns)
+    columns = min(4, len(tables))
+    rows = math.ceil(len(tables) / columns)
     layout = [[*range(k * columns, (k + 1) * columns)] for k in range(rows)]
-    axes = canvas.mosaic(None, layout, 8.6, 2.5 * rows, left=0.065, right=0.985,
-                         bottom=0.24 / rows, top=1 - 0.12 / rows, wspace=0.22, hspace=0.42)
+    height = 2.3 * rows + 0.5
+    axes = canvas.mosaic(None, layout, 8.6, height, left=0.065, right=0.985, bottom=0.95 / height,
+                         top=1 - 0.3 / height, wspace=0.22, hspace=0.5)
     for k, (ax, (name, table)) in enumerate(zip(axes, tables.items(), strict=False)):
         for bound in BOUNDS:
             if table[bound].notna().any():
                 ax.plot(table["eps"], table[bound], marker="o", markersize=2.5,
-                        color=SHADES[bound], label=WORDS[bound])
+                        color=SHADES[bound], label=WORDS[bound],
+                        # Seen below a bound that proves as much.
+                        linewidth=4 if bound == "norm" else 1.6)
         ax.plot(table["eps"], table["attacked"], "--", color=COLOURS[1], label="attacked")
         ax.fill_between(table["eps"], table["lp"], table["attacked"], color=COLOURS[1],
                         alpha=0.15, linewidth=0, label="not known")
@@ -130,7 +133,8 @@ def draw_certified(tables: Mapping[str, pd.DataFrame]) -> Figure:
     for ax in axes[:len(tables)]:
         named |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
     wanted = [name for name in (*WORDS.values(), "attacked", "not known", "clean") if name in named]
-    axes[len(tables)].legend([named[name] for name in wanted], wanted, loc="center")
+    axes[0].figure.legend([named[name] for name in wanted], wanted, loc="lower center",
+                          ncols=len(wanted), columnspacing=1.2, handlelength=1.6)
     return axes[0].figure
 
 
@@ -171,8 +175,8 @@ def draw_margins(u: Tensor, attacked: Tensor, margins: Tensor, moved: Tensor,
     for k, name in enumerate(("norm", "interval", "affine")):
         e = ends.get(name, np.full((2, len(first)), np.nan))
         line(right, name, *canvas.stems(others, e[0][others], e[1][others]),
-             color=SHADES[name], linewidth=13 - 4 * k, solid_capstyle="butt")
-    line(right, "clean", others, first[others], "_", color=INK, markersize=13)
+             color=SHADES[name], linewidth=17 - 6 * k, solid_capstyle="butt")
+    line(right, "clean", others, first[others], "_", color=INK, markersize=17)
     line(right, "attack", others, last[others], "x", color=COLOURS[1], markersize=6)
     worst = max(e[0][others].min() for e in ends.values())
     verdict = ("wrong as it is" if first[others].min() <= 0 else "certified" if worst > 0
