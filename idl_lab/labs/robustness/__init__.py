@@ -5,12 +5,12 @@ from idl_lab.labs.robustness.plots import draw_attack, draw_certified, draw_sens
 from idl_lab.labs.robustness.problems import (
     attacked,
     differences,
+    first_images,
     study,
-    test_images,
     train_bounded,
 )
 
 __all__ = [
     "attacked", "differences", "draw_attack", "draw_certified", "draw_sensitivity", "margin_panel",
-    "study", "test_images", "train_bounded",
+    "study", "first_images", "train_bounded",
 ]

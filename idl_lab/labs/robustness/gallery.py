@@ -12,7 +12,7 @@ from idl_lab import robustness, training
 from idl_lab.labs.kit.problems import digits_teacher, generator
 from idl_lab.labs.robustness import plots
 from idl_lab.labs.robustness.panel import margin_panel
-from idl_lab.labs.robustness.problems import attacked, study, test_images, train_bounded
+from idl_lab.labs.robustness.problems import attacked, first_images, study, train_bounded
 from idl_lab.model import ImplicitModel
 
 
@@ -28,7 +28,7 @@ def _models() -> tuple[dict[str, ImplicitModel], Tensor, Tensor]:
         training.fit(model, learn, epochs=8, progress=False)
     models["trained for ε = 0.1"] = new(kappa=0.9)
     train_bounded(models["trained for ε = 0.1"], learn, 0.1, 8)
-    return models, *test_images(test, 40)
+    return models, *first_images(test, 40)
 
 
 def attack() -> Figure:

@@ -119,7 +119,7 @@ def draw_certified(tables: Mapping[str, pd.DataFrame]) -> Figure:
                 ax.plot(table["eps"], table[bound], marker="o", markersize=2.5,
                         color=SHADES[bound], label=WORDS[bound],
                         # Seen below a bound that proves as much.
-                        linewidth=4 if bound == "norm" else 1.6)
+                        linewidth=3.2 if bound == "norm" else 1.6)
         ax.plot(table["eps"], table["attacked"], "--", color=COLOURS[1], label="attacked")
         ax.fill_between(table["eps"], table["lp"], table["attacked"], color=COLOURS[1],
                         alpha=0.15, linewidth=0, label="not known")

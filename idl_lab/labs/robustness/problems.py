@@ -26,7 +26,7 @@ RANGE = {"low": 0.0, "high": 1.0}  # of a pixel
 STEPS = 20  # of an attack
 
 
-def test_images(loader: DataLoader, count: int, device: torch.device | str = "cpu"
+def first_images(loader: DataLoader, count: int, device: torch.device | str = "cpu"
                 ) -> tuple[Tensor, Tensor]:
     """The first images of a loader and their labels.
 
@@ -105,7 +105,7 @@ def right(model: nn.Module, U: Tensor, labels: Tensor) -> Tensor:
 
 
 def contractive(model: ImplicitModel) -> bool:
-    """Whether λ_PF(|A|) < 1, so that S and interval bounds exist."""
+    """Whether λ_PF(|A|) < 1 of a model, so that S and interval bounds exist."""
     return model.activation.slope * model.certificate().perron.upper < 1
 
 
