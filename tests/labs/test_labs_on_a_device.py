@@ -29,6 +29,7 @@ LABS = series.of(series.shipped())
 QUICK: dict[str, dict] = {"05": {"samples": 300, "epochs": 1, "repeats": 2},
                           "07": {"epochs": 1}, "09": {"samples": 5000, "draws": 1},
                          "10": {"n": 5, "repeats": 2},
+                          "12": {"images": 2, "epochs": 1, "n": 8},
                           "14": {"epochs": 2}}
 # The CPU may be left panels and exercises, whose problems are made where they are drawn: none has
 # a product of more multiply-adds than these.
