@@ -19,6 +19,7 @@ from pretend_device import pretend_device, products_elsewhere
 from idl_lab import training
 from idl_lab.fixed_point.solution import Status
 from idl_lab.fixed_point.solver import Solver
+from idl_lab.labs.robustness import problems as robustness
 from idl_lab.labs.sim_at_scale import streams
 from idl_lab.labs.sparsity import pruning
 from idl_lab.labs.sparsity.students import Students
@@ -98,6 +99,7 @@ def short(monkeypatch):
     def three_steps(self, *given, **options):
         return solve(replace(self, max_steps=3, check_every=3), *given, **options)
 
+    monkeypatch.setattr(robustness, "STEPS", 1)  # of an attack
     monkeypatch.setattr(training, "fit", two_batches)
     monkeypatch.setattr(Solver, "terminate", eight_steps)
     monkeypatch.setattr(BaseSolver, "solve", three_steps)

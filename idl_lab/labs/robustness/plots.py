@@ -163,7 +163,7 @@ def draw_margins(u: Tensor, attacked: Tensor, margins: Tensor, moved: Tensor,
     others = np.array([j for j in range(len(first)) if j != label])
     now = int(last.argmin()) if last[others].min() < 0 else label
     _image(left, attacked, f"within ε = {eps:.3g}: “{now}”", cmap="gray_r", vmin=0, vmax=1)
-    _image(middle, attacked - u, "changed, blue −ε to red +ε", vmin=-max(eps, 1e-9),
+    _image(middle, attacked - u, "blue −ε, red +ε", vmin=-max(eps, 1e-9),
            vmax=max(eps, 1e-9))
     ends = {name: array(name, torch.stack(pair), 2) for name, pair in known.items()}
     low = min([*(e[0][others].min() for e in ends.values()), last[others].min(), 0.0])
