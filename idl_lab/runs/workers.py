@@ -95,7 +95,7 @@ def client_of(scheduler: str | None, workers: int | None, runs: Sequence[Mapping
     """
     if scheduler is not None:
         try:
-            # A client that finds nobody leaves a thread behind, whose end may be waited for for ever.
+            # A client that finds nobody leaves a thread behind, which may then be waited for.
             host, port = get_address_host_port(scheduler)
             socket.create_connection((host, port), timeout=CONNECT).close()
             client = Client(scheduler, timeout=CONNECT)
