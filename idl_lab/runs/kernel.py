@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import json
 import logging
 import signal
@@ -125,6 +126,7 @@ class _NotebookClient(PapermillNotebookClient):
             raise DeadKernelError(f"the kernel died{_how(process.process)}") from None
         except BaseException:
             self.shutdown_kernel = "immediate"  # a busy kernel would be waited for
+            _drop_tasks()
             raise
         finally:
             self._measure()
@@ -150,6 +152,17 @@ class _NotebookClient(PapermillNotebookClient):
         if answer.get("status") != "ok":
             return {}
         return json.loads(ast.literal_eval(answer["data"]["text/plain"]))
+
+
+def _drop_tasks() -> None:
+    """End what an interrupt left waiting: asyncio prints the error of a task nobody asks for."""
+    loop = ensure_event_loop()
+    # A loop that runs is that of a notebook that called us: its tasks are not ours.
+    tasks = set() if loop.is_running() else asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
 
 
 def _how(process: Any) -> str:

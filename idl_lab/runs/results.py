@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas
 
 KEY = "idl_lab"  # of the record in a notebook's metadata
+SHOWN = 20  # numbers of a notebook in the table to read: the files have all
 
 
 @dataclass(frozen=True)
@@ -231,7 +232,7 @@ def save(path: Path, content: bytes) -> None:
 
 
 def table(results: Iterable[RunResult], width: int | None = None) -> str:
-    """The runs to read: notebook, status, seconds, numbers (or the error).
+    """The runs to read: notebook, status, seconds, the error, the first numbers.
 
     Parameters
     ----------
@@ -246,9 +247,13 @@ def table(results: Iterable[RunResult], width: int | None = None) -> str:
     before = wide + status + 13
     lines = [f"{'notebook':{wide}}  {'status':{status}}  seconds  numbers"]
     for r in results:
-        numbers = ", ".join(f"{name} = {readable(v)}" for name, v in r.numbers.items())
-        text = textwrap.wrap("; ".join(filter(None, [r.error, numbers])),
-                             max(30, width - before)) or [""]
+        # No-break spaces keep a value on the line of its name.
+        numbers = [f"{name}\xa0=\xa0{readable(v)}" for name, v in r.numbers.items()]
+        if len(numbers) > SHOWN:
+            numbers[SHOWN:] = [f"{len(numbers) - SHOWN}\xa0more"]
+        said = "; ".join(filter(None, [r.error, ", ".join(numbers)]))
+        text = [line.replace("\xa0", " ")
+                for line in textwrap.wrap(said, max(30, width - before))] or [""]
         lines.append(f"{r.notebook:{wide}}  {r.status:{status}}  {r.seconds:7.1f}  "
                      f"{text[0]}".rstrip())
         lines += [" " * before + more for more in text[1:]]

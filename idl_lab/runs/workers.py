@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import platform
+import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ import dask
 import torch
 from dask.system import CPU_COUNT
 from distributed import Client, Lock, Nanny, Scheduler, SpecCluster, get_worker
+from distributed.comm import get_address_host_port
 from distributed.system import MEMORY_LIMIT
 
 from idl_lab.runs import runner, series
@@ -93,6 +95,9 @@ def client_of(scheduler: str | None, workers: int | None, runs: Sequence[Mapping
     """
     if scheduler is not None:
         try:
+            # A client that finds nobody leaves a thread behind, which may then be waited for.
+            host, port = get_address_host_port(scheduler)
+            socket.create_connection((host, port), timeout=CONNECT).close()
             client = Client(scheduler, timeout=CONNECT)
         except (OSError, ValueError) as error:
             raise ValueError(f"no Dask scheduler answers at {scheduler!r} ({one_line(error)}); an "

@@ -19,6 +19,7 @@ from pretend_device import pretend_device, products_elsewhere
 from idl_lab import training
 from idl_lab.fixed_point.solution import Status
 from idl_lab.fixed_point.solver import Solver
+from idl_lab.labs.robustness import problems as robustness
 from idl_lab.labs.sim_at_scale import streams
 from idl_lab.labs.sparsity import pruning
 from idl_lab.labs.sparsity.students import Students
@@ -29,6 +30,7 @@ LABS = series.of(series.shipped())
 QUICK: dict[str, dict] = {"05": {"samples": 300, "epochs": 1, "repeats": 2},
                           "07": {"epochs": 1}, "09": {"samples": 5000, "draws": 1},
                          "10": {"n": 5, "repeats": 2},
+                          "12": {"images": 2, "epochs": 1, "n": 8},
                           "14": {"epochs": 2}}
 # The CPU may be left panels and exercises, whose problems are made where they are drawn: none has
 # a product of more multiply-adds than these.
@@ -36,7 +38,7 @@ SMALL = 1e5
 # SIM's statistics are kept on the CPU: a fit is judged there once, by these, and what few rows are
 # left to the path along λ are followed there, since a GPU would wait at each of its kinks. Those of
 # a teacher 64-64-32-16-10 have 112 rows of 176 entries; more, or samples, would be too many.
-ONCE = {"matrices.py": 4e6, "result.py": 4e6, "path.py": 1e6}
+ONCE = {"matrices.py": 4e6, "result.py": 4e6, "path.py": 4e6}
 LONG = ("07", "08", "09", "11", "13", "14")  # take as long as all the others
 
 
@@ -97,6 +99,7 @@ def short(monkeypatch):
     def three_steps(self, *given, **options):
         return solve(replace(self, max_steps=3, check_every=3), *given, **options)
 
+    monkeypatch.setattr(robustness, "STEPS", 1)  # of an attack
     monkeypatch.setattr(training, "fit", two_batches)
     monkeypatch.setattr(Solver, "terminate", eight_steps)
     monkeypatch.setattr(BaseSolver, "solve", three_steps)

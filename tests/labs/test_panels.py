@@ -21,6 +21,7 @@ from idl_lab.labs.kit import canvas
 from idl_lab.labs.kit.panel import LETTERS
 from idl_lab.labs.kit.recurrent import TorchRNN
 from idl_lab.labs.networks_as_implicit_models.panel import network_panel
+from idl_lab.labs.robustness.panel import margin_panel
 from idl_lab.labs.sim_at_scale.panel import scale_panel
 from idl_lab.labs.sim_solvers.panel import SolverComparison, path_panel
 from idl_lab.labs.sim_states.panel import sim_states_panel
@@ -67,6 +68,8 @@ def sparse_panel():
     walks = {name: {0.2: task.prune("magnitude", 0.2), 0.95: task.prune("magnitude", 0.95)._replace(
         fidelity=-1e9)} for name in ("OBC", "SIM without feedback, adaptive")}
     return sparsity_panel(task, walks, 0.2)
+
+
 def scales_panel():
     """Not trained; two models of a task, with long names."""
     seeded = torch.Generator("cpu").manual_seed(0)
@@ -78,6 +81,12 @@ def scales_panel():
                                 sums),
                        "argmax": ({"implicit RNN": reader, "LSTM, normalised": Normalised(reader)},
                                   places)})
+
+
+def margins_panel():
+    """Of models that are not trained: most answers are wrong."""
+    models = {"κ = 0.99": model(64, 10), "bounds at ε = 0.03": model(64, 10)}
+    return margin_panel(models, draw(0, 5, 64).float().sigmoid(), LABELS)
 
 
 LABELS = torch.arange(5, **CPU)
@@ -98,6 +107,7 @@ PANELS = {  # how each is made, and a move that brings its longest words
     "08 λ": (lambda_panel, {"way": "refitted", "lam": "0.0316"}),
     "09": (scale_panel, {}),
     "11": (sparse_panel, {"method": "SIM without feedback, adaptive", "gone": "95%"}),
+    "12": (margins_panel, {"image": 4, "eps": 0.15, "model": "bounds at ε = 0.03"}),
     "13": (scales_panel, {"model": "sums: network, ReLU and biases", "digits": -3.0}),
     "13 argmax": (scales_panel, {"model": "argmax: LSTM, normalised", "digits": 4.75}),
     "14": (lambda: stability_panel(classifier().layer.f, draw(0, 1, 8, 4, 4).float()),

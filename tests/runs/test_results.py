@@ -99,5 +99,12 @@ def test_the_table_to_read_fits_its_width(width):
             results.RunResult(Path("y"), FIXED | {"status": "interrupted", "error": "e " * 99})]
     lines = results.table(done, width=width).splitlines()
     assert lines[0].split() == ["notebook", "status", "seconds", "numbers"]
-    assert re.match(r"01_first +ok +1\.2  number_0 = 3\.14159, number_1 =", lines[1])
+    assert re.match(r"01_first +ok +1\.2  number_0 = 3\.14159,", lines[1])
     assert len(lines) > 3 and max(map(len, lines)) <= width
+    assert not [line for line in lines if line.rstrip(",").endswith("=")]
+
+
+def test_the_table_to_read_shows_twenty_numbers_of_a_notebook():
+    done = [results.RunResult(Path("x"), FIXED, {f"n{k}": k for k in range(23)})]
+    shown = " ".join(results.table(done, width=80).split())
+    assert shown.endswith("n18 = 18, n19 = 19, 3 more") and "n20" not in shown

@@ -20,22 +20,25 @@ from idl_lab.sim.solvers import ADMMSolver
 from idl_lab.sim.solvers.active_set import ActiveSet
 
 
-def sparse_problem(n: int, p: int, samples: int, *, generator: torch.Generator
-                   ) -> tuple[Tensor, Tensor]:
+def sparse_problem(n: int, p: int, samples: int, *, generator: torch.Generator,
+                   device: str | torch.device = "cpu") -> tuple[Tensor, Tensor]:
     """Normal features (m, n + p), and targets (m, n) that a tenth of them explain, with noise.
 
     Parameters
     ----------
     n, p, samples : int
     generator : torch.Generator
-        On the CPU.
+        On the CPU, so that every device has the same problem.
+    device : str or torch.device
+        Where the features and targets are.
     """
     def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu")
+        return torch.randn(*shape, generator=generator, dtype=torch.float64,
+                           device="cpu").to(device)
 
     d = n + p
     Phi, W, noise = draw(samples, d), draw(n, d), draw(samples, n)
-    W = W * (torch.rand(n, d, generator=generator, device="cpu") < 0.1)
+    W = W * (torch.rand(n, d, generator=generator, device="cpu") < 0.1).to(device)
     W = W / W.abs().sum(dim=1, keepdim=True).clamp(min=1e-3)
     return Phi, Phi @ W.mT + 0.1 * noise
 
@@ -69,7 +72,7 @@ def measure_parts(sizes: Sequence[int], *, seed: int = 0, rows: int = 64, repeat
     found = []
     for d in sizes:
         n = validation.integer("d", d, at_least=4) // 2
-        Phi, T = (M.to(device) for M in sparse_problem(n, d - n, 2 * d, generator=generator))
+        Phi, T = sparse_problem(n, d - n, 2 * d, generator=generator, device=device)
         gram, cross, some = Phi.mT @ Phi, T.mT @ Phi, slice(rows)
         problem = Problem(gram, cross, T.square().sum(0), lam=0.2 * d ** 0.5, kappa=0.9, ball=n
                           ).rows(some)
