@@ -154,7 +154,8 @@ def check_parameters(labs: Sequence[Lab], given: Mapping[str, Any]) -> None:
     check({lab.name: lab.parameters for lab in labs}, given)
     for lab in labs:
         device = lab.effective(given).get("device")
-        if device != "cpu" and isinstance(device, str) and not isinstance(device, Expression):
+        if (isinstance(device, str) and device not in ("cpu", "auto")
+                and not isinstance(device, Expression)):
             from idl_lab.validation import resolve_device  # torch, which nothing else here needs
 
             try:
