@@ -34,6 +34,9 @@ from idl_lab.runs.progress import Progress, Silent
 from idl_lab.runs.results import RunResult
 from idl_lab.runs.widgets import widget_error
 
+# A kernel is interrupted before it is shut down, and says so if it has not yet gone idle.
+_SHUT_DOWN = b"[IPKernelApp] ERROR | KeyboardInterrupt caught in kernel.\n"
+
 
 class RunInterrupted(KeyboardInterrupt):
     """Ctrl-C during a run; `.results` holds the notebooks up to and with the interrupted one."""
@@ -298,7 +301,7 @@ def _keep(notebook: nbformat.NotebookNode, record: Mapping[str, Any], target: Pa
             text, metadata={"tags": [ERROR_MARKER_TAG]}))  # a next papermill takes it away
     results.save(target, nbformat.writes(notebook).encode())
     log.seek(max(0, log.seek(0, 2) - 2**20))  # of a kernel that talks without end its last words
-    last_words, beside = log.read(), target.with_suffix(".log")
+    last_words, beside = log.read().replace(_SHUT_DOWN, b""), target.with_suffix(".log")
     if record["error"] and last_words:
         results.save(beside, last_words)
     else:
