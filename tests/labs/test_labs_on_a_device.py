@@ -5,15 +5,13 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
-import linecache
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import nbformat
 import pytest
 import torch
-from lab_code import sweep_here
+from lab_code import run_cells, sweep_here
 from pretend_device import pretend_device, products_elsewhere
 
 from idl_lab import training
@@ -50,16 +48,8 @@ def labs(*marks: pytest.MarkDecorator) -> list:
 
 def on_the_device(path: Path, parameters: dict, optimize: int) -> None:
     """Run a lab's code cells in this process; with ``optimize`` they assert nothing."""
-    names: dict = {"__name__": "__main__"}
-    code = (cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
     with pretend_device():
-        for k, cell in enumerate(code, start=1):
-            source = "\n".join(x for x in cell.source.splitlines() if not x.startswith("%"))
-            name = f"cell {k} of {path.stem}"  # a traceback shows its lines
-            linecache.cache[name] = len(source), None, source.splitlines(keepends=True), name
-            exec(compile(source, name, "exec", optimize=optimize), names)
-            if "parameters" in cell.metadata.get("tags", []):
-                names |= {"device": "auto"} | parameters
+        run_cells(path, {"device": "auto"} | parameters, optimize)
         left = {place: size for place, size in products_elsewhere().items()
                 if size > ONCE.get(place.partition(":")[0], SMALL)}
     assert not left, f"left to the CPU, multiply-adds of the largest product: {left}"

@@ -161,9 +161,12 @@ def train_alone(teacher: nn.Sequential, U: Tensor, samples: Sequence[int], *, se
         raise TypeError(f"teacher must be an nn.Sequential of Linear layers without biases and "
                         f"ReLU, got {teacher!r}.")
     given = {"what": "train", "weights": [W.detach().cpu() for W in teacher.parameters()],
-             "U": U.cpu(), "seed": seed, "device": device, "lambdas": weights}
+             "U": U.cpu(), "seed": seed, "device": device, "lambdas": weights,
+             # What any training needs, a solver's modules among it, is not the first one's.
+             "before": [Stream.batch]}
     with tempfile.TemporaryDirectory() as folder:
-        return _alone(folder, samples, given), SIM.load(Path(folder) / "sim.pt", device=device)
+        _, *peaks = _alone(folder, samples, given)
+        return peaks, SIM.load(Path(folder) / "sim.pt", device=device)
 
 
 def _alone(folder: str, samples: Sequence[int], given: dict[str, Any]) -> list[int]:
