@@ -183,13 +183,18 @@ def _column(values: Sequence[Any]) -> Any:
     return pandas.Series(list(values), dtype=dtype)
 
 
-def write_tables(folder: str | Path) -> None:
+def write_tables(folder: str | Path) -> pandas.DataFrame:
     """Write `results` of a folder there as ``results.csv`` and ``results.parquet``.
 
     Parameters
     ----------
     folder : str or Path
         What does not have one type in all rows is text in the parquet file.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The table, as from `results`.
 
     Raises
     ------
@@ -204,6 +209,7 @@ def write_tables(folder: str | Path) -> None:
     typed = table.assign(**{name: [None if value is None else str(value) for value in table[name]]
                             for name in table if table[name].dtype == object})
     save(folder / "results.parquet", typed.to_parquet(index=False))
+    return table
 
 
 def save(path: Path, content: bytes) -> None:

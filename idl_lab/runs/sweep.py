@@ -107,8 +107,7 @@ def sweep(notebook: str | Path, grid: Mapping[str, Sequence[Any]], repeat: int =
 
 def _tabulate(folder: Path, swept: Sequence[str], say: Callable[[str], object],
               ) -> pandas.DataFrame:
-    results.write_tables(folder)
-    table = results.results(folder)
+    table = results.write_tables(folder)
     counts = ", ".join(f"{count} {status}" for status, count in
                        table["status"].value_counts().items())
     pictures = draw_all(folder, swept)
