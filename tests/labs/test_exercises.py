@@ -9,9 +9,8 @@ from idl_lab.labs import check
 from idl_lab.labs.kit.exercise import Example, Exercise, Outcome
 from idl_lab.labs.kit.problems import generator
 
-EXERCISES = {f"{lab}.{name}": exercise
-             for lab in dir(check) for name, exercise in vars(getattr(check, lab)).items()
-             if isinstance(exercise, (Exercise, Example))}
+EXERCISES = {checker.name: checker.exercise for lab in check.labs()
+             for checker in getattr(check, lab).exercises.values()}
 FUNCTIONS = {name: e for name, e in EXERCISES.items() if isinstance(e, Exercise)}
 EXAMPLES = {name: e for name, e in EXERCISES.items() if isinstance(e, Example)}
 

@@ -50,6 +50,7 @@ phantom = Exercise(
             lambda J, g, k, beta: torch.linalg.solve(
                 torch.eye(len(J), dtype=J.dtype, device=J.device) - J.mT, g),
     },
-    hint="Go back through z ← (1 − β) z + β (J z + u) k times: start with a term g and a sum 0; "
-         "each step adds β · term to the sum, then term ← (1 − β) term + β Jᵀ term.",
+    hints=[
+        "Go back through z ← (1 − β) z + β (J z + u) k times: start with a term g and a sum 0; "
+        "each step adds β · term to the sum, then term ← (1 − β) term + β Jᵀ term."],
     praise="With k → ∞ it is the exact gradient, whatever β is.")

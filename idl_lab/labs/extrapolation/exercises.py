@@ -47,8 +47,9 @@ far_away = Exercise(
             lambda A, B, C, D, b, c, u: C @ torch.linalg.solve(
                 torch.eye(4, dtype=A.dtype, device=A.device) - A, B @ u) + D @ u,
     },
-    hint="Put x = s z into x = φ(Ax + B s u + b), divide by s, and let s grow. Which equation is "
-         "left for z? It is solved by iterating it.",
+    hints=[
+        "Put x = s z into x = φ(Ax + B s u + b), divide by s, and let s grow. Which equation is "
+        "left for z? It is solved by iterating it."],
     praise="Far away a ReLU model is the positively homogeneous one without its biases.")
 
 

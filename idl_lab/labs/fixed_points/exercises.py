@@ -27,6 +27,7 @@ fastest_damping = Exercise(
         "That would be right if a step were β·f(x); the old point stays with the weight 1 − β.":
             lambda slope: -1 / slope,
     },
-    hint="One step multiplies the error by 1 − β + β·slope. Which β makes that vanish?",
+    hints=[
+        "One step multiplies the error by 1 − β + β·slope. Which β makes that vanish?"],
     praise="The factor 1 − β + β·slope vanishes: as long as ReLU switches nothing off, one step "
            "is enough.")

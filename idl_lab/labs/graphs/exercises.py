@@ -36,6 +36,7 @@ decay = Exercise(
         "Take the loop to the other side: rⁱ(1 − κ/3) = κ(rⁱ⁻¹ + rⁱ⁺¹)/3, so r + 1/r = 3/κ − 1.":
             lambda kappa: _root(3 / kappa),
     },
-    hint="Put x_i = rⁱ into x_i = κ(x_{i−1} + x_i + x_{i+1})/3, divide by rⁱ, and solve the "
-         "quadratic for the root below 1.",
+    hints=[
+        "Put x_i = rⁱ into x_i = κ(x_{i−1} + x_i + x_{i+1})/3, divide by rⁱ, and solve the "
+        "quadratic for the root below 1."],
     praise="A label fades by this factor a hop, whatever its class.")

@@ -45,6 +45,7 @@ adjoint_vector = Exercise(
         "That is Δw, the gradient of b; w itself is wanted.":
             lambda A, slopes, g: slopes * _right(A, slopes, g),
     },
-    hint="Form ΔA = slopes[:, None] * A, transpose it, and solve (I − (ΔA)ᵀ) w = g with "
-         "torch.linalg.solve.",
+    hints=[
+        "Form ΔA = slopes[:, None] * A, transpose it, and solve (I − (ΔA)ᵀ) w = g with "
+        "torch.linalg.solve."],
     praise="One linear solve, whatever way the equilibrium was found.")

@@ -37,6 +37,7 @@ memory_matrix = Exercise(
         "The slope multiplies B too, not only A.":
             lambda A, B, C, D, slopes: D + C @ _moved(A, B, slopes),
     },
-    hint="Differentiate x = φ(Ax + Bh): dx = Δ(A dx + B dh), with a slope on each row. Solve for "
-         "dx, then dh_t = C dx + D dh.",
+    hints=[
+        "Differentiate x = φ(Ax + Bh): dx = Δ(A dx + B dh), with a slope on each row. Solve for "
+        "dx, then dh_t = C dx + D dh."],
     praise="D is the direct way from h to h, the rest the way through the equilibrium.")

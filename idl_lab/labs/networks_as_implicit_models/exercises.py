@@ -44,6 +44,7 @@ cascade_matrix = Exercise(
         "Upper right: the last model's input is C₁x₁ + D₁u, and B₂ multiplies it.":
             lambda A1, B1, C1, A2, B2, C2: _blocks(A2, C1, _zero(C1, A2), A1),
     },
-    hint="Upper band: whom does x₂ listen to? To itself by A₂, and through B₂ to C₁x₁. Lower "
-         "band: x₁ listens to itself alone, by A₁.",
+    hints=[
+        "Upper band: whom does x₂ listen to? To itself by A₂, and through B₂ to C₁x₁. Lower "
+        "band: x₁ listens to itself alone, by A₁."],
     praise="Block triangular, so λ_PF(|A|) is the larger of the two models' own.")

@@ -37,8 +37,9 @@ interval_of_a_map = Exercise(
             lambda W, low, high: torch.stack([
                 W @ (low + high) / 2 + sign * (W.abs() @ (high - low)) for sign in (-1, 1)]),
     },
-    hint="Each term w_j u_j is smallest at one of its ends, and the terms do not know of each "
-         "other. Write the box as its middle and its half width.",
+    hints=[
+        "Each term w_j u_j is smallest at one of its ends, and the terms do not know of each "
+        "other. Write the box as its middle and its half width."],
     praise="Exact for one linear map: some corner of the box attains each bound.")
 
 # ---- S of a small model -----------------------------------------------------------------------
@@ -70,8 +71,9 @@ sensitivity_matrix = Exercise(
         "That is one step of the equation. A change goes on round the loop: |A| + |A|² + ….":
             lambda A, B, C, D: D.abs() + C.abs() @ B.abs(),
     },
-    hint="Let e = |x − x′|. From x = φ(Ax + Bu) and |φ(a) − φ(b)| ≤ |a − b| find an inequality "
-         "e ≤ … with e on both sides, and solve it.",
+    hints=[
+        "Let e = |x − x′|. From x = φ(Ax + Bu) and |φ(a) − φ(b)| ≤ |a − b| find an inequality "
+        "e ≤ … with e on both sides, and solve it."],
     praise="Solving e ≤ |A| e + |B||u − u′| is allowed since λ_PF(|A|) < 1.")
 
 # ---- an FGSM step -----------------------------------------------------------------------------
@@ -97,5 +99,6 @@ fgsm_step = Exercise(
         "A gradient of 2-norm 1 belongs to the ball of the 2-norm.":
             lambda u, g, eps: (u + eps * g / g.norm()).clamp(0, 1),
     },
-    hint="Which change δ with |δ_j| ≤ ε for each j raises gᵀδ most? Then keep pixels in [0, 1].",
+    hints=[
+        "Which change δ with |δ_j| ≤ ε for each j raises gᵀδ most? Then keep pixels in [0, 1]."],
     praise="For a loss that is linear in u no other image of the box is worse.")

@@ -49,6 +49,7 @@ merged_scatter = Exercise(
             lambda m1, mean1, S1, m2, mean2, S2: S1 + S2 + m1 * torch.outer(
                 mean1, mean1) + m2 * torch.outer(mean2, mean2),
     },
-    hint="Go by way of the raw sums: ΦᵀΦ = S + m·mean·meanᵀ in each shard. Add them, and take the "
-         "common mean out again.",
+    hints=[
+        "Go by way of the raw sums: ΦᵀΦ = S + m·mean·meanᵀ in each shard. Add them, and take the "
+        "common mean out again."],
     praise="A number, a vector and a matrix a shard are enough, whatever its size.")

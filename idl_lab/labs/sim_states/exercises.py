@@ -30,5 +30,6 @@ gram_objective = Exercise(
         "‖z‖² is missing: a constant, but without it this is not the misfit.":
             lambda beta, gram, cross, norm: 0.5 * beta @ gram @ beta - beta @ cross,
     },
-    hint="Expand ‖Φβ − z‖² = (Φβ − z)ᵀ(Φβ − z) and find ΦᵀΦ, Φᵀz and zᵀz in it.",
+    hints=[
+        "Expand ‖Φβ − z‖² = (Φβ − z)ᵀ(Φβ − z) and find ΦᵀΦ, Φᵀz and zᵀz in it."],
     praise="Three products instead of nine samples, or of a million.")

@@ -56,8 +56,9 @@ refit_row = Exercise(
         "entries are conditions of the minimum: take their rows of H too.":
             _by_mask,
     },
-    hint="At the minimum Φᵀ(Φw − z) is zero in the kept entries: H_SS w_S = c_S, with S the places "
-         "where `on` is true, and zeros elsewhere.",
+    hints=[
+        "At the minimum Φᵀ(Φw − z) is zero in the kept entries: H_SS w_S = c_S, with S the places "
+        "where `on` is true, and zeros elsewhere."],
     praise="That is what `refit=True` does to every row, inside the ball.")
 
 
@@ -109,6 +110,7 @@ busy_states = Exercise(
         "You went the wrong way along A: state i reads state j where A_ij is not zero.":
             lambda A, B, C: (_moved(A.mT, B) & _seen(A.mT, C)).double(),
     },
-    hint="Start from the states with an entry in B, add those that read one of them, until nothing "
-         "changes: the input moves these. Then from the states with an entry in C, backwards.",
+    hints=[
+        "Start from the states with an entry in B, add those that read one of them, until nothing "
+        "changes: the input moves these. Then from the states with an entry in C, backwards."],
     praise="`prune_states` drops the others, and puts what is constant into the biases.")

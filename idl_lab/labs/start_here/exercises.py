@@ -21,5 +21,6 @@ picard_step = Exercise(
         "φ acts on the sum, not on each of its parts.":
             lambda A, B, X, U: (X @ A.T).relu() + (U @ B.T).relu(),
     },
-    hint="Multiply X by Aᵀ and U by Bᵀ, add the two, and apply torch.relu to the sum.",
+    hints=[
+        "Multiply X by Aᵀ and U by Bᵀ, add the two, and apply torch.relu to the sum."],
     praise="Repeat this step from X = 0 and you have Picard's iteration.")

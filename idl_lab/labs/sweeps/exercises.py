@@ -31,8 +31,9 @@ seeds_needed = Exercise(
         "The standard error falls with the root of R, so R grows with the square of s/d.":
             lambda s, d: math.ceil(8 ** 0.5 * s / d),
     },
-    hint="The mean of R runs has the variance s²/R, a difference of two such means 2s²/R. Set d to "
-         "twice its root and solve for R.",
+    hints=[
+        "The mean of R runs has the variance s²/R, a difference of two such means 2s²/R. Set d to "
+        "twice its root and solve for R."],
     praise="Half the difference takes four times the runs.")
 
 
@@ -55,5 +56,6 @@ honest_score = Exercise(
         "That is the score of a run taken at random, not of the one that you would use.":
             lambda validation, test: test.mean(),
     },
-    hint="Choose by one part, and judge the run that you have chosen by the other.",
+    hints=[
+        "Choose by one part, and judge the run that you have chosen by the other."],
     praise="Chosen by one part, judged by another.")
