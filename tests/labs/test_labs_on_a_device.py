@@ -37,7 +37,7 @@ SMALL = 1e5
 # left to the path along λ are followed there, since a GPU would wait at each of its kinks. Those of
 # a teacher 64-64-32-16-10 have 112 rows of 176 entries; more, or samples, would be too many.
 ONCE = {"matrices.py": 4e6, "result.py": 4e6, "path.py": 4e6}
-LONG = ("07", "08", "09", "11", "13", "14")  # take as long as all the others
+LONG = ("07", "08", "09", "11", "12", "13", "14")  # take as long as all the others
 
 
 def labs(*marks: pytest.MarkDecorator) -> list:
