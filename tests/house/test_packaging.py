@@ -44,12 +44,12 @@ def test_every_direct_dependency_is_pinned_within_its_bound(wanted):
     assert wanted.specifier.contains(PINS[canonicalize_name(wanted.name)])
 
 
-def test_each_extra_holds_the_one_before_so_the_last_is_what_ci_installs():
-    assert list(EXTRAS) == ["train", "sim", "labs", "verify", "test"]
-    assert "idl_lab[verify]" in EXTRAS["test"]  # that is for itself: few hand a model on
-    names = [name for name in EXTRAS if name != "verify"]
-    for before, extra in itertools.pairwise(names):
+def test_each_extra_holds_the_one_before_and_the_last_is_what_ci_installs():
+    steps, others = ["train", "sim", "labs"], ["verify", "class", "docs"]
+    assert list(EXTRAS) == [*steps, *others, "test"]
+    for before, extra in itertools.pairwise(steps):
         assert f"idl_lab[{before}]" in EXTRAS[extra]
+    assert {f"idl_lab[{extra}]" for extra in ["labs", *others]} <= set(EXTRAS["test"])
 
 
 # What the models need, and nothing else: seconds saved, and extras that may be missing.
