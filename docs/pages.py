@@ -12,10 +12,12 @@ import nbformat
 from docutils import nodes
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
+from sentences import explained, sentences
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 from idl_lab.labs.kit import film
+from idl_lab.records import MIME
 from idl_lab.runs import gallery, runner, series
 
 DOCS = Path(__file__).resolve().parent
@@ -73,8 +75,8 @@ def without_kernel(output: Any) -> Any:
     output : NotebookNode
     """
     data = output.get("data", {})
-    if VIEW in data or "idl-lab-state" in data.get("text/html", ""):
-        return None  # the panel itself, or a progress bar; and what hides a panel's picture
+    if VIEW in data or MIME in data or "idl-lab-state" in data.get("text/html", ""):
+        return None  # a panel, a progress bar; a table's numbers; what hides a panel's picture
     if film.MIME in data:
         output.data = {"text/html": film.to_html(data[film.MIME])}
     return output
@@ -176,6 +178,24 @@ def escape(app: Any, what: str, name: str, thing: Any, options: Any, lines: list
     lines[:] = text.split("\n")
 
 
+class Messages(SphinxDirective):
+    """The messages of the package by room, but for those that the page itself explains."""
+
+    def run(self) -> list[nodes.Node]:
+        """Return a list a room."""
+        self.env.note_reread()  # the code may change where this page does not
+        page = Path(self.env.doc2path(self.env.docname)).read_text("utf-8")
+        rooms: dict[str, list[str]] = {}
+        for said in sentences():
+            if re.search(r"\w", said.text) and not any(map(said.says, explained(page))):
+                rooms.setdefault(said.module.partition(".")[0], []).append(said.text)
+        found: list[nodes.Node] = []
+        for room, texts in rooms.items():
+            items = (nodes.list_item("", nodes.paragraph("", text)) for text in dict.fromkeys(texts))
+            found += [nodes.rubric("", f"idl_lab.{room}"), nodes.bullet_list("", *items)]
+        return found
+
+
 # ---- formulas ------------------------------------------------------------------------------------
 
 
@@ -205,6 +225,7 @@ def setup(app: Any) -> dict[str, Any]:
     stage_labs(app.tags.has("titles"))
     stage_project()
     app.add_directive("gallery", Gallery)
+    app.add_directive("messages", Messages)
     app.connect("autodoc-process-docstring", escape, priority=400)  # before napoleon
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math, None))
     app.connect("source-read", lambda _, name, source: source.__setitem__(0, moved(

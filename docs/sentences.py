@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -17,12 +18,43 @@ class Sentence(NamedTuple):
     kind: str
     text: str
 
+    def says(self, part: str) -> bool:
+        """Whether a part of a message, with … for what a call fills in, is of this one.
+
+        Parameters
+        ----------
+        part : str
+        """
+        wanted = ".*".join(map(re.escape, part.split("…")))
+        return re.search(wanted, self.text) is not None
+
+
+def explained(page: str) -> list[str]:
+    """The messages that a page explains: those in bold code.
+
+    Parameters
+    ----------
+    page : str
+        Its Markdown.
+    """
+    return re.findall(r"\*\*`([^`]+)`\*\*", page)
+
 
 def sentences() -> Iterator[Sentence]:
     """Every message of the package, in the order of its modules."""
     for path in sorted(PACKAGE.rglob("*.py")):
         module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        tree = ast.parse(path.read_text("utf-8"))
+        # What _sentence() makes, and constants: said elsewhere, by a name.
+        named = [node.value for function in ast.walk(tree) if isinstance(function, ast.FunctionDef)
+                 and function.name == "_sentence" for node in ast.walk(function)
+                 if isinstance(node, ast.Return)]
+        named += [node.value for node in tree.body if isinstance(node, ast.Assign)]
+        for text in map(words, filter(None, named)):
+            text = re.sub(r"\{\w*\}", "…", text)
+            if len(re.findall(r"\w+", text)) > 6 and text.endswith("."):
+                yield Sentence(module.removesuffix(".__init__"), "", text)
+        for node in ast.walk(tree):
             call = node.exc if isinstance(node, ast.Raise) else node
             if not isinstance(call, ast.Call) or not call.args:
                 continue
