@@ -42,6 +42,7 @@ napoleon_use_rtype = False
 python_maximum_signature_line_length = 80
 
 html_theme = "furo"
+pygments_dark_style = "monokai"
 html_title = "idl_lab"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import importlib
 import re
-from os.path import relpath
+from os.path import normpath, relpath
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import nbformat
 from docutils import nodes
@@ -40,14 +42,11 @@ def lab_page(notebook: Any) -> Any:
         As it was saved or run.
     """
     heading = ""
-    for cell in notebook.cells:
+    for cell in student(notebook).cells:
         headings = re.findall(r"^#+ +(.+)$", cell.source, re.MULTILINE)
         if cell.cell_type != "code":
             heading = headings[-1] if headings else heading
             continue
-        stripped = without_solution(cell.source)
-        if stripped != cell.source or cell.source.startswith("check."):
-            cell.source, cell.outputs = stripped, []
         cell.outputs = [shown for output in cell.outputs if (shown := without_kernel(output))]
         words = [str(output.get("data", {}).get("text/plain", "")) for output in cell.outputs]
         said = next((text for text in words if text and not text.startswith("<")), heading)
@@ -56,15 +55,19 @@ def lab_page(notebook: Any) -> Any:
     return notebook
 
 
-def without_solution(source: str) -> str:
-    """A cell's source as a student gets it: what stands between the marks is `...`.
+def student(notebook: Any) -> Any:
+    """A notebook as a student gets it, changed in place: `...` for what stands between the marks.
 
     Parameters
     ----------
-    source : str
+    notebook : NotebookNode
     """
-    return re.sub(r"^([ \t]*)### BEGIN SOLUTION.*?### END SOLUTION", r"\1...", source,
-                  flags=re.DOTALL | re.MULTILINE)
+    for cell in notebook.cells:
+        source = re.sub(r"^([ \t]*)### BEGIN SOLUTION.*?### END SOLUTION", r"\1...", cell.source,
+                        flags=re.DOTALL | re.MULTILINE)
+        if source != cell.source or cell.source.startswith("check."):
+            cell.source, cell.outputs = source, []
+    return notebook
 
 
 def without_kernel(output: Any) -> Any:
@@ -88,7 +91,7 @@ def stage_labs(titles: bool) -> None:
     Parameters
     ----------
     titles : bool
-        Without code and pictures, for a quick look at everything else.
+        Their first cells alone, for a quick look at everything else.
     """
     for lab in series.find():
         path, run = lab.path, RUN / lab.path.name
@@ -96,7 +99,7 @@ def stage_labs(titles: bool) -> None:
             path = run
         notebook = nbformat.read(path, as_version=4)
         if titles:
-            notebook.cells = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
+            notebook.cells = notebook.cells[:1]
         elif path != run:
             log.info("%s: not run since it changed, so its panels are still", lab.name)
         keep(LABS / lab.path.name, nbformat.writes(lab_page(notebook)))
@@ -130,7 +133,7 @@ def moved(text: str, old: Path, new: Path) -> str:
     old, new : Path
     """
     def link(found: re.Match) -> str:
-        target = (old.parent / found[1]).resolve()
+        target = Path(normpath(old.parent / found[1]))
         if target.parent == ROOT / "notebooks":
             target = LABS / target.name
         elif target.parent == ROOT and target.suffix == ".md":
@@ -184,10 +187,10 @@ class Messages(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Return a list a room."""
         self.env.note_reread()  # the code may change where this page does not
-        page = Path(self.env.doc2path(self.env.docname)).read_text("utf-8")
+        known = explained(Path(self.env.doc2path(self.env.docname)).read_text("utf-8"))
         rooms: dict[str, list[str]] = {}
         for said in sentences():
-            if re.search(r"\w", said.text) and not any(map(said.says, explained(page))):
+            if re.search(r"\w", said.text) and not any(map(said.says, known)):
                 rooms.setdefault(said.module.partition(".")[0], []).append(said.text)
         found: list[nodes.Node] = []
         for room, texts in rooms.items():
@@ -198,20 +201,48 @@ class Messages(SphinxDirective):
 
 # ---- formulas ------------------------------------------------------------------------------------
 
+ElementTree.register_namespace("", "http://www.w3.org/1998/Math/MathML")
+
+
+def mathml(tex: str, block: bool) -> str:
+    """A formula as MathML, which browsers show without a script.
+
+    Parameters
+    ----------
+    tex : str
+    block : bool
+        It stands by itself.
+
+    Raises
+    ------
+    MathError
+        On a command that is not known.
+    """
+    tex = re.sub(r"\\([bB]igg?)(?![a-zA-Z])", r"\\\1l", tex).replace(r"\dots", r"\ldots")
+    # XML knows no &nbsp;
+    made = re.sub("&(?!lt|gt|amp)[a-zA-Z]+;", lambda found: html.unescape(found[0]),
+                  tex2mathml(tex, as_block=block))
+    formula = ElementTree.fromstring(made)
+    for part in formula.iter():
+        if part.tag.endswith("}mo") and part.text in ("|", "∣", "‖", "∥"):
+            # As tall as a letter, so that an index stands beside it, and no space around.
+            part.attrib |= {"stretchy": "false", "lspace": "0", "rspace": "0"}
+        if part.tag.endswith("}msub") and part[0].tag.endswith("}munder"):
+            part.tag = part[0].tag  # what a brace says stands below it
+    return ElementTree.tostring(formula, "unicode")
+
 
 def visit_math(self: Any, node: nodes.Element) -> None:
-    """Write a formula as MathML, which browsers show without a script.
+    """Write a formula into a page.
 
     Parameters
     ----------
     node : Element
     """
-    tex = re.sub(r"\\([bB]igg?)(?![a-zA-Z])", r"\\\1l", node.astext()).replace(r"\dots", r"\ldots")
-    block = isinstance(node, nodes.math_block)
     try:
-        self.body.append(tex2mathml(tex, as_block=block))
+        self.body.append(mathml(node.astext(), isinstance(node, nodes.math_block)))
     except MathError as error:
-        log.warning("%s: %s", error, tex, location=node)
+        log.warning("%s: %s", error, node.astext(), location=node)
     raise nodes.SkipNode
 
 

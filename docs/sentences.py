@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,8 +26,12 @@ class Sentence(NamedTuple):
         ----------
         part : str
         """
-        wanted = ".*".join(map(re.escape, part.split("…")))
-        return re.search(wanted, self.text) is not None
+        return _pattern(part).search(self.text) is not None
+
+
+@functools.cache
+def _pattern(part: str) -> re.Pattern:
+    return re.compile(".*".join(map(re.escape, part.split("…"))))
 
 
 def explained(page: str) -> list[str]:
