@@ -177,7 +177,8 @@ def escape(app: Any, what: str, name: str, thing: Any, options: Any, lines: list
     lines : list of str
         Changed in place.
     """
-    text = re.sub(r"(``.*?``)|\|", lambda found: found[1] or r"\|", "\n".join(lines), flags=re.DOTALL)
+    code_or_bar = re.compile(r"(``.*?``)|\|", re.DOTALL)
+    text = code_or_bar.sub(lambda found: found[1] or r"\|", "\n".join(lines))
     lines[:] = text.split("\n")
 
 
@@ -194,8 +195,9 @@ class Messages(SphinxDirective):
                 rooms.setdefault(said.module.partition(".")[0], []).append(said.text)
         found: list[nodes.Node] = []
         for room, texts in rooms.items():
-            items = (nodes.list_item("", nodes.paragraph("", text)) for text in dict.fromkeys(texts))
-            found += [nodes.rubric("", f"idl_lab.{room}"), nodes.bullet_list("", *items)]
+            items = [nodes.paragraph("", text) for text in dict.fromkeys(texts)]
+            found += [nodes.rubric("", f"idl_lab.{room}"),
+                      nodes.bullet_list("", *(nodes.list_item("", item) for item in items))]
         return found
 
 

@@ -13,8 +13,8 @@ Function = Callable[..., Tensor]
 class FunctionMap:
     """What `operators.StateMap` is for φ(X Aᵀ + b), for any f: J = ∂f/∂z by torch.func.
 
-    The solver sees states flat, (m, n); f sees them as ``(m, *shape)``. The derivatives of the fixed
-    point are fixed points of maps of this class: v ↦ Jᵀv + g and w ↦ Jw + c.
+    The solver sees states flat, (m, n); f sees them as ``(m, *shape)``. The derivatives of the
+    fixed point are fixed points of maps of this class: v ↦ Jᵀv + g and w ↦ Jw + c.
 
     Parameters
     ----------

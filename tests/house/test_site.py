@@ -1,4 +1,4 @@
-"""The site: it builds without a warning, shows no solution, and its panels move without a kernel."""
+"""The site: built without a warning, without a solution; its panels move without a kernel."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def lab() -> nbformat.NotebookNode:
     picture = {"image/png": base64.b64encode(shown.picture).decode(), "text/plain": shown.text}
     view = {pages.VIEW: {"model_id": "x"}, "text/plain": "Panel()"}
     return notebook(
-        nbformat.v4.new_markdown_cell(r"# A lab" "\n\n" r"$\|A\|_\infty \le 1$ and $$\dots\big(x$$"),
+        nbformat.v4.new_markdown_cell("# A lab\n\n" + r"$\|A\|_\infty \le 1$, $$\dots\big(x$$"),
         code("panel", {"text/html": '<span class="idl-lab-state" hidden>here</span>'},
              picture | {film.MIME: shown._film(10)}, view),
         code("record(x=1)", {pages.MIME: {"numbers": [["x", 1]]}}),
