@@ -104,5 +104,5 @@ hooks: $(READY)
 	@git config diff.jupytext.textconv '$(BIN)/jupytext --quiet --to py:percent --output -'
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis docs/labs docs/project build/docs
 	find . \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +

@@ -245,34 +245,34 @@ def drive(browser, path: Path, width: int = 1280) -> int:
     for moving in page.locator(".idl-lab-film").all():
         image = moving.locator("img")
 
-        def state(image=image) -> list[str]:
-            return [image.get_attribute("src"), image.get_attribute("alt")]
+        def state(image=image) -> tuple[str, str]:
+            assert image.is_visible()
+            return image.get_attribute("src"), image.get_attribute("alt")
 
         for control in moving.locator("input[type=range]").all():
-            before = state()
             control.focus()
-            page.keyboard.press("End")
-            page.keyboard.press("Home")
-            page.keyboard.press("ArrowRight")
-            assert image.is_visible() and state()[1] != before[1]
-            before = state()
+            seen = []
+            for key in ("Home", "End"):
+                page.keyboard.press(key)
+                seen.append(state())
             control.scroll_into_view_if_needed()
             box = control.bounding_box()
             y = box["y"] + box["height"] / 2
-            page.mouse.move(box["x"] + 10, y)
+            page.mouse.move(box["x"] + box["width"] - 2, y)
             page.mouse.down()
-            page.mouse.move(box["x"] + box["width"] - 2, y, steps=4)
+            page.mouse.move(box["x"] + 1, y, steps=4)
             page.mouse.up()
-            assert state()[1] != before[1]
-            moved += state()[0] != before[0]
+            seen.append(state())
+            assert seen[0][1] != seen[1][1] != seen[2][1], "by keyboard, by mouse"
+            moved += seen[0][0] != seen[1][0]
         for control in moving.locator("select").all():
-            before = state()
             control.focus()
-            page.keyboard.press("ArrowDown")
-            if state() == before:
-                page.keyboard.press("ArrowUp")
-            assert state()[1] != before[1]
-            moved += state()[0] != before[0]
+            seen = []
+            for key in ("Home", "End"):
+                page.keyboard.press(key)
+                seen.append(state())
+            assert seen[0][1] != seen[1][1]
+            moved += seen[0][0] != seen[1][0]
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert not said
     assert [url for url in asked if not url.startswith(("data:", "file:"))] == []
