@@ -48,6 +48,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
+html_show_search_summary = False  # it fetches pages, which one opened from a disk may not
 copybutton_exclude = ".linenos, .gp, .go"
 
 # `python -m sphinx -b linkcheck docs build/links` asks the network, so no test does.

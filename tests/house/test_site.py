@@ -293,6 +293,14 @@ class TestInABrowser:
     def test_a_panel_moves_by_mouse_and_keyboard(self, site, browser, width):
         assert drive(browser, site / "panel.html", width) == 2
 
+    def test_the_search_finds_a_message_on_a_disk(self, site, browser):
+        page, said = browser.new_page(), []
+        page.on("console", lambda message: said.append(message.text))
+        page.goto((site / "search.html").as_uri() + "?q=expansive")
+        page.locator("#search-results a", has_text="Errors and warnings").wait_for()
+        assert not said
+        page.close()
+
     def test_pictures_are_dark_where_the_page_is(self, site, browser):
         for scheme, dark in (("light", False), ("dark", True)):
             page = browser.new_page(color_scheme=scheme)
