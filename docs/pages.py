@@ -62,7 +62,7 @@ def student(notebook: Any) -> Any:
     ----------
     notebook : NotebookNode
     """
-    for cell in notebook.cells:
+    for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
         source = re.sub(r"^([ \t]*)### BEGIN SOLUTION.*?### END SOLUTION", r"\1...", cell.source,
                         flags=re.DOTALL | re.MULTILINE)
         if source != cell.source or cell.source.startswith("check."):
@@ -220,7 +220,9 @@ def mathml(tex: str, block: bool) -> str:
     MathError
         On a command that is not known.
     """
-    tex = re.sub(r"\\([bB]igg?)(?![a-zA-Z])", r"\\\1l", tex).replace(r"\dots", r"\ldots")
+    for wanted, known in ((r"\\([bB]igg?)(?![a-zA-Z])", r"\\\1l"), (r"\\dots(?![a-z])", r"\\ldots"),
+                          (r"\\([td]?frac)(\d)(\d)", r"\\\1{\2}{\3}")):
+        tex = re.sub(wanted, known, tex)
     # XML knows no &nbsp;
     made = re.sub("&(?!lt|gt|amp)[a-zA-Z]+;", lambda found: html.unescape(found[0]),
                   tex2mathml(tex, as_block=block))
