@@ -171,7 +171,7 @@ def _angle(answer: object) -> dict:
         raise ValueError(f"A (2, 2) and g (2,) of finite numbers are wanted, yours have shapes "
                          f"{tuple(A.shape)} and {tuple(g.shape)}.")
     found = {"norm": float(inf_norm(A)), "spectral": float(torch.linalg.matrix_norm(A, 2)),
-             "size": float(g.norm())}
+             "size": float(g.norm()), "top": float(torch.linalg.eigvalsh((A + A.T) / 2).max())}
     if found["norm"] < 1:
         beta = torch.linalg.solve(torch.eye(2, dtype=A.dtype, device="cpu") - A.T, g)
         found["cosine"] = float(torch.cosine_similarity(g, beta, dim=0))
@@ -181,14 +181,15 @@ def _angle(answer: object) -> dict:
 uphill = Example(
     look=_angle,
     conditions=[
-        (lambda found: found["norm"] <= 0.95 + 1e-9, "‖A‖∞ is {0[norm]:.3g}; at most 0.95 is allowed."),
+        (lambda found: found["norm"] <= 0.95 + 1e-9,
+         "‖A‖∞ is {0[norm]:.3g}; at most 0.95 is allowed."),
         (lambda found: found["size"] > 0, "With g = 0 there is nothing to go down."),
-        (lambda found: found["spectral"] > 1,
-         "‖A‖₂ is {0[spectral]:.3g}: up to 1 the one-step gradient never points uphill, whatever "
-         "g is (section 5). Make it larger; ‖A‖∞ bounds the rows, not the columns."),
+        (lambda found: found["top"] > 1,
+         "With this A no g does: βᵀAβ is at most {0[top]:.3g}·‖β‖², so ⟨g, β⟩ ≥ 0. ‖A‖∞ bounds the "
+         "rows; the columns may be larger.", 0.5),
         (lambda found: found["cosine"] < 0,
          "The cosine is {0[cosine]:.2f}, not negative yet. This A may do; choose β first, so that "
-         "βᵀ(I − A)β < 0, and then g = (I − Aᵀ)β.", 0.5),
+         "βᵀ(I − A)β < 0, and then g = (I − Aᵀ)β."),
     ],
     what="a pair, A and g",
     praise="The cosine is {0[cosine]:.2f} with ‖A‖∞ = {0[norm]:.2g} and ‖A‖₂ = {0[spectral]:.3g}: "
@@ -201,7 +202,7 @@ uphill = Example(
     right=([[0.9, 0.0], [0.9, 0.0]], [-0.25, 0.38]),
     slips={"at most 0.95 is allowed": ([[2.0, 0.0], [2.0, 0.0]], [1.0, 1.0]),
            "nothing to go down": ([[0.9, 0.0], [0.9, 0.0]], [0.0, 0.0]),
-           "below 1 the one-step gradient never": ([[0.5, 0.4], [0.4, 0.5]], [1.0, -1.0]),
+           "With this A no g does": ([[0.5, 0.4], [0.4, 0.5]], [1.0, -1.0]),
            "not negative yet": ([[0.9, 0.0], [0.9, 0.0]], [1.0, 1.0]),
            "yours have shapes (2, 2) and (1,)": ([[0.9, 0.0], [0.9, 0.0]], [1.0])},
     level=Level.STRETCH)

@@ -144,10 +144,10 @@ norm_of_a_cascade = Example(
          "The cascade's ‖A‖∞ is {0[norm]:.3g}; it must exceed 1000. Which numbers stand in its "
          "upper right corner?"),
         (lambda found: found["least"] > 0,
-         "A model with b = 0 or c = 0 passes nothing on: both must do something."),
+         "A model with b = 0 or c = 0 passes nothing on: both must do something.", 0.25),
         (lambda found: found["gain"] <= 1,
          "One of the models amplifies: |bc|/(1 − |a|) is {0[gain]:.3g}, more than 1. A large c₁ is "
-         "allowed if b₁ is small.", 0.5),
+         "allowed if b₁ is small."),
     ],
     what="((a₁, b₁, c₁), (a₂, b₂, c₂))",
     praise="‖A‖∞ = {0[norm]:.4g} but λ_PF = {0[pf]:.2g}, and nothing is amplified: a change of u "

@@ -119,7 +119,7 @@ unique_without_pf = Example(
          "The diagonal must be zero: no state listens to itself."),
         (lambda found: found["pf"] >= 2, "λ_PF(|A|) is {0[pf]:.3g}; it must be at least 2."),
         (lambda found: found["det"] > 0,
-         "For b = {0[b]} there is not exactly one solution but these: {0[solutions]}.", 0.25),
+         "For b = {0[b]} there is not exactly one solution but these: {0[solutions]}."),
     ],
     what="a 2 × 2 matrix",
     praise="λ_PF(|A|) = {0[pf]:.3g}, and exactly one solution for every b: one state pushes the "
