@@ -54,6 +54,8 @@ def test_a_verdict_is_shown_and_escaped():
     verdict = check.start_here.picard_step(lambda *arguments: "<b>")
     assert repr(verdict).startswith("Not yet. ") and "<b>Not yet.</b>" in verdict._repr_html_()
     assert "&lt;b&gt;" in check.start_here.picard_step("<b>")._repr_html_()
+    exercise = check.well_posedness.project_row.exercise
+    assert "this is <code>Project</code>." in exercise(exercise.right)._repr_html_()
 
 
 @pytest.mark.parametrize("name", ["start_her", "kit", "check", "__path__", ""])
