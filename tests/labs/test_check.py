@@ -140,10 +140,15 @@ def test_what_lets_the_library_work_is_a_wrong_try():
     assert check.start_here.summary().rows["start_here.picard_step"] == ("warm-up", 0, 1, 1)
 
 
-def test_in_a_kernel_that_grades_nothing_is_kept_and_a_verdict_is_its_points(monkeypatch):
+def test_a_kernel_that_grades_shows_points_and_leaves_the_folder_alone(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(progress, "FILE", "progress.json")
     monkeypatch.setenv(GRADING, "1")
     assert [repr(STEP(answer)) for answer in (right, half, wrong, ...)] == ["1", "0.5", "0", "0"]
-    assert progress.read() == {}
+    assert not [*tmp_path.iterdir()]
+    monkeypatch.delenv(GRADING)
+    STEP(right)
+    assert (tmp_path / "progress.json").exists()
 
 
 @pytest.mark.parametrize(("name", "known"), [

@@ -126,16 +126,21 @@ def test_a_hard_coded_answer_is_not_right(exercise, seed):
 
 
 @named(FUNCTIONS)
-def test_what_is_right_for_the_numbers_of_the_notebook_alone_is_not_right_for_the_judge(exercise):
+def test_a_table_of_the_notebooks_numbers_is_not_right_for_the_judge(exercise):
     draws = generator(0)
     table = [exercise.inputs(draws) for _ in range(exercise.draws)]
 
+    def number(a):
+        return torch.as_tensor(a).double() if isinstance(a, torch.Tensor | float | int) else None
+
+    def far(given, known):
+        pairs = [(number(a), number(b)) for a, b in zip(given, known, strict=True)]
+        return sum(float((a - b).abs().sum()) if a.shape == b.shape else 1e9
+                   for a, b in pairs if a is not None)
+
     def remembered(*arguments):
         """The value at the nearest of the inputs that a reader may have printed."""
-        far = [sum(float((torch.as_tensor(a).double() - torch.as_tensor(b).double()).abs().sum())
-                   if torch.as_tensor(a).shape == torch.as_tensor(b).shape else 1e9
-                   for a, b in zip(arguments, known, strict=True)) for known in table]
-        return exercise.right(*table[far.index(min(far))])
+        return exercise.right(*min(table, key=lambda known: far(arguments, known)))
 
     assert exercise(remembered).right
     assert not exercise(remembered, seed=judge.SEED).right

@@ -151,8 +151,8 @@ norm_of_a_cascade = Example(
     ],
     what="((a₁, b₁, c₁), (a₂, b₂, c₂))",
     praise="‖A‖∞ = {0[norm]:.4g} but λ_PF = {0[pf]:.2g}, and nothing is amplified: a change of u "
-           "changes ŷ by no more. Only the unit of x₁ is odd: make it {0[units]:,.0f} times smaller "
-           "and the norm is below 1.",
+           "changes ŷ by no more. Only the unit of x₁ is odd: {0[units]:,.0f} times "
+           "smaller, and the norm is below 1.",
     hints=[
         "A = [[a₂, b₂c₁], [0, a₁]]: the norm is large where b₂c₁ is.",
         "Model 1 does the same with 1000·c₁ and b₁/1000: only b₁c₁ counts. The cascade's A sees "
