@@ -17,6 +17,7 @@ from idl_lab import perron as another_module
 from idl_lab.fixed_point import Picard
 from idl_lab.labs import check
 from idl_lab.labs.kit.watch import lent, watched
+from idl_lab.sim.solvers import ADMMSolver
 
 RIGHT = check.well_posedness.project_row.exercise.right
 
@@ -134,7 +135,12 @@ def test_tools_may_be_used_where_the_exercise_says_so(uses, borrows):
 
 @pytest.mark.parametrize(("answer", "is_"), [
     (Picard, True), (type("Mine", (Picard,), {}), True),
-    (type("Mine", (sim_base.BaseSolver,), {}), False),  # abstract: a form to be filled in
+    (type("Mine", (sim_base.BaseSolver,), {"iterates": project}), False),  # a form, filled in
+    (type("Mine", (ADMMSolver,), {"iterates": project}), False),  # and what is not its core
+    (type("Mine", (ADMMSolver,), {}), True), (ADMMSolver, True),
+    (type("Mine", (sim_base.BaseSolver,), {"iterates": ADMMSolver.iterates}), True),
+    (type("Mine", (type("Between", (ADMMSolver,), {}),), {}), True),
+    (type("Mine", (sim_base.BaseSolver,), {}), True),  # abstract still: nothing is its own
     (torch.nn.Linear, False), (int, False), (type("Mine", (), {}), False),
     (Picard(), False), (torch.ones(2, device="cpu"), False), (None, False), (mock.Mock(), False),
     (mock.MagicMock(), False), (len, False), (torch.relu, False),

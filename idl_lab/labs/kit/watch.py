@@ -51,15 +51,22 @@ def lent(answer: Any, uses: Sequence[str] = ()) -> str:
     """
     try:
         if isinstance(answer, type):
-            # A base with abstract methods is a form to be filled in; any other does the work.
-            found = [(sys.modules[c.__module__].__dict__.get("__file__") or "", c)
-                     for c in answer.__mro__ if c is answer or not inspect.isabstract(c)]
+            forms = [getattr(answer, name) for base in answer.__mro__
+                     for name in getattr(base, "__abstractmethods__", ())]
+            # A base with abstract methods is a form to be filled in: who filled it in counts.
+            inside = [answer, *(map(_innermost, forms) if forms else answer.__mro__)]
         else:
-            answer = _innermost(answer)
-            found = [(answer.__code__.co_filename, answer)] if inspect.isfunction(answer) else []
-        return next((thing.__qualname__ for file, thing in found if _ours(file, uses)), "")
+            inside = [_innermost(answer)]
+        return next((thing.__qualname__ for thing in inside if _ours(_file(thing), uses)), "")
     except Exception:  # the reader's own __getattr__, say
         return ""
+
+
+def _file(thing: Any) -> str:
+    """Where a class or function was written, as far as is known."""
+    if isinstance(thing, type):
+        return getattr(sys.modules[thing.__module__], "__file__", None) or ""
+    return thing.__code__.co_filename if inspect.isfunction(thing) else ""
 
 
 def _innermost(answer: Any) -> Any:
