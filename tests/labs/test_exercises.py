@@ -78,10 +78,10 @@ def test_another_exercises_right_answer_is_not_right(exercise):
 
 
 @named(EXERCISES)
-@pytest.mark.parametrize("answer", ODD, ids=lambda a: type(a).__name__)
-def test_no_answer_raises(exercise, answer):
-    verdict = exercise(answer, **getattr(exercise, "options", {}))
-    assert not verdict.right and verdict.sentence
+def test_no_answer_raises(exercise):
+    for k, answer in enumerate(ODD):
+        verdict = exercise(answer, **getattr(exercise, "options", {}))
+        assert not verdict.right and verdict.sentence, k
 
 
 @pytest.mark.parametrize("answer", ODD, ids=lambda a: type(a).__name__)
@@ -101,11 +101,11 @@ def test_the_checkers_own_answer_earns_nothing(checker):
 
 
 @named(FUNCTIONS)
-@pytest.mark.parametrize("seed", SEEDS)
-def test_the_right_function_is_right_whatever_it_is_given(exercise, seed):
-    assert exercise(exercise.right, seed=seed).right
-    verdict = exercise(lambda *arguments: exercise.right(*arguments) + 1, seed=seed)
-    assert verdict.outcome is Outcome.HINT
+def test_the_right_function_is_right_whatever_it_is_given(exercise):
+    for seed in SEEDS:
+        assert exercise(exercise.right, seed=seed).right
+        verdict = exercise(lambda *arguments: exercise.right(*arguments) + 1, seed=seed)
+        assert verdict.outcome is Outcome.HINT
 
 
 @named(FUNCTIONS)
@@ -115,14 +115,14 @@ def test_a_stub_that_returns_its_dots_is_not_attempted(exercise):
 
 
 @named(FUNCTIONS)
-@pytest.mark.parametrize("seed", SEEDS)
-def test_a_hard_coded_answer_is_not_right(exercise, seed):
-    draws = generator(seed)
-    values = [exercise.right(*exercise.inputs(draws)) for _ in range(exercise.draws)]
-    assert len(values) > 1
-    for value in values:
-        verdict = exercise(lambda *arguments, value=value: value, seed=seed)
-        assert verdict.outcome is Outcome.HINT
+def test_a_hard_coded_answer_is_not_right(exercise):
+    for seed in SEEDS:
+        draws = generator(seed)
+        values = [exercise.right(*exercise.inputs(draws)) for _ in range(exercise.draws)]
+        assert len(values) > 1
+        for value in values:
+            verdict = exercise(lambda *arguments, value=value: value, seed=seed)
+            assert verdict.outcome is Outcome.HINT
 
 
 @named(FUNCTIONS)
@@ -147,12 +147,12 @@ def test_a_table_of_the_notebooks_numbers_is_not_right_for_the_judge(exercise):
 
 
 @slips(FUNCTIONS)
-@pytest.mark.parametrize("seed", SEEDS)
-def test_each_slip_gets_its_own_sentence(exercise, said, slip, seed):
+def test_each_slip_gets_its_own_sentence(exercise, said, slip):
     share, slip = (slip.share, slip.slip) if isinstance(slip, Partly) else (0, slip)
-    verdict = exercise(slip, seed=seed)
-    assert verdict.outcome is Outcome.HINT and verdict.sentence == said
-    assert verdict.share == share < 1
+    for seed in SEEDS:
+        verdict = exercise(slip, seed=seed)
+        assert verdict.outcome is Outcome.HINT and verdict.sentence == said, seed
+        assert verdict.share == share < 1
 
 
 @named(FUNCTIONS)
