@@ -214,8 +214,8 @@ def solutions() -> dict[str, str]:
         for cell in nbformat.read(path, as_version=4).cells:
             if "### BEGIN SOLUTION" in cell.source:
                 last = re.sub(r" *### (BEGIN|END) SOLUTION\n?", "", cell.source).strip()
-            elif asked := re.search(r"^check\.(\w+\.\w+)\(", cell.source, re.MULTILINE):
-                found[asked[1]] = last
+            elif last and (asked := re.search(r"^check\.(\w+\.\w+)\(", cell.source, re.MULTILINE)):
+                found[asked[1]], last = last, ""  # what is asked next has an answer of its own
     return found
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import html
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -90,6 +91,7 @@ class Verdict:
 
     def _repr_html_(self) -> str:
         said = html.escape(self._text().removeprefix(f"{self.outcome.value}. "))
+        said = re.sub("`([^`]+)`", r"<code>\1</code>", said)
         return (f"<div style='border-left:4px solid {_COLOURS[self.outcome]};padding-left:8px'>"
                 f"<b>{self.outcome.value}.</b> {said}</div>")
 

@@ -19,7 +19,8 @@ def read() -> dict[str, dict[str, Any]]:
         saved = json.loads(Path(FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):  # none yet, or broken: what this kernel knows is left
         saved = {}
-    return (saved if isinstance(saved, dict) else {}) | _kept
+    entries = saved.items() if isinstance(saved, dict) else ()
+    return {name: entry for name, entry in entries if isinstance(entry, dict)} | _kept
 
 
 def note(name: str, **changes: Any) -> None:
