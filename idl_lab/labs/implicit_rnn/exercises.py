@@ -137,7 +137,7 @@ last_three = Example(
          "Two of the inputs are there; the third is off by {0[error]:.2g}."),
     ],
     what="a tuple of four matrices A, B, C, D",
-    praise="After twelve inputs the last three are there, to {0[error]:.0e}, and κ had no say: "
+    praise="After twelve inputs the last three are there, and κ had no say: "
            "with ‖A‖∞ = {0[norm]:.2g} memory is a matter of D.",
     right=_matrices([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]),
     level=Level.EXPERIMENT,

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache, cached_property
 from types import CodeType
 from typing import Any, ClassVar
@@ -19,6 +17,7 @@ from idl_lab import validation
 from idl_lab.constraints import project_rows
 from idl_lab.labs.kit.exercise import Example, Exercise, Guess, Level
 from idl_lab.labs.kit.problems import digits_teacher, generator, normal
+from idl_lab.labs.sim_solvers.problems import Momentum
 from idl_lab.labs.sim_solvers.problems import admm_step as _admm_step
 from idl_lab.sim import SIM, solvers
 from idl_lab.sim.problem import Problem
@@ -211,23 +210,6 @@ def _same(code: CodeType) -> tuple:
 
 
 READY_CODE = {_same(kind.iterates.__code__) for kind in READY}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Momentum(BaseSolver):
-    """FISTA (Beck and Teboulle 2009), and without its momentum the plain proximal gradient."""
-
-    momentum: ClassVar[float] = 1.0
-
-    def iterates(self, problem: Problem) -> Iterator[Tensor]:
-        """Each step from a point beyond the last one, in the direction of the last move."""
-        step, t = 1 / problem.spectrum[0].amax(), 1.0
-        W = ahead = problem.zeros()
-        while True:
-            before, W = W, problem.prox(ahead - step * problem.gradient(ahead), step)
-            last, t = t, (1 + math.sqrt(1 + 4 * t * t)) / 2
-            ahead = W + self.momentum * (last - 1) / t * (W - before)
-            yield W
 
 
 class _Plain(Momentum):

@@ -1,11 +1,17 @@
-"""One step of ADMM, as lab 08 writes it down."""
+"""A step of ADMM and a solver with momentum, as lab 08 writes them down."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from idl_lab.sim.problem import Problem
+from idl_lab.sim.solvers import BaseSolver
 
 
 def admm_step(problem: Problem, zeta: Tensor, mu: Tensor, rho: float) -> Tensor:
@@ -33,3 +39,20 @@ def admm_step(problem: Problem, zeta: Tensor, mu: Tensor, rho: float) -> Tensor:
     beta = torch.linalg.solve(problem.Q + rho * eye, problem.cross + rho * (zeta - mu), left=False)
     zeta = problem.prox(beta + mu, 1 / rho)
     return torch.stack([beta, zeta, mu + beta - zeta])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Momentum(BaseSolver):
+    """FISTA (Beck and Teboulle 2009), and without its momentum the plain proximal gradient."""
+
+    momentum: ClassVar[float] = 1.0
+
+    def iterates(self, problem: Problem) -> Iterator[Tensor]:
+        """Each step from a point beyond the last one, in the direction of the last move."""
+        step, t = 1 / problem.spectrum[0].amax(), 1.0
+        W = ahead = problem.zeros()
+        while True:
+            before, W = W, problem.prox(ahead - step * problem.gradient(ahead), step)
+            last, t = t, (1 + math.sqrt(1 + 4 * t * t)) / 2
+            ahead = W + self.momentum * (last - 1) / t * (W - before)
+            yield W
