@@ -64,7 +64,8 @@ rnn_step = Exercise(
 def _norms(draws: torch.Generator) -> tuple[Tensor, ...]:
     """B, C, D of the columns of h, small enough for some κ to do."""
     B, C, D = (normal(*shape, generator=draws) for shape in ((6, 3), (3, 6), (3, 3)))
-    return 0.4 * B / inf_norm(B), C / inf_norm(C), 0.3 * D / inf_norm(D)
+    b, d = torch.rand(2, generator=draws, dtype=B.dtype, device="cpu")
+    return (0.2 + 0.2 * b) * B / inf_norm(B), C / inf_norm(C), (0.2 + 0.2 * d) * D / inf_norm(D)
 
 
 def _through(B: Tensor, C: Tensor) -> Tensor:

@@ -48,6 +48,10 @@ def lent(answer: Any, uses: Sequence[str] = ()) -> str:
         answer = answer.func
     if isinstance(answer, type):
         file = getattr(sys.modules.get(answer.__module__), "__file__", None) or ""
+        if not _ours(file, uses):  # its own class, but perhaps not what was abstract in the base
+            inherited = [lent(getattr(answer, name), uses) for base in answer.__mro__
+                         for name in getattr(base, "__abstractmethods__", ())]
+            return max(inherited, default="")
     else:
         answer = getattr(answer, "__func__", answer)
         file = getattr(getattr(answer, "__code__", None), "co_filename", "")
