@@ -258,7 +258,7 @@ class _Trial:
         return self.answer(max_steps=STEPS, check_every=STEPS // 20, device="cpu", progress=False)
 
     @property
-    def drawn(self) -> object:
+    def drawn(self) -> Any:
         return self.solver.iterates(self.problem)
 
     @property

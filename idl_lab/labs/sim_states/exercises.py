@@ -69,7 +69,8 @@ row_of_zeros = Exercise(
     shape="λ is one number",
     level=Level.DERIVE,
     slips={
-        "The sum of all |φⱼᵀz|? Each entry of β has a threshold of its own; the last one decides.":
+        "Not the sum of all |φⱼᵀz|: each entry of β leaves zero at a λ of its own, and the first "
+        "to leave decides.":
             lambda Phi, z: (Phi.mT @ z).abs().sum(),
         "A negative φⱼᵀz pulls as hard as a positive one: absolute values.":
             lambda Phi, z: (Phi.mT @ z).amax(),
@@ -78,7 +79,7 @@ row_of_zeros = Exercise(
             lambda Phi, z: (Phi.mT @ z).abs().amax() / len(z),
         "That would be right without the ½ before the square.":
             lambda Phi, z: 2 * (Phi.mT @ z).abs().amax(),
-        "From that λ on one entry is zero; the row is from the λ on at which the last one is.":
+        "From that λ on one entry is zero; the row is zero from the λ on at which all are.":
             lambda Phi, z: (Phi.mT @ z).abs().amin(),
         "That is the bound of a penalty λ‖β‖₂; with ℓ₁ each entry is weighed by itself.":
             lambda Phi, z: torch.linalg.vector_norm(Phi.mT @ z),
@@ -225,7 +226,7 @@ duality_gap = Exercise(
         "That is the objective without λ‖β‖₁, less the bound.":
             lambda beta, Phi, z, lam: _gap(beta, Phi, z, lam, _shrunk(beta, Phi, z, lam))
                 - lam * beta.abs().sum(),
-        "λ‖Φᵀν‖₁? A single entry of Φᵀν above λ already makes the minimum −∞: ‖Φᵀν‖∞ decides.":
+        "Not the sum of |φⱼᵀν|: a single one above λ makes the minimum −∞, so the largest decides.":
             lambda beta, Phi, z, lam: _gap(beta, Phi, z, lam, min(
                 1.0, float(lam / (Phi.mT @ (Phi @ beta - z)).abs().sum()))),
         "Shrunk, never stretched: where ‖Φᵀ(Φβ − z)‖∞ is below λ, ν is the residual itself.":
