@@ -1,13 +1,145 @@
-"""The exercise of lab 14."""
+"""The exercises of lab 14."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import jacrev
 
-from idl_lab.labs.kit.exercise import Exercise
+from idl_lab.labs.kit.exercise import Exercise, Guess, Level, Partly
+from idl_lab.labs.kit.problems import normal, random_matrix
+
+# ---- one step -------------------------------------------------------------------------------
+
+
+def _tanh_layer(draws: torch.Generator) -> tuple[Tensor, ...]:
+    """W, u, the state z = tanh(Wz + u), and the loss's gradient there."""
+    W, u = random_matrix(4, 0.8, generator=draws), normal(4, generator=draws)
+    z = torch.zeros_like(u)
+    for _ in range(200):
+        z = torch.tanh(W @ z + u)
+    return W, u, z, normal(4, generator=draws)
+
+
+def _adjoint(J: Tensor, g: Tensor) -> Tensor:
+    return torch.linalg.solve(torch.eye(len(J), dtype=J.dtype, device=J.device) - J.mT, g)
+
+
+one_step = Exercise(
+    inputs=_tanh_layer,
+    right=lambda W, u, z, g: torch.outer((1 - z ** 2) * g, z),
+    what="the one-step gradient of W",
+    shape="It has the shape of W, (4, 4)",
+    level=Level.WARM_UP,
+    slips={
+        "The slope is missing: tanh stands between Wz + u and the state.":
+            lambda W, u, z, g: torch.outer(g, z),
+        "Entry (i, j) of W takes z_j to component i: you have its transpose.":
+            lambda W, u, z, g: torch.outer(z, (1 - z ** 2) * g),
+        "That is the exact gradient, of w = (I − Jᵀ)⁻¹ g; one step has w = g.":
+            lambda W, u, z, g: torch.outer(
+                (1 - z ** 2) * _adjoint((1 - z ** 2)[:, None] * W, g), z),
+        "The derivative of tanh(a) is 1 − tanh(a)², and tanh(Wz + u) is z itself: its tanh is not "
+        "taken once more.": lambda W, u, z, g: torch.outer((1 - torch.tanh(z) ** 2) * g, z),
+    },
+    hints=["One step holds z on the right side of z = tanh(Wz + u) fixed, and asks how the left "
+           "side moves with W.",
+           "The slope of tanh at Wz + u is 1 − z², so that component i has (1 − z_i²) g_i.",
+           "Multiply that by z_j for entry (i, j)."],
+    praise="No equation was solved for it.")
+
+# ---- the size of a Jacobian -----------------------------------------------------------------
+
+
+def _layer(J: Tensor, draws: torch.Generator) -> tuple[nn.Module, Tensor]:
+    """f(·, u) of a fixed u, of torch's own modules, and its equilibrium z, where J is as given."""
+    n, z = len(J), normal(len(J), generator=draws)
+    first, second = (nn.Linear(n, n, dtype=J.dtype, device="cpu") for _ in range(2))
+    f = nn.Sequential(first, nn.Tanh(), second).requires_grad_(False)
+    first.weight.copy_(torch.eye(n, device="cpu") + normal(n, n, generator=draws) / 10)
+    first.bias.copy_(normal(n, generator=draws) / 4)
+    inner = torch.tanh(first(z))
+    second.weight.copy_(J @ torch.linalg.inv((1 - inner ** 2)[:, None] * first.weight))
+    second.bias.copy_(z - second.weight @ inner)
+    return f, z
+
+
+def _probed(draws: torch.Generator) -> tuple[nn.Module, Tensor, Tensor]:
+    return *_layer(normal(5, 5, generator=draws) / 2, draws), normal(3, 5, generator=draws)
+
+
+frobenius = Exercise(
+    inputs=_probed,
+    right=lambda f, z, V: (V @ jacrev(f)(z)).square().sum(dim=1).mean(),
+    what="the estimate of ‖J‖_F²",
+    shape="One number is wanted",
+    level=Level.DERIVE,
+    slips={
+        "The sum over the components and the mean over the probes: you took one for the other.":
+            lambda f, z, V: (V @ jacrev(f)(z)).square().sum(dim=0).mean(),
+        "That is the sum over the probes; each is an estimate, and their mean is wanted.":
+            Partly(0.5, lambda f, z, V: (V @ jacrev(f)(z)).square().sum()),
+        "J v is as good on average, since ‖J‖_F = ‖Jᵀ‖_F, but a backward pass gives Jᵀ v; take "
+        "that.": Partly(0.5, lambda f, z, V: (V @ jacrev(f)(z).mT).square().sum(dim=1).mean()),
+        "v·Jᵀv is on average the trace of J; ‖Jᵀv‖² is wanted.":
+            lambda f, z, V: ((V @ jacrev(f)(z)) * V).sum(dim=1).mean(),
+        "That is the norm, not its square.":
+            lambda f, z, V: (V @ jacrev(f)(z)).norm(dim=1).mean(),
+        "That is ‖J‖_F² itself, at the price of a whole Jacobian; the estimate by the probes in V "
+        "is wanted.": lambda f, z, V: jacrev(f)(z).square().sum(),
+    },
+    hints=["For v with independent components of variance 1, E‖Jᵀv‖² = ‖J‖_F². Take the mean over "
+           "the rows v of V.",
+           "Jᵀv is one vector–Jacobian product: z = z.clone().requires_grad_(), then "
+           "`torch.autograd.grad(f(z), z, v)[0]`.",
+           "Square its components, sum them, and take the mean over the probes."],
+    praise="One backward pass a probe, and in training one probe is enough.")
+
+# ---- does the iteration find it -------------------------------------------------------------
+
+
+def _rate(f: nn.Module, z: Tensor, beta: float) -> Tensor:
+    return (1 - beta + beta * torch.linalg.eigvals(jacrev(f)(z))).abs().max()
+
+
+def _damped(draws: torch.Generator) -> tuple[nn.Module, Tensor, float]:
+    """A layer whose Jacobian's largest eigenvalues are a complex pair, and a damping."""
+    beta, turn, *rest = torch.rand(5, generator=draws, dtype=torch.float64, device="cpu").tolist()
+    basis = torch.eye(5, dtype=torch.float64, device="cpu") + normal(5, 5, generator=draws) / 4
+    J = torch.diag(torch.tensor([-0.4, -0.4, *(0.5 - r for r in rest)], dtype=torch.float64,
+                                device="cpu"))
+    J[0, 1], J[1, 0] = 1.2 + turn, -1.2 - turn
+    f, z = _layer(basis @ J @ torch.linalg.inv(basis), draws)
+    return f, z, 0.4 + 0.5 * beta
+
+
+rate = Exercise(
+    inputs=_damped,
+    right=_rate,
+    what="the factor by which the error shrinks",
+    shape="One number is wanted",
+    level=Level.EXPERIMENT,
+    slips={
+        "That is the factor without damping, ρ.": lambda f, z, beta: _rate(f, z, 1.0),
+        "Eigenvalues may be negative or complex: apply 1 − β + βλ to each before you take the "
+        "absolute value.": Partly(0.5, lambda f, z, beta: 1 - beta + beta * _rate(f, z, 1.0)),
+        "An eigenvalue has an imaginary part too.": lambda f, z, beta: (
+            1 - beta + beta * torch.linalg.eigvals(jacrev(f)(z)).real).abs().max(),
+        "The largest singular value bounds what one step may do; in the long run the eigenvalues "
+        "decide.": lambda f, z, beta: torch.linalg.matrix_norm(
+            (1 - beta) * torch.eye(len(z), dtype=z.dtype, device=z.device)
+            + beta * jacrev(f)(z), 2),
+    },
+    hints=["Near the equilibrium the error e obeys e ← Me. What is M for z ← (1 − β)z + βf(z)?",
+           "M = (1 − β)I + βJ, with J = `torch.func.jacrev(f)(z)`. Its powers shrink like its "
+           "largest eigenvalue's.",
+           "The largest |1 − β + βλ| over the eigenvalues λ of J, `torch.linalg.eigvals`."],
+    praise="Below 1 the iteration finds this equilibrium from nearby, above 1 it leaves it. "
+           "Forming J is for small layers; `radii` does it by products alone.")
+
+# ---- the phantom gradient -------------------------------------------------------------------
 
 
 def _inputs(draws: torch.Generator) -> tuple[Tensor, Tensor, int, float]:
@@ -34,12 +166,13 @@ phantom = Exercise(
     inputs=_inputs,
     right=_slip(lambda J, g, k, beta: (J, g, k, beta, beta)),
     what="the phantom gradient",
-    shape="it is a tensor of shape (4,), as g",
+    shape="It has the shape of g, (4,)",
+    level=Level.STRETCH,
     slips={
         "The transpose is missing: a gradient goes backwards, through Jᵀ.":
-            _slip(lambda J, g, k, beta: (J.mT, g, k, beta, beta)),
+            Partly(1 / 3, _slip(lambda J, g, k, beta: (J.mT, g, k, beta, beta))),
         "Each step adds β · (what came back to it): the factor β before the sum is missing.":
-            _slip(lambda J, g, k, beta: (J, g, k, beta, 1.0)),
+            Partly(1 / 3, _slip(lambda J, g, k, beta: (J, g, k, beta, 1.0))),
         "That is the Neumann series, β = 1: each step is damped, (1 − β) w + β Jᵀ w.":
             _slip(lambda J, g, k, beta: (J, g, k, 1.0, 1.0)),
         "One term too many: k steps give the powers 0 … k − 1.":
@@ -47,10 +180,18 @@ phantom = Exercise(
         "One term is missing: k steps give the powers 0 … k − 1.":
             _slip(lambda J, g, k, beta: (J, g, k - 1, beta, beta)),
         "That is the exact w = (I − Jᵀ)⁻¹ g; the k-step sum is wanted.":
-            lambda J, g, k, beta: torch.linalg.solve(
-                torch.eye(len(J), dtype=J.dtype, device=J.device) - J.mT, g),
+            lambda J, g, k, beta: _adjoint(J, g),
     },
     hints=[
-        "Go back through z ← (1 − β) z + β (J z + u) k times: start with a term g and a sum 0; "
-        "each step adds β · term to the sum, then term ← (1 − β) term + β Jᵀ term."],
+        "Write one step as z′ = Mz + βu. What comes back to z, and what to u, if g comes back to "
+        "z′?",
+        "Mᵀg to z, with M = (1 − β)I + βJ, and βg to u. There are k such steps.",
+        "Start with a term g and a sum 0; each step adds β · term to the sum, then "
+        "term ← (1 − β) term + β Jᵀ term."],
     praise="With k → ∞ it is the exact gradient, whatever β is.")
+
+# ---- a guess --------------------------------------------------------------------------------
+
+bounded_settles = Guess(
+    what="\"yes\" or \"no\"",
+    found="Does it converge for every s? {0}; you said {1}.")
