@@ -134,10 +134,11 @@ counterexample = Example(
 
 def _confused() -> nn.Module:
     """A classifier of sequences that a unit confuses, of torch's own modules."""
-    layers = nn.Sequential(nn.Flatten(), nn.Linear(10, 10, bias=False, device="cpu"), nn.Tanh(),
-                           nn.Linear(10, 10, bias=False, device="cpu")).double().requires_grad_(False)
-    layers[1].weight.copy_(3 * normal(10, 10, generator=generator()))
-    layers[3].weight.copy_(normal(10, 10, generator=generator(1)))
+    first, second = (nn.Linear(10, 10, bias=False, dtype=torch.float64, device="cpu")
+                     for _ in range(2))
+    layers = nn.Sequential(nn.Flatten(), first, nn.Tanh(), second).requires_grad_(False)
+    first.weight.copy_(3 * normal(10, 10, generator=generator()))
+    second.weight.copy_(normal(10, 10, generator=generator(1)))
     return layers
 
 
