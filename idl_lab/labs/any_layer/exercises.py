@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
-from torch.func import jacrev
+from torch import Tensor
 
 from idl_lab.labs.kit.exercise import Exercise, Guess, Level, Partly
 from idl_lab.labs.kit.problems import normal, random_matrix
@@ -40,7 +39,7 @@ one_step = Exercise(
             lambda W, u, z, g: torch.outer(z, (1 - z ** 2) * g),
         "That is the exact gradient, of w = (I − Jᵀ)⁻¹ g; one step has w = g.":
             lambda W, u, z, g: torch.outer(
-                (1 - z ** 2) * _adjoint((1 - z ** 2)[:, None] * W, g), z),
+                (1 - z ** 2) * _adjoint(_jacobian(W, z), g), z),
         "The derivative of tanh(a) is 1 − tanh(a)², and tanh(Wz + u) is z itself: its tanh is not "
         "taken once more.": lambda W, u, z, g: torch.outer((1 - torch.tanh(z) ** 2) * g, z),
     },
@@ -50,91 +49,85 @@ one_step = Exercise(
            "Multiply that by z_j for entry (i, j)."],
     praise="No equation was solved for it.")
 
-# ---- the size of a Jacobian -----------------------------------------------------------------
+# ---- the size of a Jacobian -------------------------------------------------------------------
 
 
-def _layer(J: Tensor, draws: torch.Generator) -> tuple[nn.Module, Tensor]:
-    """f(·, u) of a fixed u, of torch's own modules, and its equilibrium z, where J is as given."""
-    n, z = len(J), normal(len(J), generator=draws)
-    first, second = (nn.Linear(n, n, dtype=J.dtype, device="cpu") for _ in range(2))
-    f = nn.Sequential(first, nn.Tanh(), second).requires_grad_(False)
-    first.weight.copy_(torch.eye(n, device="cpu") + normal(n, n, generator=draws) / 10)
-    first.bias.copy_(normal(n, generator=draws) / 4)
-    inner = torch.tanh(first(z))
-    second.weight.copy_(J @ torch.linalg.inv((1 - inner ** 2)[:, None] * first.weight))
-    second.bias.copy_(z - second.weight @ inner)
-    return f, z
+def _jacobian(W: Tensor, z: Tensor) -> Tensor:
+    return (1 - z ** 2)[:, None] * W
 
 
-def _probed(draws: torch.Generator) -> tuple[nn.Module, Tensor, Tensor]:
-    return *_layer(normal(5, 5, generator=draws) / 2, draws), normal(3, 5, generator=draws)
+def _probed(draws: torch.Generator) -> tuple[Tensor, ...]:
+    W, u, z, _ = _tanh_layer(draws)
+    return W, u, z, normal(3, 4, generator=draws)
 
 
 frobenius = Exercise(
     inputs=_probed,
-    right=lambda f, z, V: (V @ jacrev(f)(z)).square().sum(dim=1).mean(),
+    right=lambda W, u, z, V: (V @ _jacobian(W, z)).square().sum(dim=1).mean(),
     what="the estimate of ‖J‖_F²",
     shape="One number is wanted",
     level=Level.DERIVE,
     slips={
         "The sum over the components and the mean over the probes: you took one for the other.":
-            lambda f, z, V: (V @ jacrev(f)(z)).square().sum(dim=0).mean(),
+            lambda W, u, z, V: (V @ _jacobian(W, z)).square().sum(dim=0).mean(),
         "That is the sum over the probes; each is an estimate, and their mean is wanted.":
-            Partly(0.5, lambda f, z, V: (V @ jacrev(f)(z)).square().sum()),
+            Partly(0.5, lambda W, u, z, V: (V @ _jacobian(W, z)).square().sum()),
         "J v is as good on average, since ‖J‖_F = ‖Jᵀ‖_F, but a backward pass gives Jᵀ v; take "
-        "that.": Partly(0.5, lambda f, z, V: (V @ jacrev(f)(z).mT).square().sum(dim=1).mean()),
+        "that.": Partly(0.5, lambda W, u, z, V: (
+            V @ _jacobian(W, z).mT).square().sum(dim=1).mean()),
         "v·Jᵀv is on average the trace of J; ‖Jᵀv‖² is wanted.":
-            lambda f, z, V: ((V @ jacrev(f)(z)) * V).sum(dim=1).mean(),
-        "That is the norm, not its square.":
-            lambda f, z, V: (V @ jacrev(f)(z)).norm(dim=1).mean(),
+            lambda W, u, z, V: ((V @ _jacobian(W, z)) * V).sum(dim=1).mean(),
+        "The slope is missing: J = ∂f/∂z is not W alone.":
+            lambda W, u, z, V: (V @ W).square().sum(dim=1).mean(),
         "That is ‖J‖_F² itself, at the price of a whole Jacobian; the estimate by the probes in V "
-        "is wanted.": lambda f, z, V: jacrev(f)(z).square().sum(),
+        "is wanted.": lambda W, u, z, V: _jacobian(W, z).square().sum(),
     },
     hints=["For v with independent components of variance 1, E‖Jᵀv‖² = ‖J‖_F². Take the mean over "
            "the rows v of V.",
            "Jᵀv is one vector–Jacobian product: z = z.clone().requires_grad_(), then "
-           "`torch.autograd.grad(f(z), z, v)[0]`.",
+           "`torch.autograd.grad(torch.tanh(W @ z + u), z, v)[0]`.",
            "Square its components, sum them, and take the mean over the probes."],
     praise="One backward pass a probe, and in training one probe is enough.")
 
-# ---- does the iteration find it -------------------------------------------------------------
+# ---- does the iteration find it ---------------------------------------------------------------
 
 
-def _rate(f: nn.Module, z: Tensor, beta: float) -> Tensor:
-    return (1 - beta + beta * torch.linalg.eigvals(jacrev(f)(z))).abs().max()
+def _rate(W: Tensor, z: Tensor, beta: float) -> Tensor:
+    return (1 - beta + beta * torch.linalg.eigvals(_jacobian(W, z))).abs().max()
 
 
-def _damped(draws: torch.Generator) -> tuple[nn.Module, Tensor, float]:
+def _damped(draws: torch.Generator) -> tuple[Tensor, Tensor, Tensor, float]:
     """A layer whose Jacobian's largest eigenvalues are a complex pair, and a damping."""
     beta, turn, *rest = torch.rand(5, generator=draws, dtype=torch.float64, device="cpu").tolist()
     basis = torch.eye(5, dtype=torch.float64, device="cpu") + normal(5, 5, generator=draws) / 4
     J = torch.diag(torch.tensor([-0.4, -0.4, *(0.5 - r for r in rest)], dtype=torch.float64,
                                 device="cpu"))
     J[0, 1], J[1, 0] = 1.2 + turn, -1.2 - turn
-    f, z = _layer(basis @ J @ torch.linalg.inv(basis), draws)
-    return f, z, 0.4 + 0.5 * beta
+    z = torch.tanh(normal(5, generator=draws) / 2)
+    W = basis @ J @ torch.linalg.inv(basis) / (1 - z ** 2)[:, None]
+    return W, z.atanh() - W @ z, z, 0.4 + 0.5 * beta
 
 
 rate = Exercise(
     inputs=_damped,
-    right=_rate,
+    right=lambda W, u, z, beta: _rate(W, z, beta),
     what="the factor by which the error shrinks",
     shape="One number is wanted",
     level=Level.EXPERIMENT,
     slips={
-        "That is the factor without damping, ρ.": lambda f, z, beta: _rate(f, z, 1.0),
+        "That is the factor without damping, ρ.": lambda W, u, z, beta: _rate(W, z, 1.0),
         "Eigenvalues may be negative or complex: apply 1 − β + βλ to each before you take the "
-        "absolute value.": Partly(0.5, lambda f, z, beta: 1 - beta + beta * _rate(f, z, 1.0)),
-        "An eigenvalue has an imaginary part too.": lambda f, z, beta: (
-            1 - beta + beta * torch.linalg.eigvals(jacrev(f)(z)).real).abs().max(),
+        "absolute value.": Partly(0.5, lambda W, u, z, beta: 1 - beta + beta * _rate(W, z, 1.0)),
+        "An eigenvalue has an imaginary part too.": lambda W, u, z, beta: (
+            1 - beta + beta * torch.linalg.eigvals(_jacobian(W, z)).real).abs().max(),
         "The largest singular value bounds what one step may do; in the long run the eigenvalues "
-        "decide.": lambda f, z, beta: torch.linalg.matrix_norm(
+        "decide.": lambda W, u, z, beta: torch.linalg.matrix_norm(
             (1 - beta) * torch.eye(len(z), dtype=z.dtype, device=z.device)
-            + beta * jacrev(f)(z), 2),
+            + beta * _jacobian(W, z), 2),
     },
     hints=["Near the equilibrium the error e obeys e ← Me. What is M for z ← (1 − β)z + βf(z)?",
-           "M = (1 − β)I + βJ, with J = `torch.func.jacrev(f)(z)`. Its powers shrink like its "
-           "largest eigenvalue's.",
+           "M = (1 − β)I + βJ, with J = ∂f/∂z at z. Its powers shrink like those of its largest "
+           "eigenvalue.",
            "The largest |1 − β + βλ| over the eigenvalues λ of J, `torch.linalg.eigvals`."],
     praise="Below 1 the iteration finds this equilibrium from nearby, above 1 it leaves it. "
            "Forming J is for small layers; `radii` does it by products alone.")
