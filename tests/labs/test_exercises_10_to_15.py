@@ -68,10 +68,11 @@ def test_one_weight_after_the_other_does_and_the_largest_do_not():
 # ---- 12 ---------------------------------------------------------------------------------------
 
 
-def test_the_sensitivity_matrix_is_the_librarys():
-    A, B, C, D = given(right("robustness", "sensitivity_matrix"))
-    S = sensitivity(ImplicitModel.from_matrices(A, B, C, D))
-    torch.testing.assert_close(right("robustness", "sensitivity_matrix").right(A, B, C, D), S)
+@pytest.mark.parametrize(("activation", "slope"), [("relu", 1.0), ("sigmoid", 0.25)])
+def test_the_sensitivity_matrix_is_the_librarys(activation, slope):
+    *parts, _ = given(robustness.sensitivity_matrix)
+    S = sensitivity(ImplicitModel.from_matrices(*parts, activation=activation))
+    torch.testing.assert_close(robustness.sensitivity_matrix.right(*parts, slope), S)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -152,6 +153,18 @@ def test_the_rate_is_what_the_error_shrinks_or_grows_by(seed):
     for _ in range(200):
         x = (1 - beta) * x + beta * f(x)
     assert (float((x - z).norm()) < float(start.norm())) == (rate < 1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_safe_step_contracts_every_error_and_a_little_longer_one_is_promised_less(seed):
+    (W,) = given(right("any_layer", "safe_step"), seed)
+    alpha, factor = right("any_layer", "safe_step").right(W)
+    M, E = torch.eye(5, **CPU64) - W, draw(seed, 5, 500)
+    assert ((E - alpha * M @ E).norm(dim=0) <= factor * E.norm(dim=0) + 1e-12).all()
+    m = torch.linalg.eigvalsh((M + M.mT) / 2)[0]
+    L = torch.linalg.matrix_norm(M, 2)
+    for other in (0.9 * alpha, 1.1 * alpha):
+        assert (1 - 2 * other * m + other ** 2 * L ** 2).sqrt() > factor
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -89,6 +89,57 @@ frobenius = Exercise(
            "Square its components, sum them, and take the mean over the probes."],
     praise="One backward pass a probe, and in training one probe is enough.")
 
+# ---- the phantom gradient -------------------------------------------------------------------
+
+
+def _inputs(draws: torch.Generator) -> tuple[Tensor, Tensor, int, float]:
+    J, g = (torch.rand(*shape, generator=draws, dtype=torch.float64, device="cpu")
+            for shape in ((4, 4), (4,)))
+    steps = int(torch.randint(3, 7, (), generator=draws, device="cpu"))
+    return J / 4, g, steps, 0.3 + 0.1 * steps
+
+
+def _sum(J: Tensor, g: Tensor, steps: int, beta: float, factor: float) -> Tensor:
+    """factor · Σ over i < steps of ((1 − β) I + β Jᵀ)ⁱ g."""
+    term = w = g
+    for _ in range(steps - 1):
+        term = (1 - beta) * term + beta * J.mT @ term
+        w = w + term
+    return factor * w
+
+
+def _slip(change: Callable[..., tuple]) -> Callable[..., Tensor]:
+    return lambda J, g, steps, beta: _sum(*change(J, g, steps, beta))
+
+
+phantom = Exercise(
+    inputs=_inputs,
+    right=_slip(lambda J, g, k, beta: (J, g, k, beta, beta)),
+    what="the phantom gradient",
+    shape="It has the shape of g, (4,)",
+    level=Level.DERIVE,
+    slips={
+        "The transpose is missing: a gradient goes backwards, through Jᵀ.":
+            Partly(0.5, _slip(lambda J, g, k, beta: (J.mT, g, k, beta, beta))),
+        "Each step adds β · (what came back to it): the factor β before the sum is missing.":
+            Partly(0.5, _slip(lambda J, g, k, beta: (J, g, k, beta, 1.0))),
+        "That is the Neumann series, β = 1: each step is damped, (1 − β) w + β Jᵀ w.":
+            _slip(lambda J, g, k, beta: (J, g, k, 1.0, 1.0)),
+        "One term too many: k steps give the powers 0 … k − 1.":
+            _slip(lambda J, g, k, beta: (J, g, k + 1, beta, beta)),
+        "One term is missing: k steps give the powers 0 … k − 1.":
+            _slip(lambda J, g, k, beta: (J, g, k - 1, beta, beta)),
+        "That is the exact w = (I − Jᵀ)⁻¹ g; the k-step sum is wanted.":
+            lambda J, g, k, beta: _adjoint(J, g),
+    },
+    hints=[
+        "Write one step as z′ = Mz + βu. What comes back to z, and what to u, if g comes back to "
+        "z′?",
+        "Mᵀg to z, with M = (1 − β)I + βJ, and βg to u. There are k such steps.",
+        "Start with a term g and a sum 0; each step adds β · term to the sum, then "
+        "term ← (1 − β) term + β Jᵀ term."],
+    praise="With k → ∞ it is the exact gradient, whatever β is.")
+
 # ---- does the iteration find it ---------------------------------------------------------------
 
 
@@ -132,56 +183,50 @@ rate = Exercise(
     praise="Below 1 the iteration finds this equilibrium from nearby, above 1 it leaves it. "
            "Forming J is for small layers; `radii` does it by products alone.")
 
-# ---- the phantom gradient -------------------------------------------------------------------
+# ---- a step that is safe ----------------------------------------------------------------------
 
 
-def _inputs(draws: torch.Generator) -> tuple[Tensor, Tensor, int, float]:
-    J, g = (torch.rand(*shape, generator=draws, dtype=torch.float64, device="cpu")
-            for shape in ((4, 4), (4,)))
-    steps = int(torch.randint(3, 7, (), generator=draws, device="cpu"))
-    return J / 4, g, steps, 0.3 + 0.1 * steps
+def _monotone(draws: torch.Generator) -> tuple[Tensor]:
+    """W = (1 − m) I − AᵀA + B − Bᵀ (Winston and Kolter 2020) with an m between 0.5 and 1.5."""
+    m = 0.5 + torch.rand((), generator=draws, dtype=torch.float64, device="cpu")
+    A, B = normal(5, 5, generator=draws) / 2, normal(5, 5, generator=draws)
+    return ((1 - m) * torch.eye(5, dtype=A.dtype, device="cpu") - A.mT @ A + B - B.mT,)
 
 
-def _sum(J: Tensor, g: Tensor, steps: int, beta: float, factor: float) -> Tensor:
-    """factor · Σ over i < steps of ((1 − β) I + β Jᵀ)ⁱ g."""
-    term = w = g
-    for _ in range(steps - 1):
-        term = (1 - beta) * term + beta * J.mT @ term
-        w = w + term
-    return factor * w
+def _modulus(W: Tensor) -> tuple[Tensor, Tensor]:
+    """m and L of M = I − W: the least eigenvalue of its symmetric part, and ‖M‖₂."""
+    M = torch.eye(len(W), dtype=W.dtype, device=W.device) - W
+    return torch.linalg.eigvalsh((M + M.mT) / 2)[0], torch.linalg.matrix_norm(M, 2)
 
 
-def _slip(change: Callable[..., tuple]) -> Callable[..., Tensor]:
-    return lambda J, g, steps, beta: _sum(*change(J, g, steps, beta))
+def _pair(of: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Callable[[Tensor], Tensor]:
+    return lambda W: torch.stack(of(*_modulus(W)))
 
 
-phantom = Exercise(
-    inputs=_inputs,
-    right=_slip(lambda J, g, k, beta: (J, g, k, beta, beta)),
-    what="the phantom gradient",
-    shape="It has the shape of g, (4,)",
+safe_step = Exercise(
+    inputs=_monotone,
+    right=_pair(lambda m, L: (m / L ** 2, (1 - m ** 2 / L ** 2).sqrt())),
+    what="α and the factor",
+    shape="Two numbers are wanted, as a tensor",
     level=Level.STRETCH,
     slips={
-        "The transpose is missing: a gradient goes backwards, through Jᵀ.":
-            Partly(1 / 3, _slip(lambda J, g, k, beta: (J.mT, g, k, beta, beta))),
-        "Each step adds β · (what came back to it): the factor β before the sum is missing.":
-            Partly(1 / 3, _slip(lambda J, g, k, beta: (J, g, k, beta, 1.0))),
-        "That is the Neumann series, β = 1: each step is damped, (1 − β) w + β Jᵀ w.":
-            _slip(lambda J, g, k, beta: (J, g, k, 1.0, 1.0)),
-        "One term too many: k steps give the powers 0 … k − 1.":
-            _slip(lambda J, g, k, beta: (J, g, k + 1, beta, beta)),
-        "One term is missing: k steps give the powers 0 … k − 1.":
-            _slip(lambda J, g, k, beta: (J, g, k - 1, beta, beta)),
-        "That is the exact w = (I − Jᵀ)⁻¹ g; the k-step sum is wanted.":
-            lambda J, g, k, beta: _adjoint(J, g),
+        "The bound 1 − 2αm + α²L² is of the square of a length: take its root.": Partly(
+            2 / 3, _pair(lambda m, L: (m / L ** 2, 1 - m ** 2 / L ** 2))),
+        "There 1 − 2αm + α²L² is 1 again: half of that α is the best.":
+            _pair(lambda m, L: (2 * m / L ** 2, torch.ones_like(m))),
+        "That is the best step where I − W is symmetric. This one is not, and may turn the error.":
+            _pair(lambda m, L: (2 / (m + L), (L - m) / (L + m))),
+        "A step of 1/L is safe for a symmetric I − W; one that turns the error needs a shorter.":
+            _pair(lambda m, L: (1 / L, (2 - 2 * m / L).sqrt())),
     },
     hints=[
-        "Write one step as z′ = Mz + βu. What comes back to z, and what to u, if g comes back to "
-        "z′?",
-        "Mᵀg to z, with M = (1 − β)I + βJ, and βg to u. There are k such steps.",
-        "Start with a term g and a sum 0; each step adds β · term to the sum, then "
-        "term ← (1 − β) term + β Jᵀ term."],
-    praise="With k → ∞ it is the exact gradient, whatever β is.")
+        "ReLU does not make distances longer, so only e − αMe counts, with M = I − W. Write out "
+        "‖e − αMe‖².",
+        "‖e‖² − 2α eᵀMe + α²‖Me‖², in which eᵀMe ≥ m‖e‖² with m the least eigenvalue of "
+        "(M + Mᵀ)/2, and ‖Me‖ ≤ L‖e‖ with L = ‖M‖₂.",
+        "So the factor's square is at most 1 − 2αm + α²L². Which α makes that smallest?"],
+    praise="It contracts whatever else W is. `MonotoneConv2d` knows the two parts of its W apart, "
+           "and may take longer steps.")
 
 # ---- a guess --------------------------------------------------------------------------------
 

@@ -56,9 +56,11 @@ interval_of_a_map = Exercise(
 # ---- S of a small model ---------------------------------------------------------------------
 
 
-def _model(draws: torch.Generator) -> tuple[Tensor, ...]:
+def _model(draws: torch.Generator) -> tuple[Tensor | float, ...]:
+    """A, B, C, D, and the largest slope of φ, with which ‖A‖∞ makes 0.96 at most."""
+    slope = 0.4 + 0.8 * torch.rand((), generator=draws, dtype=torch.float64, device="cpu")
     return (random_matrix(4, 0.8, generator=draws),
-            *(normal(*shape, generator=draws) for shape in ((4, 3), (2, 4), (2, 3))))
+            *(normal(*shape, generator=draws) for shape in ((4, 3), (2, 4), (2, 3))), float(slope))
 
 
 def _inverse(A: Tensor) -> Tensor:
@@ -67,29 +69,35 @@ def _inverse(A: Tensor) -> Tensor:
 
 sensitivity_matrix = Exercise(
     inputs=_model,
-    right=lambda A, B, C, D: D.abs() + C.abs() @ _inverse(A.abs()) @ B.abs(),
+    right=lambda A, B, C, D, L: D.abs() + L * C.abs() @ _inverse(L * A.abs()) @ B.abs(),
     what="the sensitivity matrix of the model A, B, C, D",
     shape="S has a row an output and a column an input, (2, 3)",
     level=Level.DERIVE,
     slips={
-        "Without |·| that is the derivative where all states are active. A bound must hold "
-        "whatever the signs do.": lambda A, B, C, D: D + C @ _inverse(A) @ B,
+        "That is right for L = 1. Where does the slope of φ come in?": Partly(
+            0.5, lambda A, B, C, D, L: D.abs() + C.abs() @ _inverse(A.abs()) @ B.abs()),
+        "φ meets all of Ax + Bu: what comes in through B has the factor L too.": Partly(
+            0.5, lambda A, B, C, D, L: D.abs() + C.abs() @ _inverse(L * A.abs()) @ B.abs()),
+        "φ is met again on each way round the loop: a factor L with each A.":
+            lambda A, B, C, D, L: D.abs() + L * C.abs() @ _inverse(A.abs()) @ B.abs(),
+        "Without |·| that is a derivative, where all states are active. A bound must hold "
+        "whatever the signs do.": lambda A, B, C, D, L: D + L * C @ _inverse(L * A) @ B,
         "The absolute value comes before the products: |X Y| ≤ |X||Y|, and only that holds for "
-        "every state.": lambda A, B, C, D: (D + C @ _inverse(A) @ B).abs(),
+        "every state.": lambda A, B, C, D, L: (D + L * C @ _inverse(L * A) @ B).abs(),
         "|D| is missing: the input reaches the output directly too.":
-            lambda A, B, C, D: C.abs() @ _inverse(A.abs()) @ B.abs(),
-        "|(I − A)⁻¹| is smaller than (I − |A|)⁻¹: where some states rest, A's terms no longer "
-        "cancel.": lambda A, B, C, D: D.abs() + C.abs() @ _inverse(A).abs() @ B.abs(),
-        "That is one step of the equation. A change goes on round the loop: |A| + |A|² + ….":
-            lambda A, B, C, D: D.abs() + C.abs() @ B.abs(),
+            lambda A, B, C, D, L: L * C.abs() @ _inverse(L * A.abs()) @ B.abs(),
+        "|(I − LA)⁻¹| is smaller than (I − L|A|)⁻¹: where some states rest, A's terms no longer "
+        "cancel.": lambda A, B, C, D, L: D.abs() + L * C.abs() @ _inverse(L * A).abs() @ B.abs(),
+        "That is one step of the equation. A change goes on round the loop.":
+            lambda A, B, C, D, L: D.abs() + L * C.abs() @ B.abs(),
     },
     hints=[
-        "Let e = |x − x′|. From x = φ(Ax + Bu) and |φ(a) − φ(b)| ≤ |a − b| find an inequality "
+        "Let e = |x − x′|. From x = φ(Ax + Bu) and |φ(a) − φ(b)| ≤ L|a − b| find an inequality "
         "e ≤ … with e on both sides.",
-        "e ≤ |A| e + |B||u − u′|. Where (I − |A|)⁻¹ has no negative entry it may be solved like an "
-        "equation.",
+        "e ≤ L|A| e + L|B||u − u′|. Where (I − L|A|)⁻¹ has no negative entry it may be solved like "
+        "an equation.",
         "Then |ŷ − ŷ′| ≤ |C| e + |D||u − u′|, by which the input reaches the output in two ways."],
-    praise="Solving e ≤ |A| e + |B||u − u′| is allowed since λ_PF(|A|) < 1.")
+    praise="Solving e ≤ L|A| e + L|B||u − u′| is allowed since L λ_PF(|A|) < 1.")
 
 # ---- an attack ------------------------------------------------------------------------------
 

@@ -98,9 +98,9 @@ announced = Exercise(
         "Go through R = 2, 3, …, 12 and look at the first R differences alone.",
         "The half-width is t[R − 1] s/√R, with s from d[:R].std().",
         "Return the first R with |mean| above it, and 0 where there is none."],
-    praise="Where there is no difference at all, looking after each of 2 to 12 seeds and stopping "
-           "at the first announces one in 21 of 100 courses, not in 5. So set the number of seeds "
-           "before you look.")
+    praise="Where there is no difference at all, whoever looks after each of 2 to 12 seeds "
+           "announces one in 21 courses of 100, not in 5. So set the number of seeds before you "
+           "look.")
 
 # ---- the best of many -----------------------------------------------------------------------
 
