@@ -91,10 +91,19 @@ class Checker:
         uses = self.exercise.uses
         with watched(uses) as borrowed:
             verdict = self.exercise(answer, *others, **options)
-        borrowed = [lent(answer, uses), *borrowed]
-        if verdict.outcome is not Outcome.NOT_ATTEMPTED and any(borrowed):
-            verdict = hint(f"It lets {max(borrowed, key=bool)} of the library work: write it "
-                           f"yourself.")
+        return self.scored(verdict, max([lent(answer, uses), *borrowed], key=bool))
+
+    def scored(self, verdict: Verdict, borrowed: str = "") -> Verdict:
+        """A verdict with the points of the exercise.
+
+        Parameters
+        ----------
+        verdict : Verdict
+        borrowed : str
+            What of the library the answer lets work, if anything: it then earns nothing.
+        """
+        if borrowed and verdict.outcome is not Outcome.NOT_ATTEMPTED:
+            verdict = hint(f"It lets {borrowed} of the library work: write it yourself.")
         return dataclasses.replace(verdict, of=self.exercise.level.points)
 
     @property
