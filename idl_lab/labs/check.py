@@ -6,10 +6,12 @@ shows the solution after a right answer or three wrong ones.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -73,7 +75,9 @@ class Checker:
             What else the lab shows the exercise.
         """
         known = self._known
-        verdict = self.judged(answer, *others, tries=known.get("tries", 0), **options)
+        # A warning in red would cost all points in nbgrader, which tells it from an error by none.
+        with contextlib.redirect_stderr(sys.stdout if GRADING in os.environ else sys.stderr):
+            verdict = self.judged(answer, *others, tries=known.get("tries", 0), **options)
         if verdict.outcome is not Outcome.NOT_ATTEMPTED and GRADING not in os.environ:
             progress.note(self.name, share=max(verdict.share, known.get("share", 0.0)),
                           tries=known.get("tries", 0) + (not verdict.right))
