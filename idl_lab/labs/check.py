@@ -78,7 +78,7 @@ class Checker:
         # A warning in red would cost all points in nbgrader, which tells it from an error by none.
         with contextlib.redirect_stderr(sys.stdout if GRADING in os.environ else sys.stderr):
             verdict = self.judged(answer, *others, tries=known.get("tries", 0), **options)
-        if verdict.outcome is not Outcome.NOT_ATTEMPTED and GRADING not in os.environ:
+        if verdict.outcome is not Outcome.NOT_ATTEMPTED:
             progress.note(self.name, share=max(verdict.share, known.get("share", 0.0)),
                           tries=known.get("tries", 0) + (not verdict.right))
         return verdict

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,7 +61,9 @@ class Judged(Execute):
             A kernel manager, as for `Execute`.
         """
         self._end = time.monotonic() + self.seconds
-        self.timeout_func = lambda cell: max(1, int(self._end - time.monotonic()))
+        # A cell that never ends leaves half of the time to those behind it.
+        self.timeout_func = lambda cell: max(1, int(min(
+            self.timeout or self.seconds, (self._end - time.monotonic()) / 2)))
         os.environ[judge.OUTSIDE] = "1"
         try:
             nb, resources = super().preprocess(nb, resources, km)
@@ -115,7 +118,8 @@ def configure(config: Config) -> None:
     config.Autograde.autograde_preprocessors = [
         Judged if step is Execute else step
         for step in Autograde.autograde_preprocessors.default_args[0]]
-    config.Execute.timeout = SECONDS  # of a cell, for `nbgrader validate` too
+    config.Execute.timeout = 150  # of a cell, for `nbgrader validate` too
+    config.KernelManager.transport_encryption = "auto"  # or each kernel warns that it has none
 
 
 def _nbgrader(folder: Path, seconds: int = SECONDS) -> NbGraderAPI:
@@ -152,7 +156,10 @@ def release(folder: Path, lab: str) -> None:
     ValueError
         If nbgrader refuses.
     """
-    if wrong := _done(_nbgrader(folder).generate_assignment(lab)):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wrong = _done(_nbgrader(folder).generate_assignment(lab))
+    if wrong:
         raise ValueError(f"{lab}: nbgrader refuses it: {wrong}")
 
 
@@ -205,7 +212,12 @@ def grade(folder: Path, seconds: int = SECONDS, progress: Progress | None = None
     ValueError
         If it is no course, or nothing was submitted.
     """
-    folder, progress = folder.resolve(), progress or Progress()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # sqlalchemy's, of nbgrader's own queries
+        return _grade(folder.resolve(), seconds, progress or Progress())
+
+
+def _grade(folder: Path, seconds: int, progress: Progress) -> list[Row]:
     if not (folder / editions.CONFIG).exists():
         raise ValueError(f"{folder} is no course: it has no {editions.CONFIG}; idl-lab student "
                          f"DIR makes one.")
