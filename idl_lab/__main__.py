@@ -1,5 +1,4 @@
-"""The command line, `idl-lab` or `python -m idl_lab`: list, lab, run, sweep, report, student, grade.
-"""
+"""The command line, `idl-lab` or `python -m idl_lab`: lab, run, sweep, student, grade and more."""
 
 from __future__ import annotations
 

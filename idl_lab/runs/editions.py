@@ -12,11 +12,15 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nbformat
 from nbformat import NotebookNode
 
 from idl_lab.runs.series import Lab
+
+if TYPE_CHECKING:  # torch, which a student's copy is made without
+    from idl_lab.labs.kit.exercise import Example, Exercise
 
 STUB = "..."  # what takes the place of a solution
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
@@ -76,22 +80,21 @@ class Asked:
 
 
 def question(cell: NotebookNode) -> tuple[str, str] | None:
-    """The exercise that a cell asks for and the answer it looks at; None where it asks nothing.
+    """The exercise that a cell asks for and the answer it looks at; None where it is no such cell.
 
     Parameters
     ----------
     cell : NotebookNode
     """
-    if cell.cell_type != "code" or not re.search(r"^check\.", cell.source, re.MULTILINE):
-        return None
     try:
         [statement] = ast.parse(cell.source).body
-        called = statement.value.func  # type: ignore[attr-defined]
-        if called.value.value.id == "check":
-            answer = statement.value.args[0]  # type: ignore[attr-defined]
-            return f"{called.value.attr}.{called.attr}", ast.unparse(answer)
-    except (SyntaxError, ValueError, AttributeError, IndexError):
-        pass  # another cell, a summary say
+        called = statement.value  # type: ignore[attr-defined]
+        [answer] = [*called.args, *called.keywords]
+        alone = isinstance(answer, ast.expr) and not isinstance(answer, ast.Starred)
+        if called.func.value.value.id == "check" and alone:
+            return f"{called.func.value.attr}.{called.func.attr}", ast.unparse(answer)
+    except (SyntaxError, ValueError, AttributeError):
+        pass
     return None
 
 
@@ -107,26 +110,27 @@ def exercises(notebook: NotebookNode, where: str) -> list[Asked]:
     Raises
     ------
     ValueError
-        If one is unknown, stands there twice, or has no answer cell with its marks.
+        If one is unknown, is asked twice or with more than its answer, or has no answer cell with
+        its marks.
     """
-    from idl_lab.labs import check
-
     found: list[Asked] = []
     answered = None
     for k, cell in enumerate(notebook.cells):
+        if cell.cell_type != "code":
+            continue
         if BEGIN in cell.source or END in cell.source:
             if re.findall(r"### (BEGIN|END) SOLUTION$", cell.source, re.M) != ["BEGIN", "END"]:
                 raise ValueError(f"{where}: a cell wants one line {BEGIN} and behind it one line "
                                  f"{END}, this one has others: {cell.source[:60]!r}")
             answered = k
-        if (asks := question(cell)) is None:
+        names = [name for name in re.findall(r"^check\.(\w+\.\w+)\(", cell.source, re.MULTILINE)
+                 if not name.endswith(".summary") and _exercise(name, where)]
+        if not names:
             continue
-        lab, exercise = asks[0].split(".")
-        known = getattr(check, lab, None)
-        if known is None or not hasattr(known, exercise):
-            raise ValueError(f"{where} asks check.{asks[0]}, and there is no such exercise.")
-        if exercise not in known.exercises:
-            continue
+        asks = question(cell)
+        if asks is None:
+            raise ValueError(f"{where}: exercise {names[0]} wants a cell that is nothing but "
+                             f"check.{names[0]}(answer), with the answer alone.")
         if answered is None:
             raise ValueError(f"{where}: exercise {asks[0]} has no answer cell before it with "
                              f"{BEGIN} and {END}.")
@@ -135,6 +139,17 @@ def exercises(notebook: NotebookNode, where: str) -> list[Asked]:
         found.append(Asked(*asks, answered, k))
         answered = None
     return found
+
+
+def _exercise(name: str, where: str = "") -> Exercise | Example | None:
+    """The exercise of this name, or None if it is a guess."""
+    from idl_lab.labs import check
+
+    lab, exercise = name.split(".")
+    known = getattr(check, lab, None)
+    if known is None or not hasattr(known, exercise):
+        raise ValueError(f"{where} asks check.{name}, and there is no such exercise.")
+    return known.exercises[exercise].exercise if exercise in known.exercises else None
 
 
 def points(name: str) -> int:
@@ -146,13 +161,6 @@ def points(name: str) -> int:
         ``"<lab>.<exercise>"``.
     """
     return _exercise(name).level.points
-
-
-def _exercise(name: str):
-    from idl_lab.labs import check
-
-    lab, exercise = name.split(".")
-    return getattr(check, lab).exercises[exercise].exercise
 
 
 def steps(name: str) -> list[float]:
