@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import nbformat
 from nbformat import NotebookNode
@@ -88,11 +88,11 @@ def question(cell: NotebookNode) -> tuple[str, str] | None:
     """
     try:
         [statement] = ast.parse(cell.source).body
-        called = statement.value  # type: ignore[attr-defined]
-        [answer] = [*called.args, *called.keywords]
-        alone = isinstance(answer, ast.expr) and not isinstance(answer, ast.Starred)
+        called: Any = statement.value  # type: ignore[attr-defined]
+        given = [*called.args, *called.keywords]
+        alone = len(given) == 1 and not isinstance(given[0], (ast.keyword, ast.Starred))
         if called.func.value.value.id == "check" and alone:
-            return f"{called.func.value.attr}.{called.func.attr}", ast.unparse(answer)
+            return f"{called.func.value.attr}.{called.func.attr}", ast.unparse(given[0])
     except (SyntaxError, ValueError, AttributeError):
         pass
     return None

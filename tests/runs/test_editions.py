@@ -32,9 +32,9 @@ def cleared(source: str) -> str:
     "x = 1",
     "x = ...\n### BEGIN SOLUTION\nx = 2\n### END SOLUTION",
     "def f(x):\n    ### BEGIN SOLUTION\n    y = x\n\n    return y\n    ### END SOLUTION",
-    "class A:\n    def f(self):\n        ### BEGIN SOLUTION\n        pass\n        ### END SOLUTION\n"
-    "\n    b = 1\n",
-    "def f():\n    '''\n    words\n    '''\n\n    ### BEGIN SOLUTION\n    ### END SOLUTION\n\n\nf()",
+    "class A:\n    def f(self):\n        ### BEGIN SOLUTION\n        pass\n        ### END SOLUTION"
+    "\n\n    b = 1\n",
+    "def f():\n    '''\n    words\n    '''\n\n    ### BEGIN SOLUTION\n    ### END SOLUTION\n\nf()",
 ])
 def test_a_cell_is_stripped_as_nbgrader_strips_it(source):
     assert editions.stripped(source) == cleared(source)

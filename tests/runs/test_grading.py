@@ -164,7 +164,7 @@ def test_the_table_names_what_failed():
         "cy       00_start_here  0 of 2    a 0/2  (timed out)"]
 
 
-# ---- whole rounds, minutes ------------------------------------------------------------------------
+# ---- whole rounds, minutes -----------------------------------------------------------------------
 
 PLANTED = "def points(*arguments):\n    return 2.0\n"
 ANY = ("class Any:\n    def __getattr__(self, name): return self\n"
@@ -191,14 +191,15 @@ CHEATS = {
     "planted": {"files": {"torch.py": "def __getattr__(name): return 2.0",
                           "idl_lab/__init__.py": "", "idl_lab/labs/__init__.py": f"{ANY}check=Any()"
                           "\n", "idl_lab/labs/judge.py": PLANTED}},
-    "unpickled": {"step": "class my_step:\n    def __reduce__(self):\n        return exec, ('import "
-                          "os; os.write(1, b\"{}\"); os._exit(0)',)\nmy_step = my_step()"},
+    "unpickled": {"step": "class my_step:\n    def __reduce__(self):\n        return exec, ("
+                          "'import os; os.write(1, b\"{}\"); os._exit(0)',)\nmy_step = my_step()"},
 }
 FULL = {"untouched": ({}, "0"), "half": ({"step": STEP}, "2"),
         "right": ({"step": STEP, "damping": DAMPING}, "4")}
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_three_submissions_and_what_validate_says_of_them(course):
     for student, (answers, _) in FULL.items():
         hand_in(course, student, **answers)
@@ -216,7 +217,7 @@ def test_three_submissions_and_what_validate_says_of_them(course):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 def test_cheats_earn_nothing(course):
     for cheat, answers in CHEATS.items():
         hand_in(course, cheat, **answers)
@@ -225,6 +226,7 @@ def test_cheats_earn_nothing(course):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_a_notebook_that_does_not_end_or_that_dies_is_named_and_the_others_graded(course, capsys):
     hand_in(course, "endless", step="def my_step(A, B, X, U):\n    while True: pass",
             damping=DAMPING)
@@ -242,6 +244,7 @@ def test_a_notebook_that_does_not_end_or_that_dies_is_named_and_the_others_grade
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_the_round_with_otter(tmp_path):
     from otter.api import grade_submission
 
