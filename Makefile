@@ -17,7 +17,7 @@ PROBE   := $(shell grep -m1 '^[a-z].*==' requirements.txt)
 
 help:
 	@echo "make run        run the lab series headless into runs/<time>/"
-	@echo "make lab        JupyterLab on this machine, opened in notebooks/"
+	@echo "make lab        JupyterLab on this machine, opened in my_labs/, your copy of the labs"
 	@echo "make test       everything CI runs; make test T=tests/core runs these tests alone"
 	@echo "make fast       ruff, types, the tests of core and models, in a minute"
 	@echo "make notebooks  execute the labs and save them; T=notebooks/02_*.ipynb for one"
@@ -72,7 +72,7 @@ fast: $(READY)
 	$(BIN)/python -m pytest -q tests/core tests/models -k "not compiled"
 
 lab: $(READY)
-	@$(BIN)/python -m idl_lab lab notebooks $(ARGS)
+	@$(BIN)/python -m idl_lab lab my_labs $(ARGS)
 
 # Without the widgets' state: a panel leaves its picture, which a reader sees without a kernel.
 notebooks: $(READY)

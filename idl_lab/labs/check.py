@@ -6,10 +6,12 @@ shows the solution after a right answer or three wrong ones.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -73,8 +75,10 @@ class Checker:
             What else the lab shows the exercise.
         """
         known = self._known
-        verdict = self.judged(answer, *others, tries=known.get("tries", 0), **options)
-        if verdict.outcome is not Outcome.NOT_ATTEMPTED and GRADING not in os.environ:
+        # A warning in red would cost all points in nbgrader, which tells it from an error by none.
+        with contextlib.redirect_stderr(sys.stdout if GRADING in os.environ else sys.stderr):
+            verdict = self.judged(answer, *others, tries=known.get("tries", 0), **options)
+        if verdict.outcome is not Outcome.NOT_ATTEMPTED:
             progress.note(self.name, share=max(verdict.share, known.get("share", 0.0)),
                           tries=known.get("tries", 0) + (not verdict.right))
         return verdict
@@ -91,10 +95,19 @@ class Checker:
         uses = self.exercise.uses
         with watched(uses) as borrowed:
             verdict = self.exercise(answer, *others, **options)
-        borrowed = [lent(answer, uses), *borrowed]
-        if verdict.outcome is not Outcome.NOT_ATTEMPTED and any(borrowed):
-            verdict = hint(f"It lets {max(borrowed, key=bool)} of the library work: write it "
-                           f"yourself.")
+        return self.scored(verdict, max([lent(answer, uses), *borrowed], key=bool))
+
+    def scored(self, verdict: Verdict, borrowed: str = "") -> Verdict:
+        """A verdict with the points of the exercise.
+
+        Parameters
+        ----------
+        verdict : Verdict
+        borrowed : str
+            What of the library the answer lets work, if anything: it then earns nothing.
+        """
+        if borrowed and verdict.outcome is not Outcome.NOT_ATTEMPTED:
+            verdict = hint(f"It lets {borrowed} of the library work: write it yourself.")
         return dataclasses.replace(verdict, of=self.exercise.level.points)
 
     @property

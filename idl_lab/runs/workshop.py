@@ -1,4 +1,4 @@
-"""A folder of one's own: the labs copied there, kept up to date, opened in JupyterLab."""
+"""A folder of one's own: students' copies of the labs, kept up to date, opened in JupyterLab."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import json
 import os
 from pathlib import Path
 
-from idl_lab.runs import series
+import nbformat
+
+from idl_lab.runs import editions, series
 
 # What was copied: name → SHA-256. A file that still has it was not changed since.
 MANIFEST = ".idl_lab.json"
 
 
 def refresh(folder: Path) -> list[Path]:
-    """Copy the labs into a folder, and replace what an older version copied there.
+    """Copy the labs into a folder, without solutions, and replace what an older version copied.
 
     A notebook that was changed since it was copied, or that came from elsewhere, stays as it is.
     What was copied stands in a file of the folder; if that cannot be read, all notebooks count
@@ -44,7 +46,7 @@ def refresh(folder: Path) -> list[Path]:
         copied = _read(manifest)
         kept = []
         for lab in series.of(source):
-            mine, content = folder / lab.name, lab.read_bytes()
+            mine, content = folder / lab.name, _copy(lab)
             now, new = _hash(mine.read_bytes()) if mine.exists() else None, _hash(content)
             if now not in (None, new, copied.get(lab.name)):
                 if copied.get(lab.name) != new:  # one that was run and saved misses nothing
@@ -58,6 +60,11 @@ def refresh(folder: Path) -> list[Path]:
         raise ValueError(f"the labs cannot be copied to {folder} ({error.strerror}): name a "
                          f"folder that you may write to.") from None
     return kept
+
+
+def _copy(lab: Path) -> bytes:
+    notebook = editions.student(nbformat.read(lab, as_version=4))
+    return (nbformat.writes(notebook) + "\n").encode()
 
 
 def _read(manifest: Path) -> dict[str, str]:

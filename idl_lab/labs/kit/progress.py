@@ -9,6 +9,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from idl_lab.labs.kit.exercise import GRADING
+
 FILE = ".idl_lab_progress.json"
 _kept: dict[str, dict[str, Any]] = {}  # in this kernel alone, where no file can be written
 
@@ -33,6 +35,9 @@ def note(name: str, **changes: Any) -> None:
     **changes : object
         What is to stand there from now on.
     """
+    if GRADING in os.environ:  # a folder that is graded stays as it came
+        _kept[name] = read().get(name, {}) | changes
+        return
     try:
         with FileLock(f"{FILE}.lock", timeout=2):  # two labs may be open at once
             found = read()

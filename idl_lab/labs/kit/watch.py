@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import sys
 import sysconfig
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType, WrapperDescriptorType
@@ -87,8 +88,9 @@ def _innermost(answer: Any) -> Any:
 def watched(uses: Sequence[str] = ()) -> Iterator[list[str]]:
     """Notes which functions of the package the reader's code calls, in a list that it gives.
 
-    They are seen call by call, in this thread alone: a look at the source would miss what is
-    called through another name, and patched functions would fail a panel that works behind it.
+    They are seen call by call, in this thread and those that it starts: a look at the source would
+    miss what is called through another name, and patched functions would fail a panel that works
+    behind it.
 
     Parameters
     ----------
@@ -98,8 +100,10 @@ def watched(uses: Sequence[str] = ()) -> Iterator[list[str]]:
     found: list[str] = []
     stop = sys._getframe(2).f_code  # whoever watches: what is above it is the notebook itself
 
-    def see(frame: FrameType, event: str, _: object) -> None:
+    def see(frame: FrameType, event: str, called: object) -> None:
         code = frame.f_code
+        if event == "c_call" and called is sys.setprofile and _readers(frame):
+            found.append("sys.setprofile")  # after which nothing would be seen
         if event != "call" or found or code.co_name in IDLE or not _ours(code.co_filename, uses):
             return
         above = frame.f_back
@@ -111,9 +115,11 @@ def watched(uses: Sequence[str] = ()) -> Iterator[list[str]]:
                 return
             above = above.f_back
 
-    before = sys.getprofile()
+    before = sys.getprofile(), threading.getprofile()
+    threading.setprofile(see)
     sys.setprofile(see)
     try:
         yield found
     finally:
-        sys.setprofile(before)
+        sys.setprofile(before[0])
+        threading.setprofile(before[1])
