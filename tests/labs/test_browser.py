@@ -93,17 +93,13 @@ def small(folder, browser, address) -> Lab:
     return lab
 
 
-def readouts(lab: Lab) -> list[str]:
-    return lab.page.locator(f"{PANEL} .widget-readout").all_inner_texts()
-
-
 def press(lab: Lab, slider: int, *keys: str) -> None:
     """Press keys on a slider and wait for the picture of each."""
     lab.page.locator(f"{PANEL} [role=slider]").nth(slider).focus()
     for key in keys:
-        before = lab.picture()
+        before = lab.panel().picture()
         lab.page.keyboard.press(key)
-        lab.wait_for_another(before)
+        lab.panel().wait_for_another(before)
 
 
 def image(page, selector: str) -> np.ndarray:
@@ -118,7 +114,7 @@ def image(page, selector: str) -> np.ndarray:
 
 
 def test_it_opens_at_the_step_that_the_lab_set_and_plays_on_from_there(small):
-    assert readouts(small)[1] == "4"
+    assert small.panel().readouts()[1] == "4"
     small.page.get_by_role("button", name="Play or pause").click()
     small.page.wait_for_function(
         f"() => document.querySelectorAll('{PANEL} .widget-readout')[1].innerText > 4")
@@ -126,19 +122,19 @@ def test_it_opens_at_the_step_that_the_lab_set_and_plays_on_from_there(small):
 
 
 def test_an_echo_of_a_busy_cell_changes_nothing_and_a_reader_may_go_back(small):
-    assert readouts(small)[0] == "0.90" and "at 0.9000 after" in small.alt()
+    assert small.panel().readouts()[0] == "0.90" and "at 0.9000 after" in small.panel().alt()
     bar = small.page.locator(f"{PANEL} .noUi-base").first.bounding_box()
-    before = small.picture()
+    before = small.panel().picture()
     small.page.mouse.click(bar["x"] + bar["width"] * (0.57 - 0.1) / 1.4, bar["y"] + 2)
-    small.wait_for_another(before)
+    small.panel().wait_for_another(before)
     small.page.wait_for_timeout(300)
-    assert readouts(small)[0] == "0.57" and "at 0.5700 after" in small.alt()
+    assert small.panel().readouts()[0] == "0.57" and "at 0.5700 after" in small.panel().alt()
     press(small, 0, *["ArrowRight"] * 2)
     small.page.wait_for_timeout(300)
-    assert readouts(small)[0] == "0.59"
+    assert small.panel().readouts()[0] == "0.59"
     press(small, 0, *["ArrowRight"] * 40)
     small.page.wait_for_timeout(500)
-    assert readouts(small)[0] == "0.99" and "at 0.9900 after" in small.alt()
+    assert small.panel().readouts()[0] == "0.99" and "at 0.9900 after" in small.panel().alt()
 
 
 def test_every_control_and_the_picture_have_a_name_and_the_keyboard_moves_them(small):
@@ -151,9 +147,9 @@ def test_every_control_and_the_picture_have_a_name_and_the_keyboard_moves_them(s
     page.get_by_role("button", name="Stop and go").click()
     page.wait_for_function(f"() => document.querySelector('{PANEL} img').alt.includes('after 0')")
     page.keyboard.press("Tab")  # from ■ to the slider that it drives
-    before = small.picture()
+    before = small.panel().picture()
     page.keyboard.press("ArrowRight")
-    small.wait_for_another(before)
+    small.panel().wait_for_another(before)
     page.keyboard.press("ArrowUp")
     page.wait_for_function(f"() => document.querySelector('{PANEL} img').alt.includes('after 2')")
     handle = page.get_by_role("slider", name="κ", exact=True)
@@ -163,7 +159,7 @@ def test_every_control_and_the_picture_have_a_name_and_the_keyboard_moves_them(s
         page.keyboard.press(key)
         page.wait_for_function(
             f"() => document.querySelector('{PANEL} img').alt.includes('{phi} at')")
-    assert small.alt().startswith("κ 0.99, step 2, φ relu. Bars. relu at 0.99")
+    assert small.panel().alt().startswith("κ 0.99, step 2, φ relu. Bars. relu at 0.99")
 
 
 @pytest.mark.parametrize(("width", "files", "fits"), [
@@ -208,20 +204,12 @@ def test_light_and_dark_are_both_legible(small):
             "e => getComputedStyle(e).color.match(/\\d+/g).slice(0, 3).map(Number)")
         return np.median(grey), abs(grey - np.median(grey)).max(), np.mean(colour)
 
-    def theme(name: str) -> None:
-        page.get_by_text("Settings", exact=True).first.click()
-        page.get_by_text("Theme", exact=True).first.hover()
-        page.get_by_text(f"JupyterLab {name}", exact=True).first.click()
-        page.wait_for_selector(f"body[data-jp-theme-name='JupyterLab {name}']",
-                               state="attached")
-        page.wait_for_timeout(500)
-
     paper, ink, words = tones()
     assert paper > 240 and ink > 150 and words < 100
-    theme("Dark")
+    small.theme("Dark")
     paper, ink, words = tones()
     assert paper < 50 and ink > 150 and words > 155
-    theme("Light")
+    small.theme("Light")
 
 
 # ---- without a kernel -------------------------------------------------------------------------
@@ -232,7 +220,7 @@ def last(small) -> tuple[np.ndarray, str]:
     """The last picture of the small notebook and its text: moved, saved, its kernel shut down."""
     press(small, 1, "ArrowRight", "ArrowRight")
     small.page.wait_for_timeout(2000)  # the pause after which the notebook gets the picture
-    seen = image(small.page, f"{PANEL} img"), small.alt()
+    seen = image(small.page, f"{PANEL} img"), small.panel().alt()
     small.save()
     small.shut_down_kernels()
     return seen
@@ -328,7 +316,7 @@ def test_lab_02_runs_and_its_panel_follows_the_slider(folder, browser, address, 
     panel = page.locator(PANEL)
     panel.scroll_into_view_if_needed()
     page.wait_for_timeout(500)
-    first, box = lab.picture(), panel.bounding_box()
+    first, box = lab.panel().picture(), panel.bounding_box()
     assert page.locator(f"{PANEL} img").evaluate("i => i.naturalWidth") > 700
 
     at = panel.locator(".noUi-handle").first.bounding_box()
@@ -338,9 +326,9 @@ def test_lab_02_runs_and_its_panel_follows_the_slider(folder, browser, address, 
     for step in range(1, 41):
         page.mouse.move(x + step, y)
     page.mouse.up()
-    lab.wait_for_another(first)
+    lab.panel().wait_for_another(first)
     page.wait_for_timeout(1500)  # whatever is still queued is drawn by now
-    assert lab.picture() != first
+    assert lab.panel().picture() != first
     value = float(panel.locator(".widget-readout").first.inner_text().replace(",", "."))
     assert value > 1.0, "the drag was to take κ past 1"
     after = panel.bounding_box()
