@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -65,6 +66,10 @@ def jupyterlab(folder: Path, home: Path) -> Iterator[str]:
                "jupyterlab.NeverCheckForUpdate", "--expose-app-in-browser"]
     environment = ENVIRONMENT | {"JUPYTER_CONFIG_DIR": str(home / "config"), "HOME": str(home),
                                  "JUPYTER_DATA_DIR": str(home / "data")}
+    # Else JupyterLab asks whether it may fetch news, in front of a picture.
+    asks = home / "config/lab/user-settings/@jupyterlab/apputils-extension"
+    asks.mkdir(parents=True)
+    (asks / "notification.jupyterlab-settings").write_text(json.dumps({"fetchNews": "false"}))
     log = home / "jupyter.log"
     with log.open("w") as out:
         server = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment,

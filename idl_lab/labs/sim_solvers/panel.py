@@ -129,6 +129,13 @@ class SolverComparison(Panel):
             self._thread = threading.Thread(target=self._work, args=work, daemon=True)
             self._thread.start()
 
+    def close(self) -> None:
+        """Cancel what runs, and close as every panel does."""
+        if self.comm is not None:
+            self.cancel()
+            self._kept.clear()
+        super().close()
+
     def cancel(self) -> None:
         """End the solve at its next test of the gap; the best feasible point is kept."""
         self._stop.set()
