@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 import time
 from collections.abc import Sequence
@@ -32,7 +33,8 @@ _MOVE = """async ([panel, handle, moves]) => {
         const began = performance.now();
         handle.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
         if (!await Promise.race([other, pause(5000)])) return;  // the same picture again
-        await img.decode();
+        // Another picture may come while this one is decoded: then that one is waited for.
+        for (let whole = false; !whole;) whole = await img.decode().then(() => true, () => false);
         await new Promise(resolve => requestAnimationFrame(() => setTimeout(resolve)));
         times.push(performance.now() - began);
     };
@@ -121,7 +123,7 @@ def run(only: Sequence[str] = (), results: Path = RESULTS, page: Path = PANELS_P
 
 
 def lab(source: Path, folder: Path, address: str, browser) -> dict[str, dict[str, float]]:
-    """Run a lab whole and move each slider of its panels.
+    """Run a lab as far as its panels and move each of their sliders.
 
     Parameters
     ----------
@@ -135,6 +137,9 @@ def lab(source: Path, folder: Path, address: str, browser) -> dict[str, dict[str
     from tests.labs.browser import PANEL, Lab
 
     log, book = folder / f"{source.stem}.jsonl", nbformat.read(source, as_version=4)
+    # As far as the last panel: what comes then is not measured.
+    del book.cells[1 + max(k for k, cell in enumerate(book.cells) if re.search(
+        r"^\w+ = \w*(_panel|Comparison)\(", cell.source, re.M)):]
     book.cells.insert(0, nbformat.v4.new_code_cell(
         f"from benchmarks.panels import watch\nwatch({str(log)!r})"))
     for cell in book.cells:

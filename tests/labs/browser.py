@@ -202,5 +202,6 @@ class Shown:
 
     def _wait(self, condition: str, before: str) -> None:
         self.page.wait_for_function(
-            f"([panel, before]) => {{ const img = panel.querySelector('img'); return {condition} }}",
+            f"([panel, before]) => {{ const img = panel.querySelector('img');"
+            f"                        return {condition} }}",
             arg=[self.box.element_handle(), before], timeout=60_000)

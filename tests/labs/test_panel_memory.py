@@ -13,7 +13,7 @@ from jupyter_client.manager import start_new_kernel
 from test_panels import PANELS
 
 HERE = Path(__file__).parent
-MEGABYTES = 25  # of growth: what allocators keep; every run of the cell kept 5 more before
+MEGABYTES = 20  # of growth: what allocators keep; a run of the cell once kept 5 for good
 MAKE = "panel = PANELS[{name!r}][0]()\npanel"
 SETUP = f"""
 import sys
@@ -110,7 +110,7 @@ def kernel():
 
 
 def hold_still(kernel: Kernel, name: str, moves: int, runs: int) -> None:
-    before = kernel.work(name, max(20, moves // 10), 3)
+    before = kernel.work(name, max(16, moves // 10), 4)
     after = kernel.work(name, moves, runs)
     assert after["MB"] - before["MB"] < MEGABYTES, (before, after)
     same = ("threads", "widgets", "figures")
@@ -118,7 +118,7 @@ def hold_still(kernel: Kernel, name: str, moves: int, runs: int) -> None:
 
 
 def test_moves_and_runs_leave_nothing_behind(kernel):
-    hold_still(kernel, "03", 24, 8)
+    hold_still(kernel, "03", 16, 6)
     # Two panels of one run stay, and so does one that another cell shows too.
     kernel.run("one, other = PANELS['01'][0](), PANELS['01'][0]()\ndisplay(one, other)", "two")
     kernel.run("one", "again")

@@ -327,6 +327,12 @@ def _painted(figure: Figure) -> Image.Image:
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[:, :, :3])
 
 
+def forget(figure: Figure) -> None:
+    """Let go of a figure's pixels, some megabytes that Python would collect much later."""
+    vars(figure).pop("idl_lab_background", None)
+    _Canvas(figure)
+
+
 def _few_colours(image: Image.Image) -> Image.Image:
     # Maximal coverage keeps a colour that only thin lines have; the median cut greyed them.
     return image.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)

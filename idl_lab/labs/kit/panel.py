@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 
 from idl_lab import validation
 from idl_lab.labs.kit import film, places
-from idl_lab.labs.kit.canvas import packed, png, readout, small_png, smallest_text
+from idl_lab.labs.kit.canvas import forget, packed, png, readout, small_png, smallest_text
 from idl_lab.records import PICTURES
 
 LETTERS = 9  # pixels: smaller ones are not read from the last row
@@ -134,6 +134,7 @@ class Panel(ipywidgets.VBox):
             self._keeping.cancel()
         for widget in places.parts(self):
             ipywidgets.Widget.close(widget)
+        forget(self.figure)
         self._draw = self.figure = self._kept_film = None
 
     def set(self, **values) -> None:
