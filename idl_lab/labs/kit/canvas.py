@@ -3,8 +3,8 @@
 A full matplotlib draw costs a panel too much: most of it is ticks and labels that do not change
 while a slider moves. So a picture has a frame (`frame`), drawn when it changes, and moving parts
 (`line`, `words`, `picture`), which a second call of the same drawing function on the same axes
-finds by name and updates. `png` paints the moving parts over the kept frame. Words are kept as they were
-set, since of what is left most is letters.
+finds by name and updates. `png` paints the moving parts over the kept frame, and words as they were
+set before: letters are most of what is left.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class _Renderer(RendererAgg):
         self.draw_image(plain, column + left, int(self.height) - row - below, pixels)
 
 
-@functools.lru_cache(maxsize=500)  # of some kilobytes; a panel has a hundred at once
+@functools.lru_cache(maxsize=500)  # some kilobytes each; a panel has a hundred at once
 def _lettering(s: str, prop: FontProperties, angle: float, at: tuple[int, int], colour: tuple,
                dpi: float) -> tuple[np.ndarray, int, int]:
     """Words as an image, from its bottom row up, and its left and lower edge from their start."""
