@@ -122,6 +122,18 @@ def run(only: Sequence[str] = (), results: Path = RESULTS, page: Path = PANELS_P
     page.write_text(written(page.read_text(encoding="utf-8"), found["panels"]), encoding="utf-8")
 
 
+def needed(cells: list[Any]) -> list[Any]:
+    """A notebook's cells as far as its last panel: what comes then is not measured.
+
+    Parameters
+    ----------
+    cells : list
+    """
+    shown = [k for k, cell in enumerate(cells) if cell.cell_type == "code" and re.search(
+        r"^\w+ = \w*(_panel|Comparison)\(", cell.source, re.M)]
+    return cells[:1 + max(shown)]
+
+
 def lab(source: Path, folder: Path, address: str, browser) -> dict[str, dict[str, float]]:
     """Run a lab as far as its panels and move each of their sliders.
 
@@ -137,9 +149,7 @@ def lab(source: Path, folder: Path, address: str, browser) -> dict[str, dict[str
     from tests.labs.browser import PANEL, Lab
 
     log, book = folder / f"{source.stem}.jsonl", nbformat.read(source, as_version=4)
-    # As far as the last panel: what comes then is not measured.
-    del book.cells[1 + max(k for k, cell in enumerate(book.cells) if re.search(
-        r"^\w+ = \w*(_panel|Comparison)\(", cell.source, re.M)):]
+    book.cells = needed(book.cells)
     book.cells.insert(0, nbformat.v4.new_code_cell(
         f"from benchmarks.panels import watch\nwatch({str(log)!r})"))
     for cell in book.cells:
