@@ -144,7 +144,7 @@ class _Renderer(RendererAgg):
         self.draw_image(plain, column + left, int(self.height) - row - below, pixels)
 
 
-@functools.lru_cache(maxsize=500)  # some kilobytes each; a panel has a hundred at once
+@functools.lru_cache(maxsize=300)  # some kilobytes each; a panel has a hundred at once
 def _lettering(s: str, prop: FontProperties, angle: float, at: tuple[int, int], colour: tuple,
                dpi: float) -> tuple[np.ndarray, int, int]:
     """Words as an image, from its bottom row up, and its left and lower edge from their start."""
