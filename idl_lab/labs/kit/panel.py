@@ -278,7 +278,7 @@ class Panel(ipywidgets.VBox):
         elif not self._waiting:
             # Messages already queued are applied before this runs; all but the last are stale.
             self._waiting = True
-            loop.call_later(0.01, self._redraw_later)
+            loop.call_later(0.005, self._redraw_later)
 
     def _redraw_later(self) -> None:
         self._waiting = False
