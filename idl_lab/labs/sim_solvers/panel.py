@@ -268,7 +268,7 @@ def _line(name: str, colour: str, run: SolveResult | pd.DataFrame, tol: float) -
     # One row, whatever it says, or the picture below would jump; the whole of it under the pointer.
     # The colour as a mark, as in the picture: letters in it are too pale, on white or on black.
     return (f"<div style='line-height:20px;white-space:nowrap;overflow:hidden;"
-            f"text-overflow:ellipsis' title='{html.escape(said)}'>"
+            f"text-overflow:ellipsis;width:0;min-width:100%' title='{html.escape(said)}'>"
             f"<span class='idl-lab-ink' style='color:{colour}'>■</span> "
             f"<b style='display:inline-block;width:150px'>{html.escape(name)}</b>"
             f"<progress value='{done:.3f}' max='1' style='width:120px'></progress> "
