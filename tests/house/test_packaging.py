@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import PackageNotFoundError, requires
+from importlib.metadata import PackageNotFoundError, metadata, requires
 from pathlib import Path
 
 import pytest
@@ -121,6 +121,13 @@ def test_the_pins_are_closed_under_requirement(name):
             continue
         if not other.name.startswith(CUDA):
             assert canonicalize_name(other.name) in PINS, f"{name} needs {other}"
+
+
+@pytest.mark.parametrize("name", PINS)
+def test_every_pin_takes_each_python_that_is_promised(name):
+    """A pin may refuse the first releases of a Python: Debian 12 has 3.11.2."""
+    taken = SpecifierSet(metadata(name)["Requires-Python"] or "")
+    assert all(taken.contains(f"3.{minor}.0") for minor in range(11, 15))
 
 
 def test_pins_are_exact_sorted_and_without_local_versions():
