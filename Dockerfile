@@ -12,4 +12,4 @@ USER student
 WORKDIR /home/student
 EXPOSE 8888
 # The labs lie in /home/student/labs: a folder of the laptop that is mounted there keeps the answers.
-CMD ["idl-lab", "lab", "labs", "--no-browser", "--port", "8888"]
+CMD ["idl-lab", "lab", "labs", "--no-browser", "--port", "8888", "--ip", "0.0.0.0"]

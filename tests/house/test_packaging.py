@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -147,6 +148,26 @@ def test_conda_takes_python_and_pip_and_leaves_the_rest_to_the_pins():
     assert through_pip == {"pip": ["-r requirements.txt", "-e ."]}
     bounds = SpecifierSet(python.removeprefix("python"))
     assert PROJECT["project"]["requires-python"] in [str(bound) for bound in bounds]
+
+
+CPU = "--extra-index-url https://download.pytorch.org/whl/cpu"  # elsewhere torch brings CUDA
+
+
+def test_binder_and_the_container_take_the_labs_at_the_pins_and_torch_for_the_cpu():
+    binder = yaml.safe_load((ROOT / "binder" / "environment.yml").read_text(encoding="utf-8"))
+    python, pip, through_pip = binder["dependencies"]
+    assert (binder["name"], binder["channels"], pip) == (CONDA["name"], CONDA["channels"], "pip")
+    assert through_pip == {"pip": [CPU, "-c ../requirements.txt", "-e ..[labs]"]}
+    container = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", "")
+    assert " ".join(f"RUN pip install --no-cache-dir {CPU} -c requirements.txt '.[labs]'".split()
+                    ) in " ".join(container.split())
+    [base] = re.findall(r"^FROM python:(\S+)-slim$", container, re.MULTILINE)
+    promised = SpecifierSet(PROJECT["project"]["requires-python"])
+    assert base in promised and python.removeprefix("python=") in promised
+    for line in re.findall(r"^COPY (.*) \S+$", container, re.MULTILINE):
+        assert all((ROOT / name).exists() for name in line.split())
+    assert f"pip wheel --wheel-dir wheelhouse {CPU} -c requirements.txt" in (
+        ROOT / "INSTRUCTORS.md").read_text(encoding="utf-8")
 
 
 def test_one_version():
