@@ -60,6 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     lab.add_argument("--no-browser", dest="browser", action="store_false",
                      help="only serve, and print the address")
     lab.add_argument("--port", type=int, help="without: 8888, or the next that is free")
+    lab.add_argument("--ip", default="127.0.0.1",
+                     help="whom it listens to; without: this machine alone. In a container 0.0.0.0")
     lab.set_defaults(command=_lab)
     run = commands.add_parser("run", help="run notebooks headless into runs/<time>/")
     run.add_argument("notebooks", nargs="*", metavar="NAME",
@@ -148,7 +150,7 @@ def _lab(options: argparse.Namespace) -> int:
 
     for path in workshop.refresh(options.folder):
         print(f"kept {path}: you changed it; move it away for a fresh copy", flush=True)
-    workshop.open_lab(options.folder, options.browser, options.port)
+    workshop.open_lab(options.folder, options.browser, options.port, options.ip)
     return 0
 
 
