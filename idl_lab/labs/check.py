@@ -147,7 +147,7 @@ class Summary:
 
     @property
     def points(self) -> float:
-        """Earned."""
+        """What was earned of all of them."""
         return sum(earned for _, earned, _, _ in self.rows.values())
 
     @property

@@ -97,7 +97,15 @@ class Verdict:
 
 
 def hint(sentence: str, share: float = 0.0) -> Verdict:
-    """The verdict on an answer that is not right yet; ``sentence`` is what helps on."""
+    """The verdict on an answer that is not right yet.
+
+    Parameters
+    ----------
+    sentence : str
+        What helps on.
+    share : float
+        Of the points, in [0, 1).
+    """
     return Verdict(Outcome.HINT, sentence, share)
 
 
