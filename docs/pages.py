@@ -20,7 +20,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from idl_lab.labs.kit import film
 from idl_lab.records import MIME
-from idl_lab.runs import gallery, runner, series
+from idl_lab.runs import editions, gallery, runner, series
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
@@ -42,7 +42,7 @@ def lab_page(notebook: Any) -> Any:
         As it was saved or run.
     """
     heading = ""
-    for cell in student(notebook).cells:
+    for cell in editions.student(notebook).cells:
         headings = re.findall(r"^#+ +(.+)$", cell.source, re.MULTILINE)
         if cell.cell_type != "code":
             heading = headings[-1] if headings else heading
@@ -52,21 +52,6 @@ def lab_page(notebook: Any) -> Any:
         said = next((text for text in words if text and not text.startswith("<")), heading)
         cell.metadata["mystnb"] = {"image": {"alt": said}}
     notebook.metadata = {"kernelspec": notebook.metadata.kernelspec}
-    return notebook
-
-
-def student(notebook: Any) -> Any:
-    """A notebook as a student gets it, changed in place: `...` for what stands between the marks.
-
-    Parameters
-    ----------
-    notebook : NotebookNode
-    """
-    for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
-        source = re.sub(r"^([ \t]*)### BEGIN SOLUTION.*?### END SOLUTION", r"\1...", cell.source,
-                        flags=re.DOTALL | re.MULTILINE)
-        if source != cell.source or cell.source.startswith("check."):
-            cell.source, cell.outputs = source, []
     return notebook
 
 

@@ -93,20 +93,6 @@ def test_without_a_run_a_panel_is_its_picture_with_its_words():
     assert "relu at 0.50" in made.cells[1].metadata.mystnb["image"]["alt"]
 
 
-@pytest.mark.parametrize(("source", "seen"), [
-    ("x = 1", "x = 1"),
-    ("my_x = ...\n### BEGIN SOLUTION\nmy_x = 3\n### END SOLUTION", "my_x = ...\n..."),
-    ("def f(x):\n    y = 1\n    ### BEGIN SOLUTION\n    return y\n    ### END SOLUTION\nf",
-     "def f(x):\n    y = 1\n    ...\nf"),
-    ("### BEGIN SOLUTION\na\n### END SOLUTION\nb\n### BEGIN SOLUTION\nc\n### END SOLUTION",
-     "...\nb\n..."),
-])
-def test_a_solution_is_an_ellipsis(source, seen):
-    [cell] = pages.student(notebook(code(source))).cells
-    assert cell.source == seen
-    compile(cell.source, "cell", "exec")
-
-
 @pytest.mark.parametrize("name", LABS)
 def test_no_lab_tells_its_solutions(name):
     found = nbformat.read(ROOT / "notebooks" / name, as_version=4)
