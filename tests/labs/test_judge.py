@@ -89,7 +89,7 @@ PATCHES = "import torch\ntorch.allclose = lambda *arguments, **options: True"
     everything_is_right, unwatched, in_a_thread, Acts(PRINTS), Acts(PATCHES),
     Acts(f"{PRINTS}\nos._exit(0)"), object(), check.start_here.exercises["picard_step"],
     check.start_here.exercises["picard_step"].exercise.right],
-    ids=lambda answer: getattr(answer, "code", getattr(answer, "__name__", repr(answer)))[-20:])
+    ids=lambda answer: getattr(answer, "code", getattr(answer, "__name__", type(answer).__name__))[-20:])
 def test_what_is_not_the_readers_own_earns_nothing_and_spoils_nothing(judged, answer):
     earned, said = judged(STEP, answer)
     assert earned == 0.0 and said.startswith(("Not yet.", "Not attempted yet.")), said
