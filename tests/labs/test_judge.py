@@ -89,17 +89,18 @@ PATCHES = "import torch\ntorch.allclose = lambda *arguments, **options: True"
     everything_is_right, unwatched, in_a_thread, Acts(PRINTS), Acts(PATCHES),
     Acts(f"{PRINTS}\nos._exit(0)"), object(), check.start_here.exercises["picard_step"],
     check.start_here.exercises["picard_step"].exercise.right],
-    ids=lambda answer: getattr(answer, "code", getattr(answer, "__name__", type(answer).__name__))[-20:])
+    ids=lambda answer: getattr(
+        answer, "code", getattr(answer, "__name__", type(answer).__name__))[-20:])
 def test_what_is_not_the_readers_own_earns_nothing_and_spoils_nothing(judged, answer):
     earned, said = judged(STEP, answer)
     assert earned == 0.0 and said.startswith(("Not yet.", "Not attempted yet.")), said
-    assert judged(STEP, right) == (2.0, check.start_here.picard_step(right)._text())
+    assert judged(STEP, right) == (1.0, check.start_here.picard_step(right)._text())
 
 
 @pytest.mark.parametrize(("name", "answer", "earned"), [
-    (STEP, lambda A, B, X, U: (X @ A.T + U @ B.T).clamp(min=0).to_sparse(), 2.0),
-    (STEP, lambda A, B, X, U: (X @ A.T + U @ B.T).relu().numpy(), 2.0),
-    (STEP, lambda A, B, X, U: (X @ A.T + U @ B.T).relu().tolist(), 2.0),
+    (STEP, lambda A, B, X, U: (X @ A.T + U @ B.T).clamp(min=0).to_sparse(), 1.0),
+    (STEP, lambda A, B, X, U: (X @ A.T + U @ B.T).relu().numpy(), 1.0),
+    (STEP, lambda A, B, X, U: (X @ A.T + U @ B.T).relu().tolist(), 1.0),
     (MATRIX, [[0.1, -4.0], [0.1, 0.1]], 2.0),
     (MATRIX, torch.tensor([[0.1, -4.0], [0.1, 0.1]], device="cpu"), 2.0),
     (MATRIX, torch.tensor([[0.1, -4.0], [0.1, 0.1]], device="cpu").numpy(), 2.0),  # no plain data

@@ -67,17 +67,17 @@ def test_a_submission_is_graded_once_and_validate_says_the_same(course, capsys):
     assert main(["grade", str(course)]) == 0
     said = capsys.readouterr().out
     assert "half/00_start_here  started" in said
-    assert "half     00_start_here  2 of 4  picard_step 2/2  fastest_damping 0/2" in said
-    assert rows(course)["half"] == {"student": "half", "lab": LAB, "status": "ok", "points": "2",
-                                    "of": "4", "picard_step": "2", "fastest_damping": "0"}
+    assert "half     00_start_here  1 of 3  picard_step 1/1  fastest_damping 0/2" in said
+    assert rows(course)["half"] == {"student": "half", "lab": LAB, "status": "ok", "points": "1",
+                                    "of": "3", "picard_step": "1", "fastest_damping": "0"}
     [feedback] = (course / "feedback" / "half" / LAB).glob("*.html")
     text = feedback.read_text(encoding="utf-8")
-    assert "Picard's iteration. (2 of 2 points)" in text and "Not attempted yet." in text
+    assert "Picard's iteration. (1 of 1 points)" in text and "Not attempted yet." in text
     assert failed(path) == [class_notebooks.CHECKS[1]]
     capsys.readouterr()
     assert main(["grade", str(course)]) == 0
     assert "half/00_start_here  ok, kept from before" in capsys.readouterr().out
-    assert rows(course)["half"]["points"] == "2"
+    assert rows(course)["half"]["points"] == "1"
 
 
 def test_a_submission_that_is_not_where_it_should_be_is_named(course, tmp_path, capsys):
@@ -194,8 +194,8 @@ CHEATS = {
     "unpickled": {"step": "class my_step:\n    def __reduce__(self):\n        return exec, ("
                           "'import os; os.write(1, b\"{}\"); os._exit(0)',)\nmy_step = my_step()"},
 }
-FULL = {"untouched": ({}, "0"), "half": ({"step": STEP}, "2"),
-        "right": ({"step": STEP, "damping": DAMPING}, "4")}
+FULL = {"untouched": ({}, "0"), "half": ({"step": STEP}, "1"),
+        "right": ({"step": STEP, "damping": DAMPING}, "3")}
 
 
 @pytest.mark.slow
@@ -208,9 +208,9 @@ def test_three_submissions_and_what_validate_says_of_them(course):
         row = rows(course)[student]
         assert (row["status"], row["points"]) == ("ok", earned)
         assert list((course / "feedback" / student / LAB).glob("*.html"))
-        lacking = [check for check, name in zip(
-            class_notebooks.CHECKS, ("picard_step", "fastest_damping"), strict=True)
-            if row[name] != "2"]
+        lacking = [check for check, name, full in zip(
+            class_notebooks.CHECKS, ("picard_step", "fastest_damping"), "12", strict=True)
+            if row[name] != full]
         assert failed(course / "submitted" / student / LAB / f"{LAB}.ipynb") == lacking
     assert failed(course / "source" / LAB / f"{LAB}.ipynb") == []
     assert failed(course / "release" / LAB / f"{LAB}.ipynb") == [*class_notebooks.CHECKS]
@@ -259,7 +259,7 @@ def test_the_round_with_otter(tmp_path):
             folder = class_notebooks.write(tmp_path / student, class_notebooks.answered(
                 nbformat.read(copy, as_version=4), **answers))
             found = grade_submission(str(folder / f"{LAB}.ipynb"), str(autograder), quiet=True)
-            assert (found.total, found.possible) == (float(earned), 4.0)
+            assert (found.total, found.possible) == (float(earned), 3.0)
 
 
 @pytest.mark.slow
