@@ -1,6 +1,6 @@
 # Needs make and Python >= 3.11; every target makes or refreshes .venv first where it must.
 # `make run ARGS="02 -p kappa 0.5"` passes arguments on, `make run PYTHON=...` names a Python.
-.PHONY: help venv run test fast lab notebooks figures bench gpu-check hooks clean
+.PHONY: help venv run test fast lab notebooks figures docs bench gpu-check hooks clean
 .DEFAULT_GOAL := help
 
 BIN     := .venv/bin
@@ -17,11 +17,12 @@ PROBE   := $(shell grep -m1 '^[a-z].*==' requirements.txt)
 
 help:
 	@echo "make run        run the lab series headless into runs/<time>/"
-	@echo "make lab        JupyterLab on this machine, opened in notebooks/"
+	@echo "make lab        JupyterLab on this machine, opened in my_labs/, your copy of the labs"
 	@echo "make test       everything CI runs; make test T=tests/core runs these tests alone"
 	@echo "make fast       ruff, types, the tests of core and models, in a minute"
 	@echo "make notebooks  execute the labs and save them; T=notebooks/02_*.ipynb for one"
 	@echo "make figures    redraw the committed gallery figures/"
+	@echo "make docs       the site, build/docs/index.html; its labs are run where they changed"
 	@echo "make bench      time this project beside its peers (some minutes)"
 	@echo "make gpu-check  on a machine with a GPU: its tests, every lab, a training step"
 	@echo "make hooks      ruff and types before each commit, notebook diffs as text"
@@ -71,7 +72,7 @@ fast: $(READY)
 	$(BIN)/python -m pytest -q tests/core tests/models -k "not compiled"
 
 lab: $(READY)
-	@$(BIN)/python -m idl_lab lab notebooks $(ARGS)
+	@$(BIN)/python -m idl_lab lab my_labs $(ARGS)
 
 # Without the widgets' state: a panel leaves its picture, which a reader sees without a kernel.
 notebooks: $(READY)
@@ -81,6 +82,13 @@ notebooks: $(READY)
 
 figures: $(READY)
 	@$(BIN)/python -m idl_lab.runs.gallery $(ARGS)
+
+# Some ten minutes at first, for the pictures that its panels move over; what did not change is not
+# run again. The warnings of Sphinx are errors.
+docs: $(READY)
+	@IDL_LAB_PICTURES=40 $(BIN)/python -m idl_lab run --resume --out build/labs
+	@$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
+	@echo "The site is build/docs/index.html"
 
 bench: $(READY)
 	@$(PIP) install --quiet --no-deps $(PEERS)
@@ -96,5 +104,5 @@ hooks: $(READY)
 	@git config diff.jupytext.textconv '$(BIN)/jupytext --quiet --to py:percent --output -'
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis docs/labs docs/project build/docs
 	find . \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from benchmarks import contestants, forward, real, report, sim, sim_report
+from benchmarks import contestants, forward, panels, real, report, sim, sim_report
 
 FOLDER = Path(__file__).parents[1] / "figures"
 PARTS = {"steps": "training steps beside the peers'",
@@ -19,9 +19,10 @@ PARTS = {"steps": "training steps beside the peers'",
          "real": "SIM on features of real size, beside lasso packages",
          "pruning": "SIM beside layer-wise reconstruction",
          "forward": "a sparse A beside a dense one",
+         "panels": "the labs' panels in a browser, from slider to picture",
          "large": "SIM's largest problem, on the GPU too where there is one"}
 PEERS = {"steps": ("torchidl", "torchdeq", "silva_networks"), "sim": ("torchidl",),
-         "real": ("celer", "skglm"), "pruning": (), "forward": (), "large": ()}
+         "real": ("celer", "skglm"), "pruning": (), "forward": (), "panels": (), "large": ()}
 
 
 def main() -> None:
@@ -36,6 +37,7 @@ def main() -> None:
                         help="of SIM's solvers; training steps are timed on one")
     parser.add_argument("--limit", type=float, default=real.LIMIT,
                         help="processor seconds of a solve of SIM, at most")
+    parser.add_argument("--labs", nargs="*", default=(), help="whose panels; all of them without")
     parser.add_argument("--before", type=Path, help="another checkout of this project to time too")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the picture")
     options = parser.parse_args()
@@ -67,6 +69,8 @@ def main() -> None:
         sim_report.run_pruning(options.out)
     if "forward" in options.parts:
         forward.run()
+    if "panels" in options.parts:
+        panels.run(options.labs)
     if "large" in options.parts:
         sim_report.run_large(options.limit)
 

@@ -1,4 +1,4 @@
-"""The command line: `idl-lab list`, `lab`, `run` and `sweep` (or `python -m idl_lab`)."""
+"""The command line, `idl-lab` or `python -m idl_lab`: lab, run, sweep, student, grade and more."""
 
 from __future__ import annotations
 
@@ -60,6 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     lab.add_argument("--no-browser", dest="browser", action="store_false",
                      help="only serve, and print the address")
     lab.add_argument("--port", type=int, help="without: 8888, or the next that is free")
+    lab.add_argument("--ip", default="127.0.0.1",
+                     help="whom it listens to; without: this machine alone. In a container 0.0.0.0")
     lab.set_defaults(command=_lab)
     run = commands.add_parser("run", help="run notebooks headless into runs/<time>/")
     run.add_argument("notebooks", nargs="*", metavar="NAME",
@@ -79,7 +81,19 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--scheduler", metavar="ADDRESS",
                        help="of a Dask scheduler, whose workers are used instead")
     sweep.set_defaults(command=_sweep)
-    for command in (listing, run, sweep):
+    student = commands.add_parser("student", help="make a course of the labs, to be graded")
+    student.add_argument("folder", type=Path, metavar="DIR",
+                         help="new, or such a course, to which labs are added")
+    student.add_argument("notebooks", nargs="*", metavar="NAME",
+                         help="01, 01_fixed_points or a path; none means the whole series")
+    student.add_argument("--otter", action="store_true", help="for otter-grader, not for nbgrader")
+    student.set_defaults(command=_student)
+    grade = commands.add_parser("grade", help="grade DIR/submitted, and write DIR/grades.csv")
+    grade.add_argument("folder", type=Path, metavar="DIR", help="a course that `student` made")
+    grade.add_argument("--timeout", type=int, default=600, metavar="SECONDS",
+                       help="for each notebook; 600 without")
+    grade.set_defaults(command=_grade)
+    for command in (listing, run, sweep, student):
         command.add_argument("--notebooks", dest="series", type=Path, metavar="DIR",
                              help="the folder that holds the series")
     report = commands.add_parser("report", help="write DIR/report.html: one page of a run or sweep")
@@ -136,7 +150,7 @@ def _lab(options: argparse.Namespace) -> int:
 
     for path in workshop.refresh(options.folder):
         print(f"kept {path}: you changed it; move it away for a fresh copy", flush=True)
-    workshop.open_lab(options.folder, options.browser, options.port)
+    workshop.open_lab(options.folder, options.browser, options.port, options.ip)
     return 0
 
 
@@ -194,6 +208,26 @@ def _report(options: argparse.Namespace) -> int:
 
     print(report.write(options.folder))
     return 0
+
+
+def _student(options: argparse.Namespace) -> int:
+    optional.need("otter" if options.otter else "nbgrader", "class")
+    from idl_lab.runs import editions, series
+
+    make = editions.otter if options.otter else editions.course
+    make(options.folder, series.find(options.notebooks, options.series),
+         functools.partial(print, flush=True))
+    return 0
+
+
+def _grade(options: argparse.Namespace) -> int:
+    optional.need("nbgrader", "class")
+    from idl_lab.runs import grading
+
+    rows = grading.grade(options.folder, options.timeout)
+    print(f"\n{grading.table(rows)}\n\nEverything is in {options.folder}: "
+          f"{grading.TABLE}, feedback/, autograded/", flush=True)
+    return int(any(row.status != "ok" for row in rows))
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ class _Parts(NamedTuple):
 def cascade(first: ImplicitModel, *more: ImplicitModel) -> ImplicitModel:
     """One model after another: u → first → second → …, the state of the last one on top.
 
-    With û = C₁x₁ + D₁u + c₁ as the input of the second,
+    With û = C₁x₁ + D₁u + c₁ as the input of the second::
 
         A = [A₂  B₂C₁]   B = [B₂D₁]   C = [C₂  D₂C₁]   D = D₂D₁
             [0   A₁  ]       [B₁  ]

@@ -1,10 +1,11 @@
-"""What a run keeps in a notebook, numbers and pictures of panels; its table's columns."""
+"""Where the series is; what a run keeps in a notebook, numbers and pictures; its columns."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 MIME = "application/vnd.idl-lab.numbers+json"
 # Of every run's table, before the parameters and the numbers.
@@ -13,6 +14,13 @@ COLUMNS = ("notebook", "status", "error", "seconds", "device", "peak_memory_mb",
            "path")
 PICTURES = "IDL_LAB_PICTURES"  # in the environment of a kernel: how many `filmed` asks for
 Number = bool | int | float | str
+
+
+def shipped() -> Path:
+    """The notebooks as they came: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "notebooks"
+    return inside if inside.is_dir() else package.parent / "notebooks"
 
 
 def readable(value: Number) -> str:

@@ -13,13 +13,13 @@ Function = Callable[..., Tensor]
 class FunctionMap:
     """What `operators.StateMap` is for φ(X Aᵀ + b), for any f: J = ∂f/∂z by torch.func.
 
-    The solver sees states flat, (m, n); f sees them as (m, *shape). The derivatives of the fixed
-    point are fixed points of maps of this class: v ↦ Jᵀv + g and w ↦ Jw + c.
+    The solver sees states flat, (m, n); f sees them as ``(m, *shape)``. The derivatives of the
+    fixed point are fixed points of maps of this class: v ↦ Jᵀv + g and w ↦ Jw + c.
 
     Parameters
     ----------
     f : callable
-        Of the states (m, *shape) and the tensors; gives states, each sample on its own.
+        Of the states ``(m, *shape)`` and the tensors; gives states, each sample on its own.
     tensors : sequence of Tensor
         θ: the first ``shared`` belong to all samples, the others have them as their first axis.
     shared : int

@@ -43,7 +43,7 @@ def as_matrices(net: nn.Module, input_shape: Sequence[int] | None = None) -> Net
     Parameters
     ----------
     net : torch.nn.Module
-        Takes one tensor, (batch, *input_shape), and gives one.
+        Takes one tensor, ``(batch, *input_shape)``, and gives one.
     input_shape : sequence of int, optional
         Without the batch dimension, such as ``(1, 28, 28)``; a net whose first layer is Linear
         needs none.

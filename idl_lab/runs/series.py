@@ -10,6 +10,7 @@ from typing import Any
 
 import nbformat
 
+from idl_lab.records import shipped as shipped
 from idl_lab.runs.parameters import Expression, Parameter, check, nearest, read
 from idl_lab.runs.parameters import value as value  # its name for those who ask a series
 
@@ -53,13 +54,6 @@ def folder() -> Path:
     """The `notebooks/` of the current folder if it holds labs, else the series as it came."""
     here = Path.cwd() / "notebooks"
     return here if here.is_dir() and of(here) else shipped()
-
-
-def shipped() -> Path:
-    """The series as it came: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    inside = package / "notebooks"
-    return inside if inside.is_dir() else package.parent / "notebooks"
 
 
 def of(folder: Path) -> list[Path]:

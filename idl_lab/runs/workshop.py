@@ -1,4 +1,4 @@
-"""A folder of one's own: the labs copied there, kept up to date, opened in JupyterLab."""
+"""A folder of one's own: students' copies of the labs, kept up to date, opened in JupyterLab."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ import json
 import os
 from pathlib import Path
 
-from idl_lab.runs import series
+import nbformat
+
+from idl_lab.runs import editions, series
 
 # What was copied: name → SHA-256. A file that still has it was not changed since.
 MANIFEST = ".idl_lab.json"
+WORKSPACES = ".jupyterlab"  # what was open in JupyterLab, in the folder that it belongs to
+# Read by JupyterLab before it asks, in a pop-up, whether to fetch Jupyter's news.
+SETTINGS = Path(__file__).with_name("jupyter")
 
 
 def refresh(folder: Path) -> list[Path]:
-    """Copy the labs into a folder, and replace what an older version copied there.
+    """Copy the labs into a folder, without solutions, and replace what an older version copied.
 
     A notebook that was changed since it was copied, or that came from elsewhere, stays as it is.
     What was copied stands in a file of the folder; if that cannot be read, all notebooks count
@@ -44,7 +49,7 @@ def refresh(folder: Path) -> list[Path]:
         copied = _read(manifest)
         kept = []
         for lab in series.of(source):
-            mine, content = folder / lab.name, lab.read_bytes()
+            mine, content = folder / lab.name, _copy(lab)
             now, new = _hash(mine.read_bytes()) if mine.exists() else None, _hash(content)
             if now not in (None, new, copied.get(lab.name)):
                 if copied.get(lab.name) != new:  # one that was run and saved misses nothing
@@ -60,6 +65,11 @@ def refresh(folder: Path) -> list[Path]:
     return kept
 
 
+def _copy(lab: Path) -> bytes:
+    notebook = editions.student(nbformat.read(lab, as_version=4))
+    return (nbformat.writes(notebook) + "\n").encode()
+
+
 def _read(manifest: Path) -> dict[str, str]:
     try:
         copied = json.loads(manifest.read_text(encoding="utf-8"))
@@ -72,8 +82,11 @@ def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def open_lab(folder: Path, browser: bool = True, port: int | None = None) -> None:
-    """Serve a folder with JupyterLab on this machine until Ctrl-C.
+def open_lab(folder: Path, browser: bool = True, port: int | None = None,
+             ip: str = "127.0.0.1") -> None:
+    """Serve a folder with JupyterLab until Ctrl-C.
+
+    It opens the folder's first lab beside the file browser, and from then on what was open.
 
     Parameters
     ----------
@@ -82,13 +95,23 @@ def open_lab(folder: Path, browser: bool = True, port: int | None = None) -> Non
         Open it in the browser.
     port : int, optional
         Jupyter's own choice by default, 8888 or the next that is free.
+    ip : str
+        Whom it listens to: this machine alone by default.
     """
+    given = os.environ.get("JUPYTER_CONFIG_PATH")
+    os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(filter(None, [str(SETTINGS), given]))
     from jupyterlab.labapp import LabApp
 
-    options = ["--ip=127.0.0.1", f"--ServerApp.root_dir={folder.resolve()}",
-               # No pop-up that asks whether to fetch Jupyter's news, and no call for updates.
+    root = folder.resolve()
+    workspaces = root / WORKSPACES
+    options = [f"--ip={ip}", f"--ServerApp.root_dir={root}",
+               f"--LabApp.workspaces_dir={workspaces}",
+               # Nothing is fetched even where a reader's own settings ask for it.
                "--LabApp.news_url=None",
                "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    labs = series.of(root)
+    if labs and not any(workspaces.glob("*")):
+        options.append(f"--LabApp.default_url=/lab/tree/{labs[0].name}")
     if not browser:
         options.append("--no-browser")
     if port is not None:

@@ -262,7 +262,7 @@ def test_the_page_shows_the_kept_figures():
 
 @pytest.mark.parametrize(("arguments", "missing", "fragment"), [
     (["--seconds", "0"], False, "at least 1, got 0"),
-    (["stpes"], False, "parts are steps, sim, real, pruning, forward, large, got stpes"),
+    (["stpes"], False, "parts are steps, sim, real, pruning, forward, panels, large, got stpes"),
     ([], True, "`make bench` installs"),
     (["real"], True, "celer"),
     (["--before", "no/such/folder"], False, "No such file"),

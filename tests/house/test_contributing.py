@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+ANSWER = re.search(r"```text\n(def my_twice.*?)```", TEXT, re.DOTALL)[1]
 SNIPPETS = dict(re.findall(r"```python\n# (\S+)\n(.*?)```", TEXT, re.DOTALL))
 
 
@@ -33,8 +34,9 @@ def copy(tmp_path_factory) -> Path:
              nbformat.v4.new_code_cell("seed: int = 0  # of every random draw, in [0, ∞)\n"
                                        "device: str = 'cpu'  # where: auto, cpu, cuda or mps",
                                        metadata={"tags": ["parameters"]}),
-             nbformat.v4.new_code_cell(
-                 "from idl_lab.labs import check\nassert check.echo.twice(lambda x: x + x).right")]
+             nbformat.v4.new_code_cell("from idl_lab.labs import check\n" + ANSWER),
+             nbformat.v4.new_code_cell("check.echo.twice(my_twice)"),
+             nbformat.v4.new_code_cell("assert check.echo.summary().points == 1")]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), root / "notebooks" / "99_echo.ipynb")
     return root
 

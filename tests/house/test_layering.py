@@ -18,7 +18,7 @@ HOUSE = {
              "constraints fixed_point", "adjoints", "equilibrium"],
     "science": ["networks checkpoint", "model layer", "rnn compose", "batches capture",
                 "training data", "sim robustness", "torchidl"],
-    "labs": ["labs.kit", "labs"],
+    "labs": ["labs.kit", "labs", "labs.judge"],
     "runs": ["runs", "__main__"],
 }
 STEP = {room: step for step, rooms in enumerate(s for floor in HOUSE.values() for s in floor)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import PackageNotFoundError, requires
+from importlib.metadata import PackageNotFoundError, metadata, requires
 from pathlib import Path
 
 import pytest
@@ -44,12 +45,12 @@ def test_every_direct_dependency_is_pinned_within_its_bound(wanted):
     assert wanted.specifier.contains(PINS[canonicalize_name(wanted.name)])
 
 
-def test_each_extra_holds_the_one_before_so_the_last_is_what_ci_installs():
-    assert list(EXTRAS) == ["train", "sim", "labs", "verify", "test"]
-    assert "idl_lab[verify]" in EXTRAS["test"]  # that is for itself: few hand a model on
-    names = [name for name in EXTRAS if name != "verify"]
-    for before, extra in itertools.pairwise(names):
+def test_each_extra_holds_the_one_before_and_the_last_is_what_ci_installs():
+    steps, others = ["train", "sim", "labs"], ["verify", "class", "docs"]
+    assert list(EXTRAS) == [*steps, *others, "test"]
+    for before, extra in itertools.pairwise(steps):
         assert f"idl_lab[{before}]" in EXTRAS[extra]
+    assert {f"idl_lab[{extra}]" for extra in ["labs", *others]} <= set(EXTRAS["test"])
 
 
 # What the models need, and nothing else: seconds saved, and extras that may be missing.
@@ -123,6 +124,13 @@ def test_the_pins_are_closed_under_requirement(name):
             assert canonicalize_name(other.name) in PINS, f"{name} needs {other}"
 
 
+@pytest.mark.parametrize("name", PINS)
+def test_every_pin_takes_each_python_that_is_promised(name):
+    """A pin may refuse the first releases of a Python: Debian 12 has 3.11.2."""
+    taken = SpecifierSet(metadata(name).get("Requires-Python", ""))
+    assert all(taken.contains(f"3.{minor}.0") for minor in range(11, 15))
+
+
 def test_pins_are_exact_sorted_and_without_local_versions():
     assert PIN_LINES == sorted(PIN_LINES, key=lambda line: line.split("==")[0].lower())
     assert len(PINS) == len(PIN_LINES)
@@ -140,6 +148,26 @@ def test_conda_takes_python_and_pip_and_leaves_the_rest_to_the_pins():
     assert through_pip == {"pip": ["-r requirements.txt", "-e ."]}
     bounds = SpecifierSet(python.removeprefix("python"))
     assert PROJECT["project"]["requires-python"] in [str(bound) for bound in bounds]
+
+
+CPU = "--extra-index-url https://download.pytorch.org/whl/cpu"  # elsewhere torch brings CUDA
+
+
+def test_binder_and_the_container_take_the_labs_at_the_pins_and_torch_for_the_cpu():
+    binder = yaml.safe_load((ROOT / "binder" / "environment.yml").read_text(encoding="utf-8"))
+    python, pip, through_pip = binder["dependencies"]
+    assert (binder["name"], binder["channels"], pip) == (CONDA["name"], CONDA["channels"], "pip")
+    assert through_pip == {"pip": [CPU, "-c ../requirements.txt", "-e ..[labs]"]}
+    container = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", "")
+    assert " ".join(f"RUN pip install --no-cache-dir {CPU} -c requirements.txt '.[labs]'".split()
+                    ) in " ".join(container.split())
+    [base] = re.findall(r"^FROM python:(\S+)-slim$", container, re.MULTILINE)
+    promised = SpecifierSet(PROJECT["project"]["requires-python"])
+    assert base in promised and python.removeprefix("python=") in promised
+    for line in re.findall(r"^COPY (.*) \S+$", container, re.MULTILINE):
+        assert all((ROOT / name).exists() for name in line.split())
+    assert f"pip wheel --wheel-dir wheelhouse {CPU} -c requirements.txt" in (
+        ROOT / "INSTRUCTORS.md").read_text(encoding="utf-8")
 
 
 def test_one_version():

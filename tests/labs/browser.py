@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -65,6 +66,10 @@ def jupyterlab(folder: Path, home: Path) -> Iterator[str]:
                "jupyterlab.NeverCheckForUpdate", "--expose-app-in-browser"]
     environment = ENVIRONMENT | {"JUPYTER_CONFIG_DIR": str(home / "config"), "HOME": str(home),
                                  "JUPYTER_DATA_DIR": str(home / "data")}
+    # Else JupyterLab asks whether it may fetch news, in front of a picture.
+    asks = home / "config/lab/user-settings/@jupyterlab/apputils-extension"
+    asks.mkdir(parents=True)
+    (asks / "notification.jupyterlab-settings").write_text(json.dumps({"fetchNews": "false"}))
     log = home / "jupyter.log"
     with log.open("w") as out:
         server = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment,
@@ -114,21 +119,20 @@ class Lab:
     def idle(self) -> None:
         self.page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=120_000)
 
-    def run_all(self) -> None:
+    def run_all(self, seconds: float = 120) -> None:
         """Run every cell, and fail on what one wrote to stderr."""
         # Run before the kernel answers, and JupyterLab asks which kernel is meant.
         self.page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']",
                                     timeout=60_000)
         self.idle()
-        self.page.get_by_text("Run", exact=True).first.click()
-        self.page.get_by_text("Run All Cells", exact=True).click()
+        self.menu("Run", "Run All Cells")
         errors = self.page.locator(".jp-OutputArea-output[data-mime-type*='stderr']")
         # Of a cell out of sight or folded the page shows no number.
         self.page.wait_for_function("""() =>
             document.querySelector(".jp-OutputArea-output[data-mime-type*='stderr']") ||
             [...jupyterapp.shell.currentWidget.content.model.cells].every(cell =>
                 cell.type !== "code" || cell.executionCount || !cell.sharedModel.source.trim())
-            """, timeout=120_000)
+            """, timeout=1000 * seconds)
         self.idle()
         assert errors.count() == 0, errors.first.inner_text()
 
@@ -146,15 +150,58 @@ class Lab:
         for session in self.page.request.get(f"{self.address}api/sessions", headers=headers).json():
             self.page.request.delete(f"{self.address}api/sessions/{session['id']}", headers=headers)
 
+    def menu(self, bar: str, *items: str) -> None:
+        """Choose in JupyterLab's menus; a lab's own text may have the same words."""
+        self.page.locator(".lm-MenuBar").get_by_text(bar, exact=True).click()
+        for k, item in enumerate(items, 1):
+            entry = self.page.locator(".lm-Menu-itemLabel").get_by_text(item, exact=True)
+            entry.click() if k == len(items) else entry.hover()
+
+    def theme(self, name: str) -> None:
+        """Choose JupyterLab's theme, Light or Dark."""
+        self.menu("Settings", "Theme", f"JupyterLab {name}")
+        self.page.wait_for_selector(f"body[data-jp-theme-name='JupyterLab {name}']",
+                                    state="attached")
+        self.page.wait_for_timeout(500)
+
+    def panel(self, k: int = 0) -> Shown:
+        return Shown(self.page, k)
+
+    @property
+    def complaints(self) -> list[str]:
+        """What the console complained of that is the page's."""
+        return [line for line in self.said if not HARMLESS.search(line)]
+
+
+class Shown:
+    """The ``k``-th panel on a page."""
+
+    def __init__(self, page, k: int = 0) -> None:
+        self.page, self.box = page, page.locator(PANEL).nth(k)
+
     def picture(self) -> str:
         """The address of the live picture's bytes: another one, another picture."""
-        return self.page.eval_on_selector(f"{PANEL} img", "image => image.src")
+        return self.box.locator("img").evaluate("image => image.src")
 
     def alt(self) -> str:
         """What the live picture is called: its state in words."""
-        return self.page.eval_on_selector(f"{PANEL} img", "image => image.alt")
+        return self.box.locator("img").evaluate("image => image.alt")
+
+    def readouts(self) -> list[str]:
+        return self.box.locator(".widget-readout").all_inner_texts()
 
     def wait_for_another(self, before: str) -> None:
+        self._wait("img.src !== before", before)
+
+    def wait_for_words(self, words: str) -> None:
+        """Until the picture's text has these."""
+        self._wait("img.alt.includes(before)", words)
+
+    def wait_for_other_words(self, before: str) -> None:
+        self._wait("img.alt !== before", before)
+
+    def _wait(self, condition: str, before: str) -> None:
         self.page.wait_for_function(
-            f"before => document.querySelector('{PANEL} img').src !== before", arg=before,
-            timeout=30_000)
+            f"([panel, before]) => {{ const img = panel.querySelector('img');"
+            f"                        return {condition} }}",
+            arg=[self.box.element_handle(), before], timeout=60_000)

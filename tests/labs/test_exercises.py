@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import pickle
+from pathlib import Path
+
+import cloudpickle
 import pytest
 import torch
+from lab_code import answers
 
-from idl_lab.labs import check
-from idl_lab.labs.kit.exercise import Example, Exercise, Outcome
+from idl_lab.labs import check, judge
+from idl_lab.labs.kit.exercise import Example, Exercise, Level, Outcome, Partly
 from idl_lab.labs.kit.problems import generator
 
-EXERCISES = {f"{lab}.{name}": exercise
-             for lab in dir(check) for name, exercise in vars(getattr(check, lab)).items()
-             if isinstance(exercise, (Exercise, Example))}
+LABS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+CHECKERS = {checker.name: checker for lab in check.labs()
+            for checker in getattr(check, lab).exercises.values()}
+EXERCISES = {name: checker.exercise for name, checker in CHECKERS.items()}
 FUNCTIONS = {name: e for name, e in EXERCISES.items() if isinstance(e, Exercise)}
 EXAMPLES = {name: e for name, e in EXERCISES.items() if isinstance(e, Example)}
+SEEDS = 0, judge.SEED  # of a notebook, and of the judge
 
 
 class Unshown(Exception):
@@ -48,31 +55,19 @@ def slips(exercises: dict) -> pytest.MarkDecorator:
          for name, e in exercises.items() for k, (said, slip) in enumerate(e.slips.items())])
 
 
+# ---- all --------------------------------------------------------------------------------------
+
+
 @named(EXERCISES)
 def test_untouched_is_not_attempted(exercise):
     assert exercise(...).outcome is Outcome.NOT_ATTEMPTED
     assert exercise.what in exercise(...).sentence
 
 
-@named(FUNCTIONS)
-def test_the_right_function_is_right_whatever_it_is_given(exercise):
-    assert exercise(exercise.right).right
-    verdict = exercise(lambda *arguments: exercise.right(*arguments) + 1)
-    assert verdict.outcome is Outcome.HINT
-
-
-@named(FUNCTIONS)
-def test_a_stub_that_returns_its_dots_is_not_attempted(exercise):
-    assert exercise(lambda *arguments: ...).outcome is Outcome.NOT_ATTEMPTED
-
-
-@named(FUNCTIONS)
-def test_a_hard_coded_answer_is_not_right(exercise):
-    draws = generator()
-    values = [exercise.right(*exercise.inputs(draws)) for _ in range(exercise.draws)]
-    assert len(values) > 1
-    for value in values:
-        assert exercise(lambda *arguments, value=value: value).outcome is Outcome.HINT
+@named(EXERCISES)
+def test_three_usual_wrong_answers_are_known_at_least(exercise):
+    assert len(exercise.slips) >= 3
+    assert exercise.what and exercise.praise and not exercise.praise.endswith(" ")
 
 
 @named(EXERCISES)
@@ -82,28 +77,82 @@ def test_another_exercises_right_answer_is_not_right(exercise):
             assert not exercise(other.right, **getattr(exercise, "options", {})).right
 
 
+@named(EXERCISES)
+def test_no_answer_raises(exercise):
+    for k, answer in enumerate(ODD):
+        verdict = exercise(answer, **getattr(exercise, "options", {}))
+        assert not verdict.right and verdict.sentence, k
+
+
+@pytest.mark.parametrize("answer", ODD, ids=lambda a: type(a).__name__)
+def test_no_answer_raises_where_a_checker_watches(answer):
+    verdict = check.start_here.one_state.judged(answer)
+    assert not verdict.right and verdict.points == 0
+
+
+@pytest.mark.parametrize("checker", CHECKERS.values(), ids=CHECKERS)
+def test_the_checkers_own_answer_earns_nothing(checker):
+    if callable(checker.exercise.right):
+        verdict = checker.judged(checker.exercise.right)
+        assert not verdict.right and "of the library work" in verdict.sentence
+
+
+# ---- functions --------------------------------------------------------------------------------
+
+
+@named(FUNCTIONS)
+def test_the_right_function_is_right_whatever_it_is_given(exercise):
+    for seed in SEEDS:
+        assert exercise(exercise.right, seed=seed).right
+        verdict = exercise(lambda *arguments: exercise.right(*arguments) + 1, seed=seed)
+        assert verdict.outcome is Outcome.HINT
+
+
+@named(FUNCTIONS)
+def test_a_stub_that_returns_its_dots_is_not_attempted(exercise):
+    assert exercise(lambda *arguments: ...).outcome is Outcome.NOT_ATTEMPTED
+    assert exercise(lambda *arguments: None).outcome is Outcome.NOT_ATTEMPTED
+
+
+@named(FUNCTIONS)
+def test_a_hard_coded_answer_is_not_right(exercise):
+    for seed in SEEDS:
+        draws = generator(seed)
+        values = [exercise.right(*exercise.inputs(draws)) for _ in range(exercise.draws)]
+        assert len(values) > 1
+        for value in values:
+            verdict = exercise(lambda *arguments, value=value: value, seed=seed)
+            assert verdict.outcome is Outcome.HINT
+
+
+@named(FUNCTIONS)
+def test_a_table_of_the_notebooks_numbers_is_not_right_for_the_judge(exercise):
+    draws = generator(0)
+    table = [exercise.inputs(draws) for _ in range(exercise.draws)]
+
+    def number(a):
+        return torch.as_tensor(a).double() if isinstance(a, torch.Tensor | float | int) else None
+
+    def far(given, known):
+        pairs = [(number(a), number(b)) for a, b in zip(given, known, strict=True)]
+        return sum(float((a - b).abs().sum()) if a.shape == b.shape else 1e9
+                   for a, b in pairs if a is not None)
+
+    def remembered(*arguments):
+        """The value at the nearest of the inputs that a reader may have printed."""
+        return exercise.right(*min(table, key=lambda known: far(arguments, known)))
+
+    assert exercise(remembered).right
+    assert not exercise(remembered, seed=judge.SEED).right
+
+
 @slips(FUNCTIONS)
 def test_each_slip_gets_its_own_sentence(exercise, said, slip):
-    assert exercise(slip).sentence == said
-    assert not exercise(slip).right
-
-
-@named(EXAMPLES)
-def test_the_right_example_is_right(exercise):
-    assert exercise(exercise.right, **exercise.options).right
-
-
-@slips(EXAMPLES)
-def test_each_wrong_example_gets_its_own_sentence(exercise, said, slip):
-    verdict = exercise(slip, **exercise.options)
-    assert verdict.outcome is Outcome.HINT and said in verdict.sentence, verdict
-
-
-@named(EXERCISES)
-@pytest.mark.parametrize("answer", ODD, ids=lambda a: type(a).__name__)
-def test_no_answer_raises(exercise, answer):
-    verdict = exercise(answer, **getattr(exercise, "options", {}))
-    assert not verdict.right and verdict.sentence
+    share, slip = (slip.share, slip.slip) if isinstance(slip, Partly) else (0, slip)
+    for seed in SEEDS:
+        verdict = exercise(slip, seed=seed)
+        assert verdict.outcome is Outcome.HINT and verdict.sentence == said, seed
+        assert verdict.share == share < 1
 
 
 @named(FUNCTIONS)
@@ -116,3 +165,56 @@ def test_an_answer_that_overwrites_what_it_is_given_spoils_nothing(exercise):
         return value
 
     assert exercise(careless).right
+
+
+@named(FUNCTIONS)
+def test_the_hints_come_one_a_try(exercise):
+    said = [exercise(lambda *arguments: exercise.right(*arguments) + 1e3, tries=k).sentence
+            for k in range(len(exercise.hints) + 1)]
+    assert exercise.hints and said[-1] == said[-2]
+    assert all(text.startswith(step) for text, step in zip(said, exercise.hints, strict=False))
+
+
+# ---- examples ---------------------------------------------------------------------------------
+
+
+@named(EXAMPLES)
+def test_the_right_example_is_right(exercise):
+    assert exercise(exercise.right, **exercise.options).right
+
+
+@slips(EXAMPLES)
+def test_each_wrong_example_gets_its_own_sentence(exercise, said, slip):
+    verdict = exercise(slip, **exercise.options)
+    assert verdict.outcome is Outcome.HINT and said in verdict.sentence, verdict
+    assert verdict.share < 1
+
+
+# ---- the notebooks' own answers ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lab", LABS, ids=lambda path: path.stem)
+def test_the_judge_calls_the_notebooks_answers_right(lab):
+    """Each alone, as the judge gets it: pickled, and tried on other numbers."""
+    found = answers(lab)
+    assert [*found] == [n for n in CHECKERS if n.startswith(f"{lab.stem.partition('_')[2]}.")]
+    for name, answer in found.items():
+        sent = pickle.loads(cloudpickle.dumps(answer))
+        verdict = CHECKERS[name].judged(sent, seed=judge.SEED)
+        assert verdict.points == CHECKERS[name].exercise.level.points, verdict
+
+
+@pytest.mark.parametrize("lab", LABS, ids=lambda path: path.stem)
+def test_with_dots_for_answers_nothing_is_attempted(lab):
+    for name, answer in answers(lab, stub=True).items():
+        assert CHECKERS[name].judged(answer).outcome is Outcome.NOT_ATTEMPTED, name
+
+
+def test_in_a_process_of_its_own_the_verdict_is_the_same(capsys):
+    assert judge.points("start_here.one_state", lambda a, b: b / (1 - a)) == 1
+    here = check.start_here.one_state.judged(lambda a, b: b / (1 - a), seed=judge.SEED)
+    assert capsys.readouterr().out.strip() == here._text()
+
+
+def test_levels_and_points():
+    assert [level.points for level in Level] == [1, 2, 2, 3]

@@ -296,7 +296,7 @@ def test_the_panel_shows_the_models_own_answers():
 
 
 def test_far_away_is_where_the_model_goes():
-    exercise = check.extrapolation.far_away
+    exercise = check.extrapolation.far_away.exercise
     A, B, C, D, b, c, u = exercise.inputs(draws(3))
     model = ImplicitModel.from_matrices(A, B, C, D, state_bias=b, output_bias=c,
                                         solver=Picard(1e-13))
@@ -310,5 +310,5 @@ def test_normalising_by_range_is_a_repair_too():
         low, high = U.amin(dim=1, keepdim=True), U.amax(dim=1, keepdim=True)
         return model((U - low) / (high - low))
 
-    assert check.extrapolation.repair(by_range).right
-    assert check.extrapolation.repair(lambda model, U: Normalised(model)(U)).right
+    assert check.extrapolation.repair.exercise(by_range).right
+    assert check.extrapolation.repair.exercise(lambda model, U: Normalised(model)(U)).right

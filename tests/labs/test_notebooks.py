@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 import statistics
@@ -11,6 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from idl_lab.labs import check
 from idl_lab.runs.series import read_lab
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +49,7 @@ def test_shape(lab):
     lengths = [len(c.source.splitlines()) for c in cells]
     assert statistics.median(lengths) <= 12 and max(lengths) <= 30
     tags = [tag for c in cells for tag in c.metadata.get("tags", [])]
-    assert tags.count("parameters") == 1 and "solution" in tags
+    assert tags.count("parameters") == 1
     assert "raises-exception" not in tags  # nbval and `idl-lab run` allow it, papermill does not
     assert {"seed", "device"} <= set(read_lab(path).parameters)
     text = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
@@ -72,30 +72,22 @@ def test_the_panel_has_a_static_twin(lab):
     assert twins
 
 
-def test_an_untouched_exercise_is_not_called_right(lab):
-    _, notebook = lab
+def test_each_exercise_has_an_answer_with_its_marks_and_a_cell_that_asks(lab):
+    """In the order answer, question: what an edition for students is made of."""
+    path, notebook = lab
+    asked, answered = [], False
     for cell in code(notebook):
-        assert "<b>Right.</b>" not in json.dumps(cell.outputs)
-
-
-def test_the_solution_leaves_the_readers_own_answer_alone(lab):
-    _, notebook = lab
-    readers: set[str] = set()
-    for cell in code(notebook):
-        if "solution" in cell.metadata.get("tags", []):
-            assert not readers & names_bound(cell.source) and not cell.outputs
-            assert cell.metadata["jupyter"]["source_hidden"]
-        elif "check." in cell.source:
-            readers |= names_bound(cell.source)
-    assert readers
-
-
-def names_bound(source: str) -> set[str]:
-    """What a cell defines or assigns at its top level."""
-    tree = ast.parse(source)
-    defined = {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
-    return defined | {target.id for node in tree.body if isinstance(node, ast.Assign)
-                      for target in node.targets if isinstance(target, ast.Name)}
+        marks = re.findall(r"### (?:BEGIN|END) SOLUTION$", cell.source, re.MULTILINE)
+        assert marks in ([], ["### BEGIN SOLUTION", "### END SOLUTION"])
+        question = re.fullmatch(r"check\.(\w+)\.(\w+)\(.*\)", cell.source, re.DOTALL)
+        assert question or not re.search(r"^check\.(?!summary)\w+\.(?!summary)", cell.source,
+                                         re.MULTILINE)
+        if question and question[2] in getattr(check, question[1]).exercises:
+            assert answered and question[1] == path.stem.partition("_")[2]
+            assert "<b>Right.</b>" in json.dumps(cell.outputs)
+            asked.append(question[2])
+        answered = bool(marks) or answered and not question
+    assert asked == [*getattr(check, path.stem.partition("_")[2]).exercises]
 
 
 def test_what_is_for_maintainers_is_folded(lab):
@@ -103,7 +95,7 @@ def test_what_is_for_maintainers_is_folded(lab):
     for cell in code(notebook):
         tags = cell.metadata.get("tags", [])
         theirs = re.search(r"^\s*assert |^record\(|NBVAL_", cell.source, re.MULTILINE)
-        assert not theirs or {"maintainer", "solution"} & set(tags), cell.source
+        assert not theirs or "maintainer" in tags, cell.source
         assert "maintainer" not in tags or cell.metadata["jupyter"]["source_hidden"]
 
 

@@ -26,7 +26,8 @@ LABS = series.find(where=series.shipped())
 # Other data would be fetched from the network; another device is another test's.
 FIXED = {"dataset": "digits", "device": "cpu", "full": False}
 LARGE = 1000.0  # of a size without an upper end
-LONG = ("07", "08", "09", "11", "13")  # take longer than the others together, shortened too
+# They take longer than the others together, shortened too.
+LONG = ("07", "08", "09", "10", "11", "12", "13", "14")
 any_lab = pytest.mark.parametrize("lab", LABS, ids=lambda lab: lab.name)
 
 

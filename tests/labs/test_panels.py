@@ -29,6 +29,7 @@ from idl_lab.labs.sim_states.problems import bound_study
 from idl_lab.labs.sparsity.panel import sparsity_panel
 from idl_lab.labs.sparsity.problems import random
 from idl_lab.labs.start_here.panel import digit_panel
+from idl_lab.labs.sweeps.panel import difference_panel
 from idl_lab.labs.training.panel import tolerance_panel
 from idl_lab.labs.well_posedness.panel import norm_bound_panel
 from idl_lab.model import ImplicitModel
@@ -89,6 +90,17 @@ def margins_panel():
     return margin_panel(models, draw(0, 5, 64).float().sigmoid(), LABELS)
 
 
+def seeds_panel():
+    """Numbers with all their digits, of the number with the longest name."""
+    scores = 0.8 + 0.1 * draw(0, 4, 12).numpy()
+    return difference_panel(pd.DataFrame([
+        {"kappa": kappa, "rank": rank, "seed": seed, "test_accuracy": score,
+         "validation_accuracy": -score, "steps": 1234 * score}
+        for (kappa, rank), row in zip([(k, r) for k in (0.5, 0.99) for r in (1, None)], scores,
+                                      strict=True)
+        for seed, score in enumerate(row)]).astype({"rank": "Int64"}))
+
+
 LABELS = torch.arange(5, **CPU)
 PANELS = {  # how each is made, and a move that brings its longest words
     "00": (lambda: digit_panel(model(64, 10), draw(0, 5, 64).float().sigmoid(), LABELS, steps=6),
@@ -106,6 +118,7 @@ PANELS = {  # how each is made, and a move that brings its longest words
                                     {"ADMM": ADMMSolver(progress=False, **CPU)}), {}),
     "08 λ": (lambda_panel, {"way": "refitted", "lam": "0.0316"}),
     "09": (scale_panel, {}),
+    "10": (seeds_panel, {"number": "validation_accuracy", "one": "κ 0.99, rank 1", "seeds": 12}),
     "11": (sparse_panel, {"method": "SIM without feedback, adaptive", "gone": "95%"}),
     "12": (margins_panel, {"image": 4, "eps": 0.15, "model": "bounds at ε = 0.03"}),
     "13": (scales_panel, {"model": "sums: network, ReLU and biases", "digits": -3.0}),

@@ -6,11 +6,7 @@ import re
 
 import numpy as np
 import pytest
-import torch
-from helpers import CPU64
 
-from idl_lab import ImplicitModel, compose
-from idl_lab.labs import check
 from idl_lab.labs.kit import canvas
 from idl_lab.labs.networks_as_implicit_models.panel import network_panel
 
@@ -77,14 +73,3 @@ def test_moving_kappa_reads_no_network_anew(monkeypatch):
 def test_it_refuses(arguments, message):
     with pytest.raises(ValueError, match=message):
         network_panel(**arguments)
-
-
-# ---- the exercise ---------------------------------------------------------------------------
-
-
-def test_the_right_cascade_is_what_compose_says():
-    first, last = (ImplicitModel(p, q, n, generator=torch.Generator("cpu").manual_seed(n), **CPU64)
-                   for p, q, n in ((2, 3, 4), (3, 5, 3)))
-    given = (M.detach() for model in (first, last) for M in (model.A, model.B, model.C))
-    A = check.networks_as_implicit_models.cascade_matrix.right(*given)
-    torch.testing.assert_close(A, compose.cascade(first, last).A.detach())

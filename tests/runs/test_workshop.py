@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import nbformat
 import pytest
 
 import idl_lab
@@ -32,6 +33,7 @@ def shipped(tmp_path, monkeypatch):
         (folder / name).write_text(f"{name}, version 1")
     (folder / "notes.ipynb").write_text("no lab")
     monkeypatch.setattr(series, "shipped", lambda: folder)
+    monkeypatch.setattr(workshop, "_copy", Path.read_bytes)  # they are no notebooks
     return folder
 
 
@@ -112,6 +114,18 @@ def test_the_shipped_series_is_the_checkouts():
     assert [lab.path for lab in series.find()] == series.of(ROOT / "notebooks")
 
 
+def test_the_copies_are_the_students(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "nbgrader", None)  # which a student need not have
+    workshop.refresh(tmp_path)
+    for path in series.of(ROOT / "notebooks"):
+        copy = nbformat.read(tmp_path / path.name, as_version=4)
+        nbformat.validate(copy)
+        text = nbformat.writes(copy)
+        assert "SOLUTION" not in text and "<b>Right.</b>" not in text
+        assert "nbgrader" not in copy.metadata and "image/png" in text
+    assert workshop.refresh(tmp_path) == []
+
+
 def test_lab_serves_a_copy_without_a_browser_and_without_news(tmp_path):
     process = subprocess.Popen(
         [*COMMAND, "lab", "mine", "--no-browser", "--port", "0"], cwd=tmp_path, text=True,
@@ -133,9 +147,9 @@ def test_lab_serves_a_copy_without_a_browser_and_without_news(tmp_path):
 def _address(process: subprocess.Popen) -> str:
     end = time.monotonic() + 120
     for line in process.stderr:
-        found = re.search(r"http://127\.0\.0\.1:\d+/lab\?token=\w+", line)
+        found = re.search(r"(http://127\.0\.0\.1:\d+/lab)\S*(\?token=\w+)", line)
         if found:
-            return found[0]
+            return found[1] + found[2]
         assert time.monotonic() < end
     raise AssertionError("JupyterLab ended without telling its address")
 
@@ -157,15 +171,17 @@ sys.exit(main({arguments!r}))
 """
 
 
-@pytest.mark.parametrize(("module", "arguments"), [
-    ("nbformat", ["list"]), ("jupyterlab", ["lab"]), ("papermill", ["run"])])
-def test_a_missing_extra_is_one_sentence_that_names_it(tmp_path, module, arguments):
+@pytest.mark.parametrize(("module", "arguments", "extra"), [
+    ("nbformat", ["list"], "labs"), ("jupyterlab", ["lab"], "labs"), ("papermill", ["run"], "labs"),
+    ("nbgrader", ["student", "x"], "class"), ("nbgrader", ["grade", "x"], "class"),
+    ("otter", ["student", "--otter", "x"], "class")])
+def test_a_missing_extra_is_one_sentence_that_names_it(tmp_path, module, arguments, extra):
     code = WITHOUT.format(module=module, arguments=arguments)
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True,
                           text=True, env=ENVIRONMENT)
     assert done.returncode == 2 and list(tmp_path.iterdir()) == []
     assert done.stderr == (f"idl_lab: this needs {module}, which is not installed: "
-                           f"pip install 'idl_lab[labs]' brings it.\n")
+                           f"pip install 'idl_lab[{extra}]' brings it.\n")
 
 
 def test_version(capsys):

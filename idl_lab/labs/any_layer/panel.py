@@ -67,8 +67,10 @@ def stability_panel(block: Block, u: Tensor, gain: float = 1.0) -> Panel:
         solutions = {name: quietly(EquilibriumLayer(f, solver=solver), u, keep_states=True)
                      for name, solver in {"Picard": Picard(max_steps=STEPS, **_TO),
                                           "Anderson": Anderson(max_steps=STEPS, **_TO)}.items()}
-        return draw_stability(solutions, components, grid, curve(norm), gain, radius(gain, norm),
-                              TOL, STEPS, figure=figure)
+        found = solutions["Anderson"]  # more steps would end there too
+        here = float(radii(f, found.value, u)) if found.status.ok else radius(gain, norm)
+        return draw_stability(solutions, components, grid, curve(norm), gain, here, TOL, STEPS,
+                              figure=figure)
 
     # Those that the plain block moves most: a dead component shows nothing.
     start = quietly(EquilibriumLayer(block, solver=Picard(max_steps=STEPS, **_TO)), u)

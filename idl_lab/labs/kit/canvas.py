@@ -3,13 +3,15 @@
 A full matplotlib draw costs a panel too much: most of it is ticks and labels that do not change
 while a slider moves. So a picture has a frame (`frame`), drawn when it changes, and moving parts
 (`line`, `words`, `picture`), which a second call of the same drawing function on the same axes
-finds by name and updates. `png` paints the moving parts over the kept frame.
+finds by name and updates. `png` paints the moving parts over the kept frame, and words as they were
+set before: letters are most of what is left.
 """
 
 from __future__ import annotations
 
 import functools
 import io
+import math
 import re
 from collections.abc import Callable, Sequence
 
@@ -18,8 +20,10 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backend_bases import GraphicsContextBase
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from PIL import Image
@@ -110,8 +114,53 @@ def mosaic(figure: Figure | None, layout: Sequence[Sequence], width: float, heig
 
 def _new(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height))
-    FigureCanvasAgg(figure)
+    _Canvas(figure)
     return figure
+
+
+class _Canvas(FigureCanvasAgg):
+    _size = None
+
+    def get_renderer(self) -> RendererAgg:
+        size = (*self.figure.bbox.size, self.figure.dpi)
+        if size != self._size:
+            self.renderer, self._size = _Renderer(*size), size
+        return self.renderer
+
+
+class _Renderer(RendererAgg):
+    """matplotlib sets every letter anew at every draw; nearly all words of a panel stay."""
+
+    def draw_text(self, gc, x, y, s, prop, angle, ismath=False, mtext=None) -> None:
+        if ismath or angle not in (0, 90) or gc.get_forced_alpha() or gc.get_clip_path()[0]:
+            super().draw_text(gc, x, y, s, prop, angle, ismath, mtext)
+            return
+        # Letters stand between the pixels, at 64ths of one.
+        column, row = math.floor(x), math.floor(y)
+        at = round(64 * (x - column)), round(64 * (y - row))
+        pixels, left, below = _lettering(s, prop.copy(), angle, at, gc.get_rgb(), self.dpi)
+        plain = self.new_gc()
+        plain.set_clip_rectangle(gc.get_clip_rectangle())
+        self.draw_image(plain, column + left, int(self.height) - row - below, pixels)
+
+
+@functools.lru_cache(maxsize=300)  # some kilobytes each; a panel has a hundred at once
+def _lettering(s: str, prop: FontProperties, angle: float, at: tuple[int, int], colour: tuple,
+               dpi: float) -> tuple[np.ndarray, int, int]:
+    """Words as an image, from its bottom row up, and its left and lower edge from their start."""
+    letter = math.ceil(prop.get_size_in_points() * dpi / 72)
+    long, high = letter * (len(s) + 3), 4 * letter
+    width, height, left, top = ((long, high, letter, 2 * letter) if angle == 0 else
+                                (high, long, 2 * letter, long - letter))
+    sheet, gc = RendererAgg(width, height, dpi), GraphicsContextBase()
+    gc.set_foreground(colour, isRGBA=True)
+    sheet.draw_text(gc, left + at[0] / 64, top + at[1] / 64, s, prop, angle)
+    inked = np.asarray(sheet.buffer_rgba())
+    rows, columns = (inked[:, :, 3].any(axis=axis).nonzero()[0] for axis in (1, 0))
+    if not len(rows):
+        return np.zeros((1, 1, 4), np.uint8), 0, 0
+    cut = inked[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
+    return np.ascontiguousarray(cut[::-1]), columns[0] - left, rows[-1] + 1 - top
 
 
 def frame(ax: Axes, **settings) -> bool:
@@ -276,6 +325,12 @@ def _painted(figure: Figure) -> Image.Image:
                 ax.draw_artist(artist)
     figure.stale = False
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[:, :, :3])
+
+
+def forget(figure: Figure) -> None:
+    """Let go of a figure's pixels, some megabytes that Python would collect much later."""
+    vars(figure).pop("idl_lab_background", None)
+    _Canvas(figure)
 
 
 def _few_colours(image: Image.Image) -> Image.Image:

@@ -21,8 +21,8 @@ from IPython.display import display
 from matplotlib.figure import Figure
 
 from idl_lab import validation
-from idl_lab.labs.kit import film
-from idl_lab.labs.kit.canvas import packed, png, readout, small_png, smallest_text
+from idl_lab.labs.kit import film, places
+from idl_lab.labs.kit.canvas import forget, packed, png, readout, small_png, smallest_text
 from idl_lab.records import PICTURES
 
 LETTERS = 9  # pixels: smaller ones are not read from the last row
@@ -45,6 +45,9 @@ class Panel(ipywidgets.VBox):
     Shown in a notebook, a panel leaves its last picture there as an output of its own, which is
     seen wherever no kernel is; ``panel.css`` hides it while the panel lives. In a headless run
     (see `filmed`) that output also keeps pictures of other settings, which the report moves.
+
+    A cell that is run again closes the panel that it showed before, unless another cell shows it
+    too: the kernel would keep every one of them.
 
     Parameters
     ----------
@@ -76,7 +79,7 @@ class Panel(ipywidgets.VBox):
             name, player = play
             # Linked in the browser: playing goes on while the kernel draws. The link gives its
             # first end's value to the second: the other way round a panel would open at step 0.
-            self._link = ipywidgets.jslink((self.controls[name], "value"), (player, "value"))
+            self._links = [ipywidgets.jslink((self.controls[name], "value"), (player, "value"))]
             shown.insert(shown.index(self.controls[name]), player)
         for control in self.controls.values():
             control.observe(self._changed, "value")
@@ -87,8 +90,10 @@ class Panel(ipywidgets.VBox):
         # The picture shrinks with its cell, down to letters of that height; then it scrolls.
         least = math.ceil(width * min(1, LETTERS / smallest_text(self.figure)))
         self._least = least
-        self._image.layout = {"width": f"{width}px", "max_width": "100%", "min_width": f"{least}px",
-                              "height": "auto", "margin": "0"}
+        # One by one: a new layout would leave the first one in the kernel for good.
+        for name, value in {"width": f"{width}px", "max_width": "100%", "min_width": f"{least}px",
+                            "height": "auto", "margin": "0"}.items():
+            setattr(self._image.layout, name, value)
         box = ipywidgets.HBox(shown, layout={"flex_flow": "row wrap", "align_items": "center"})
         super().__init__([box, self._image, self._message, self._state],
                          layout={"overflow": "auto hidden"})
@@ -120,6 +125,17 @@ class Panel(ipywidgets.VBox):
     def message(self) -> str:
         """What the panel says below the picture: the error of the last move, or nothing."""
         return html.unescape(self._message.value)
+
+    def close(self) -> None:
+        """Let go of widgets, figure and what the drawing function remembers; it moves no more."""
+        if self.comm is None:
+            return
+        if self._keeping is not None:
+            self._keeping.cancel()
+        for widget in places.parts(self):
+            ipywidgets.Widget.close(widget)
+        forget(self.figure)
+        self._draw = self.figure = self._kept_film = None
 
     def set(self, **values) -> None:
         """Move controls by name, a slider to its nearest step, and draw once, at once.
@@ -206,6 +222,9 @@ class Panel(ipywidgets.VBox):
         return film.settings(reaches, values, pictures, self._main)
 
     def _redraw(self) -> None:
+        if self._draw is None:
+            raise RuntimeError("this panel is closed, since the cell that showed it was run again; "
+                               "make another one.")
         with _one_thread():
             self.figure = self._draw(**self.values, figure=self.figure)
         self._image.value = png(self.figure)
@@ -232,7 +251,10 @@ class Panel(ipywidgets.VBox):
         if FILMED and not self._in_notebook:
             # At the end of a cell, not at every move: a lab's assertions move its panel.
             get_ipython().events.register("post_run_cell", lambda _: self._keep_film(FILMED))
+        if self._draw is None:
+            self._redraw()  # says that it is closed
         self._in_notebook = True
+        places.take(self)
         self._publish(update=False)
 
     def _keep_film(self, pictures: int) -> None:
@@ -256,10 +278,12 @@ class Panel(ipywidgets.VBox):
         elif not self._waiting:
             # Messages already queued are applied before this runs; all but the last are stale.
             self._waiting = True
-            loop.call_later(0.01, self._redraw_later)
+            loop.call_later(0.005, self._redraw_later)
 
     def _redraw_later(self) -> None:
         self._waiting = False
+        if self._draw is None:
+            return  # closed while a message was on its way
         self._shown(self._redraw)
         if self._keeping is not None:
             self._keeping.cancel()

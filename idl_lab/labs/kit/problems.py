@@ -21,9 +21,14 @@ from idl_lab.networks import redraw
 from idl_lab.well_posedness import inf_norm
 
 
-def generator() -> torch.Generator:
-    """A new generator, seeded with 0."""
-    return torch.Generator("cpu").manual_seed(0)
+def generator(seed: int = 0) -> torch.Generator:
+    """A new generator.
+
+    Parameters
+    ----------
+    seed : int
+    """
+    return torch.Generator("cpu").manual_seed(seed)
 
 
 def normal(*shape: int, generator: torch.Generator) -> Tensor:

@@ -129,6 +129,13 @@ class SolverComparison(Panel):
             self._thread = threading.Thread(target=self._work, args=work, daemon=True)
             self._thread.start()
 
+    def close(self) -> None:
+        """Cancel what runs, and close as every panel does."""
+        if self.comm is not None:
+            self.cancel()
+            self._kept.clear()
+        super().close()
+
     def cancel(self) -> None:
         """End the solve at its next test of the gap; the best feasible point is kept."""
         self._stop.set()
@@ -258,9 +265,12 @@ def _line(name: str, colour: str, run: SolveResult | pd.DataFrame, tol: float) -
         said = f"step {last['step']:.0f}, {last['seconds']:.1f} s, relative gap {gap:.0e}"
     if isinstance(run, SolveResult):
         done, said = 1.0 if run.status.ok else done, f"{said}. {run.status.value.capitalize()}."
+    # One row, whatever it says, or the picture below would jump; the whole of it under the pointer.
     # The colour as a mark, as in the picture: letters in it are too pale, on white or on black.
-    return (f"<div style='line-height:20px'><span class='idl-lab-ink' style='color:{colour}'>■"
-            f"</span> <b style='display:inline-block;width:150px'>{html.escape(name)}</b>"
+    return (f"<div style='line-height:20px;white-space:nowrap;overflow:hidden;"
+            f"text-overflow:ellipsis;width:0;min-width:100%' title='{html.escape(said)}'>"
+            f"<span class='idl-lab-ink' style='color:{colour}'>■</span> "
+            f"<b style='display:inline-block;width:150px'>{html.escape(name)}</b>"
             f"<progress value='{done:.3f}' max='1' style='width:120px'></progress> "
             f"{html.escape(said)}</div>")
 
