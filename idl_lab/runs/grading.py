@@ -187,7 +187,8 @@ def _done(result: dict[str, Any]) -> str:
         return ""
     said = [line for line in result.get("log", result.get("error", "")).splitlines()
             if line.startswith("[ERROR]") or "Error: " in line]
-    return next((line for line in said if "Error: " in line), said[-1] if said else "unknown")
+    return next((line for line in said if "Error: " in line),
+                said[-1] if said else "unknown").strip()
 
 
 def release(folder: Path, lab: str) -> None:
@@ -207,6 +208,9 @@ def release(folder: Path, lab: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         wrong = _done(_nbgrader(folder).generate_assignment(lab))
+    if "submissions associated" in wrong:
+        raise ValueError(f"{lab}: submissions were graded, so its exercises must stay as they are. "
+                         f"Make a new course in another folder, or this lab as it was.")
     if wrong:
         raise ValueError(f"{lab}: nbgrader refuses it: {wrong}")
 
