@@ -338,8 +338,9 @@ def otter_master(notebook: NotebookNode, where: str) -> list[Asked]:
         answer = cells[exercise.answered]
         answer.source = answer.source.replace(BEGIN, BEGIN[2:]).replace(END, END[2:])
         tests, before = [], 0.0
-        for part, earned in enumerate(steps(exercise.name)):
-            tests.append(_code(OTTER_TEST.format(  # of two tests of one name the last would count
+        # Otter loads them as one module: of two with the same name only the last would count.
+        for part, earned in enumerate(steps(exercise.name), start=1):
+            tests.append(_code(OTTER_TEST.format(
                 part=part, points=earned - before, earned=earned, exercise=name, name=exercise.name,
                 answer=exercise.answer)))
             before = earned

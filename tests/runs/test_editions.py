@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import class_notebooks
@@ -124,6 +125,8 @@ def test_the_master_for_otter_has_a_question_for_each_exercise():
         assert sources.count(asks) == 1
         tests = [source for source in sources if f'points("{exercise.name}"' in source]
         assert len(tests) == len(editions.steps(exercise.name)) > 0
+        names = [name for test in tests for name in re.findall(r"^def (\w+)", test, re.MULTILINE)]
+        assert len(set(names)) == len(tests)
         assert all(f"eval({exercise.answer!r}" in test and "hidden: true" in test
                    for test in tests)
     assert not any("### BEGIN" in source for source in sources)
