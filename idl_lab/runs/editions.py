@@ -206,7 +206,9 @@ def student(notebook: NotebookNode) -> NotebookNode:
         solved = BEGIN in cell.source
         if solved:
             answers |= {name for name, stored in _names(cell.source) if stored}
-            cell.source = stripped(cell.source)
+            # A second stub under "name = ..." would be shown as Ellipsis, whatever the answer.
+            cell.source = re.sub(rf"^(\w+ = {re.escape(STUB)}.*)\n{re.escape(STUB)}$", r"\1",
+                                 stripped(cell.source), flags=re.MULTILINE)
         used = {name for name, _ in _names(cell.source)}
         if solved or used & answers or re.search(r"^check\.", cell.source, re.MULTILINE):
             cell.outputs, cell.execution_count = [], None

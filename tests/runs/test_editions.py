@@ -58,6 +58,13 @@ def test_every_lab_has_its_edition(path):
         assert cell.source.strip() == f"check.{exercise.name}({exercise.answer})"
 
 
+@pytest.mark.parametrize("path", LABS, ids=lambda path: path.stem)
+def test_a_students_copy_has_one_stub_an_answer(path):
+    copy = editions.student(nbformat.read(path, as_version=4))
+    assert not [cell.source for cell in copy.cells
+                if cell.cell_type == "code" and "\n...\n" in f"\n{cell.source}\n"]
+
+
 def test_a_students_copy_has_no_answer_and_keeps_the_other_pictures():
     notebook = class_notebooks.instructors(
         "print(my_step)", "x = my_damping(-1.0)", "plot(3)", "%magic my_step", "%other",
