@@ -83,6 +83,9 @@ class Checker:
                           tries=known.get("tries", 0) + (not verdict.right))
         return verdict
 
+    def __repr__(self) -> str:  # shown where the brackets were forgotten: it must tell no hint
+        return f"check.{self.name}: call it with your answer; .hint() and .solution() help."
+
     def judged(self, answer: Any, *others: Any, **options: Any) -> Verdict:
         """The verdict alone; an answer that lets the library work in its place earns nothing.
 
@@ -226,7 +229,9 @@ def solutions() -> dict[str, str]:
     for path in sorted(records.shipped().glob("*.ipynb")):
         for cell in nbformat.read(path, as_version=4).cells:
             if "### BEGIN SOLUTION" in cell.source:
-                last = re.sub(r" *### (BEGIN|END) SOLUTION\n?", "", cell.source).strip()
+                # Without the dots that it replaces, which stand above its first mark.
+                source = re.sub(r"^\w+ = \.\.\..*\n(?=### BEGIN)", "", cell.source, flags=re.M)
+                last = re.sub(r" *### (BEGIN|END) SOLUTION\n?", "", source).strip()
             elif last and (asked := re.search(r"^check\.(\w+\.\w+)\(", cell.source, re.MULTILINE)):
                 found[asked[1]], last = last, ""  # what is asked next has an answer of its own
     return found

@@ -46,7 +46,7 @@ OTTER_TEST = '''""" # BEGIN TEST CONFIG
 hidden: true
 points: {points:g}
 """ # END TEST CONFIG
-def test_{exercise}(env):
+def test_{exercise}_{part}(env):
     import importlib
     import idl_lab.labs.judge
     answer = eval({answer!r}, dict(env))
@@ -206,7 +206,9 @@ def student(notebook: NotebookNode) -> NotebookNode:
         solved = BEGIN in cell.source
         if solved:
             answers |= {name for name, stored in _names(cell.source) if stored}
-            cell.source = stripped(cell.source)
+            # A second stub under "name = ..." would be shown as Ellipsis, whatever the answer.
+            cell.source = re.sub(rf"^(\w+ = {re.escape(STUB)}.*)\n{re.escape(STUB)}$", r"\1",
+                                 stripped(cell.source), flags=re.MULTILINE)
         used = {name for name, _ in _names(cell.source)}
         if solved or used & answers or re.search(r"^check\.", cell.source, re.MULTILINE):
             cell.outputs, cell.execution_count = [], None
@@ -338,9 +340,10 @@ def otter_master(notebook: NotebookNode, where: str) -> list[Asked]:
         answer = cells[exercise.answered]
         answer.source = answer.source.replace(BEGIN, BEGIN[2:]).replace(END, END[2:])
         tests, before = [], 0.0
-        for earned in steps(exercise.name):
+        # Otter loads them as one module: of two with the same name only the last would count.
+        for part, earned in enumerate(steps(exercise.name), start=1):
             tests.append(_code(OTTER_TEST.format(
-                points=earned - before, earned=earned, exercise=name, name=exercise.name,
+                part=part, points=earned - before, earned=earned, exercise=name, name=exercise.name,
                 answer=exercise.answer)))
             before = earned
         first = exercise.answered

@@ -25,7 +25,7 @@ from nbgrader.api import Gradebook, MissingEntry
 from nbgrader.apps import NbGraderAPI
 from nbgrader.converters import Autograde
 from nbgrader.coursedir import CourseDirectory
-from nbgrader.preprocessors import Execute
+from nbgrader.preprocessors import Execute, NbGraderPreprocessor, OverwriteCells
 from nbgrader.utils import is_grade
 from traitlets import Integer
 from traitlets.config import Config, PyFileConfigLoader
@@ -93,9 +93,54 @@ class Judged(Execute):
         return super().preprocess_cell(cell, resources, index)
 
 
+class Completed(NbGraderPreprocessor):
+    """Gives a submission the cells that give points, where it has them without marks or not at all.
+
+    The copies that ``idl-lab lab`` makes have no marks, and a student may have removed a cell. A
+    missing one is put at the end, where the answers are known; `OverwriteCells` writes its source.
+    """
+
+    def preprocess(self, nb: NotebookNode, resources: ResourcesDict
+                   ) -> tuple[NotebookNode, ResourcesDict]:
+        """Complete a notebook.
+
+        Parameters
+        ----------
+        nb : NotebookNode
+        resources : ResourcesDict
+            Names the notebook, the assignment, and nbgrader's database.
+        """
+        where = resources["nbgrader"]
+        with Gradebook(where["db_url"]) as book:
+            known = book.find_notebook(where["notebook"], where["assignment"])
+            worth = {cell.name: cell.max_score for cell in known.grade_cells}
+            sources = {cell.name: cell.source for cell in known.source_cells}
+        for cell in nb.cells:
+            worth.pop(cell.metadata.get("nbgrader", {}).get("grade_id"), None)
+        for name, points in worth.items():
+            asks = _asked(sources[name])
+            cell = next((cell for cell in nb.cells if cell.cell_type == "code" and asks
+                         and "nbgrader" not in cell.metadata
+                         and editions.question(cell) == asks), None)
+            if cell is None:
+                cell = nbformat.v4.new_code_cell()
+                if nb.nbformat_minor < 5:  # cells have no ids there
+                    del cell["id"]
+                nb.cells.append(cell)
+            cell.metadata["nbgrader"] = {
+                "schema_version": 3, "grade": True, "solution": False, "locked": True,
+                "task": False, "grade_id": name, "points": points, "cell_type": "code"}
+        return nb, resources
+
+
+def _asked(source: str) -> tuple[str, str] | None:
+    """The exercise and the answer of a cell that may have hidden tests."""
+    return editions.question(nbformat.v4.new_code_cell(source.partition("\n### BEGIN")[0]))
+
+
 def _settle(cell: NotebookNode, points: judge.Judge) -> None:
     """Put the points where nbgrader reads them, whatever the kernel put there."""
-    asks = editions.question(nbformat.v4.new_code_cell(cell.source.partition("\n### BEGIN")[0]))
+    asks = _asked(cell.source)
     sent = [output.data[judge.MIME] for output in cell.outputs
             if judge.MIME in output.get("data", {})]
     said = [output for output in cell.outputs if output.output_type == "error"]
@@ -115,6 +160,9 @@ def configure(config: Config) -> None:
     config : Config
     """
     config.ClearSolutions.code_stub = {"python": editions.STUB}
+    config.Autograde.sanitize_preprocessors = [
+        new for step in Autograde.sanitize_preprocessors.default_args[0]
+        for new in ([Completed, step] if step is OverwriteCells else [step])]
     config.Autograde.autograde_preprocessors = [
         Judged if step is Execute else step
         for step in Autograde.autograde_preprocessors.default_args[0]]
@@ -139,7 +187,8 @@ def _done(result: dict[str, Any]) -> str:
         return ""
     said = [line for line in result.get("log", result.get("error", "")).splitlines()
             if line.startswith("[ERROR]") or "Error: " in line]
-    return next((line for line in said if "Error: " in line), said[-1] if said else "unknown")
+    return next((line for line in said if "Error: " in line),
+                said[-1] if said else "unknown").strip()
 
 
 def release(folder: Path, lab: str) -> None:
@@ -159,6 +208,9 @@ def release(folder: Path, lab: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         wrong = _done(_nbgrader(folder).generate_assignment(lab))
+    if "submissions associated" in wrong:
+        raise ValueError(f"{lab}: submissions were graded, so its exercises must stay as they are. "
+                         f"Make a new course in another folder, or this lab as it was.")
     if wrong:
         raise ValueError(f"{lab}: nbgrader refuses it: {wrong}")
 
@@ -222,7 +274,9 @@ def _grade(folder: Path, seconds: int, progress: Progress) -> list[Row]:
         raise ValueError(f"{folder} is no course: it has no {editions.CONFIG}; idl-lab student "
                          f"DIR makes one.")
     submitted = sorted(path for path in folder.glob("submitted/*/*") if path.is_dir())
-    if not submitted:
+    stray = sorted(path for path in (folder / "submitted").rglob("*.ipynb")
+                   if len(path.relative_to(folder / "submitted").parts) < 3)
+    if not submitted and not stray:
         raise ValueError(f"nothing was submitted: put the notebooks into {folder}/submitted/"
                          f"<student>/<lab>/<lab>.ipynb.")
     nbgrader, manifest, rows = _nbgrader(folder, seconds), folder / GRADED, []
@@ -244,6 +298,10 @@ def _grade(folder: Path, seconds: int, progress: Progress) -> list[Row]:
         graded[key] = now if row.status == "ok" else ""
         manifest.write_text(json.dumps(graded, indent=1), encoding="utf-8")
         rows.append(row)
+    for path in stray:  # or nobody would learn that it was not graded
+        student = path.parent.name if path.parent.name != "submitted" else "?"
+        rows.append(Row(student, path.stem, "failed", f"{path.relative_to(folder)} is not in "
+                        f"submitted/<student>/{path.stem}/"))
     _write(folder / TABLE, rows)
     return rows
 
@@ -259,12 +317,19 @@ def _run(nbgrader: NbGraderAPI, folder: Path, row: Row) -> None:
     """Autograde a submission and write its feedback."""
     row.status = "failed"
     if not (folder / "source" / row.lab).is_dir():
-        row.why = f"the course has no lab {row.lab}"
+        labs = ", ".join(sorted(path.name for path in (folder / "source").iterdir()))
+        row.why = f"the course has no lab {row.lab}; it has {labs}"
         return
-    if not (folder / "submitted" / row.student / row.lab / f"{row.lab}.ipynb").is_file():
-        row.why = f"there is no {row.lab}.ipynb in its folder"
+    here = folder / "submitted" / row.student / row.lab
+    if not (here / f"{row.lab}.ipynb").is_file():
+        others = " and ".join(sorted(path.name for path in here.glob("*.ipynb")))
+        row.why = f"there is no {row.lab}.ipynb in its folder" + (
+            f"; rename {others}" if others else "")
         return
     row.why = _done(nbgrader.autograde(row.lab, row.student))
+    if "CellTimeoutError" in row.why:  # not even an interrupt ended the cell
+        row.why = ("a cell did not end in time and could not be stopped: a larger --timeout, or a "
+                   "look at its loop")
     if row.why:
         return
     notebook = nbformat.read(folder / "autograded" / row.student / row.lab / f"{row.lab}.ipynb",
@@ -315,8 +380,8 @@ def table(rows: Sequence[Row]) -> str:
     for row in rows:
         earned = "  ".join(f"{name} {row.points[name]:g}/{row.of[name]:g}" for name in row.of)
         lines.append((row.student, row.lab, f"{row.total:g} of {sum(row.of.values()):g}"
-                      if row.of else row.status, earned if row.status == "ok" or not row.of
-                      else f"{earned}  ({row.status})"))
+                      if row.of else row.status, row.why if not row.of else earned
+                      if row.status == "ok" else f"{earned}  ({row.status})"))
     wide = [max(len(line[k]) for line in lines) for k in range(3)]
     return "\n".join("  ".join([*(text.ljust(n) for text, n in zip(line, wide, strict=False)),
                                 line[3]]).rstrip() for line in lines)

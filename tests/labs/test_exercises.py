@@ -114,6 +114,31 @@ def test_a_stub_that_returns_its_dots_is_not_attempted(exercise):
     assert exercise(lambda *arguments: None).outcome is Outcome.NOT_ATTEMPTED
 
 
+def test_a_forgotten_return_and_errors_of_torch_say_what_to_do():
+    def forgetful(a, b):
+        torch.relu(b) / (1 - a)
+
+    state = CHECKERS["start_here.one_state"]
+    assert "returns nothing" in state.judged(forgetful).sentence
+    assert "torch.where" in state.judged(lambda a, b: max(0, b / (1 - a))).sentence
+    step = CHECKERS["start_here.picard_step"]
+    assert "Samples are rows" in step.judged(lambda A, B, X, U: A @ X + B @ U).sentence
+
+
+def test_a_checker_without_brackets_tells_no_hint():
+    for name, checker in CHECKERS.items():
+        assert repr(checker).startswith(f"check.{name}: ") and len(repr(checker)) < 120
+
+
+def test_the_solutions_of_a_matrix_have_no_negative_zero():
+    said = CHECKERS["well_posedness.unique_without_pf"].judged([[0, 2], [2, 0]]).sentence
+    assert "these: [[0.0, 0.0], [1.0, 1.0]]" in said
+
+
+def test_a_solution_is_shown_without_the_dots_it_replaces():
+    assert not [name for name, text in check.solutions().items() if "= ...\n" in text]
+
+
 @named(FUNCTIONS)
 def test_a_hard_coded_answer_is_not_right(exercise):
     for seed in SEEDS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import class_notebooks
@@ -55,6 +56,13 @@ def test_every_lab_has_its_edition(path):
         assert cell.metadata.nbgrader["points"] == editions.points(exercise.name)
         ClearHiddenTests()._remove_hidden_test_region(cell)
         assert cell.source.strip() == f"check.{exercise.name}({exercise.answer})"
+
+
+@pytest.mark.parametrize("path", LABS, ids=lambda path: path.stem)
+def test_a_students_copy_has_one_stub_an_answer(path):
+    copy = editions.student(nbformat.read(path, as_version=4))
+    assert not [cell.source for cell in copy.cells
+                if cell.cell_type == "code" and "\n...\n" in f"\n{cell.source}\n"]
 
 
 def test_a_students_copy_has_no_answer_and_keeps_the_other_pictures():
@@ -124,6 +132,8 @@ def test_the_master_for_otter_has_a_question_for_each_exercise():
         assert sources.count(asks) == 1
         tests = [source for source in sources if f'points("{exercise.name}"' in source]
         assert len(tests) == len(editions.steps(exercise.name)) > 0
+        names = [name for test in tests for name in re.findall(r"^def (\w+)", test, re.MULTILINE)]
+        assert len(set(names)) == len(tests)
         assert all(f"eval({exercise.answer!r}" in test and "hidden: true" in test
                    for test in tests)
     assert not any("### BEGIN" in source for source in sources)

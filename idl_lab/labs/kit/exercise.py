@@ -110,7 +110,14 @@ def hint(sentence: str, share: float = 0.0) -> Verdict:
 
 
 def _untouched(what: str) -> Verdict:
-    return Verdict(Outcome.NOT_ATTEMPTED, f"Replace the ... by {what} and run this cell again.")
+    return Verdict(Outcome.NOT_ATTEMPTED,
+                   f"Replace the ... by {what}; run that cell, then this one.")
+
+
+def _nothing_returned(what: str) -> Verdict:
+    """A function that returns nothing still has its dots, or its reader forgot to return."""
+    return Verdict(Outcome.NOT_ATTEMPTED, f"Your function returns nothing. Replace its ... by "
+                   f"`return` and {what}; run that cell, then this one.")
 
 
 @dataclass(frozen=True)
@@ -196,11 +203,11 @@ class Exercise:
             try:
                 value = answer(*_copies(arguments))
                 if value is ... or value is None:
-                    return _untouched(self.what)
+                    return _nothing_returned(self.what)
                 tensor = torch.as_tensor(value).detach().to_dense()
                 number = tensor.to(wanted)
             except Exception as error:  # the reader's own code: say what it said
-                return hint(f"Your function raised {_said(error)}")
+                return hint(f"Your function raised {_said(error)}{_advice(error)}")
             if number.shape != wanted.shape or tensor.is_complex():
                 return hint(f"{self.shape or f'The shape {tuple(wanted.shape)} is wanted'}, yours "
                             f"is {_shown(value)}.")
@@ -341,6 +348,18 @@ def _shown(value: Any) -> str:
 
 def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {_text(str, error)}"
+
+
+_ADVICE = {"Boolean value of Tensor": "if, while and max(0, ·) want one number; torch.where, "
+           "torch.relu and the like take a whole tensor.",
+           "shapes cannot be multiplied": "Samples are rows, in what you are given and in what you "
+           "return."}
+
+
+def _advice(error: Exception) -> str:
+    """What to do about an error of torch that does not say it."""
+    text = _text(str, error)
+    return "".join(f". {said}" for part, said in _ADVICE.items() if part in text)
 
 
 def _text(of: Callable[[Any], str], value: Any) -> str:

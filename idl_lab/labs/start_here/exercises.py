@@ -158,7 +158,7 @@ picard_loop = Exercise(
     },
     hints=[
         "A while loop: as long as the largest entry of |f(X) − X| is above tol, put f(X) in place "
-        "of X. The first X is torch.zeros(len(U), len(A)), of U's dtype.",
+        "of X. The first X is U.new_zeros(len(U), len(A)).",
         "With f = lambda X: torch.relu(X @ A.T + U @ B.T), the condition is "
         "(f(X) - X).abs().max() > tol.",
         "Before the loop X = U.new_zeros(len(U), len(A)); in it X = f(X); behind it return X."],

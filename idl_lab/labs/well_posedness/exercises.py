@@ -108,7 +108,7 @@ def _solutions(A: Tensor, b: Tensor) -> list[list[float]]:
         if abs(float(torch.linalg.det(M))) > 1e-12:
             x = torch.linalg.solve(M, on * b)
             if ((A @ x + b).relu() - x).abs().max() <= 1e-9 * (1 + x.abs().max()):
-                found.append([round(float(value), 3) for value in x])
+                found.append([round(float(value), 3) + 0.0 for value in x])  # no -0.0
     return [x for k, x in enumerate(found) if x not in found[:k]]
 
 
