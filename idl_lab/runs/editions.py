@@ -276,14 +276,11 @@ def course(folder: Path, labs: Sequence[Lab], say: Callable[[str], None] = print
     """
     from idl_lab.runs import grading
 
-    made = _room(folder, [Path("source", lab.name) for lab in labs], CONFIG)
-    notebooks = [(lab, nbformat.read(lab.path, as_version=4)) for lab in labs]
-    marked = [graded(notebook, lab.name) for lab, notebook in notebooks]  # before a file is written
-    made()
+    marked = _marked(folder, labs, graded, [Path("source", lab.name) for lab in labs], CONFIG)
     (folder / "submitted").mkdir(exist_ok=True)
     if not (folder / CONFIG).exists():
         (folder / CONFIG).write_text(CONFIG_TEXT, encoding="utf-8")
-    for (lab, notebook), found in zip(notebooks, marked, strict=True):
+    for lab, notebook, found in marked:
         path = folder / "source" / lab.name / lab.path.name
         path.parent.mkdir(parents=True)
         nbformat.write(notebook, path)
@@ -300,6 +297,16 @@ def course(folder: Path, labs: Sequence[Lab], say: Callable[[str], None] = print
 def _counted(found: Sequence[Asked]) -> str:
     worth = sum(points(exercise.name) for exercise in found)
     return f"{len(found)} exercise{'s' * (len(found) != 1)}, {worth} points"
+
+
+def _marked(folder: Path, labs: Sequence[Lab], mark: Callable[[NotebookNode, str], list[Asked]],
+            new: Sequence[Path], ours: str) -> list[tuple[Lab, NotebookNode, list[Asked]]]:
+    """Each lab's notebook, marked, and its exercises; the folder is made when all are right."""
+    make = _room(folder, new, ours)
+    found = [(lab, notebook := nbformat.read(lab.path, as_version=4), mark(notebook, lab.name))
+             for lab in labs]
+    make()
+    return found
 
 
 def _room(folder: Path, new: Sequence[Path], ours: str) -> Callable[[], None]:
@@ -379,12 +386,10 @@ def otter(folder: Path, labs: Sequence[Lab], say: Callable[[str], None] = print)
     """
     from otter.assign import main as assign
 
-    made = _room(folder, [Path("master", lab.path.name) for lab in labs], "master")
-    notebooks = [(lab, nbformat.read(lab.path, as_version=4)) for lab in labs]
-    marked = [otter_master(notebook, lab.name) for lab, notebook in notebooks]
-    made()
+    marked = _marked(folder, labs, otter_master, [Path("master", lab.path.name) for lab in labs],
+                     "master")
     (folder / "master").mkdir(exist_ok=True)
-    for (lab, notebook), found in zip(notebooks, marked, strict=True):
+    for lab, notebook, found in marked:
         master = folder / "master" / lab.path.name
         nbformat.write(notebook, master)
         assign(str(master), str(folder / lab.name), no_run_tests=True)

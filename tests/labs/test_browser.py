@@ -16,8 +16,6 @@ from browser import (
     ENVIRONMENT,
     PANEL,
     Lab,
-    chromium,
-    jupyterlab,
     notebook,
     panel_cells,
 )
@@ -63,23 +61,6 @@ reading
 pytestmark = pytest.mark.browser
 if CHROMIUM is None and not os.environ.get("IDL_LAB_REQUIRE_BROWSER"):
     pytestmark.append(pytest.mark.skip(reason="no Chromium on this machine"))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("labs")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def address(folder, tmp_path_factory):
-    with jupyterlab(folder, tmp_path_factory.mktemp("home")) as address:
-        yield address
 
 
 @pytest.fixture(scope="module")

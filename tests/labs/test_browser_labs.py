@@ -7,7 +7,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from browser import CHROMIUM, PANEL, Lab, Shown, chromium, jupyterlab
+from browser import CHROMIUM, PANEL, Lab, Shown
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 SIZE = (1280, 720)
@@ -15,23 +15,6 @@ SIZE = (1280, 720)
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(1200)]
 if CHROMIUM is None and not os.environ.get("IDL_LAB_REQUIRE_BROWSER"):
     pytestmark.append(pytest.mark.skip(reason="no Chromium on this machine"))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("labs")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def address(folder, tmp_path_factory):
-    with jupyterlab(folder, tmp_path_factory.mktemp("home")) as address:
-        yield address
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import ipywidgets
 import numpy as np
 import pytest
-from browser import CHROMIUM, chromium
+from browser import CHROMIUM
 from helpers import pixels
 from sim_cases import data, problem
 from test_panels import PANELS
@@ -231,12 +231,6 @@ def test_what_is_no_film_is_refused(other):
 browsing = [pytest.mark.browser, pytest.mark.skipif(
     CHROMIUM is None and not os.environ.get("IDL_LAB_REQUIRE_BROWSER"),
     reason="no Chromium on this machine")]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture
