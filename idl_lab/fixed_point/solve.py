@@ -136,7 +136,7 @@ def run(f: Map, x: Tensor, solver: Solver, keep_states: bool = False, lean: bool
     residuals = log.rows()
     if not status.ok:
         value, residual = state.best, state.best_residual
-    elif slow and _is_drowned(value.detach(), residuals):
+    elif slow and _is_drowned(value.detach(), residuals, state.start):
         status = Status.ILL_CONDITIONED
     return Solution(
         value, status, Stats(state.steps, residual, value.detach(), solver.rtol, solver.atol),
@@ -180,10 +180,11 @@ class _Log:
         return torch.cat([*self.blocks, torch.stack(self.new)]) if self.new else self.blocks[0]
 
 
-def _is_drowned(x: Tensor, residuals: Tensor) -> bool:
+def _is_drowned(x: Tensor, residuals: Tensor, start: Tensor) -> bool:
     """Whether rounding of what a solve went through may reach a thousandth of some solution."""
     size = x.abs().amax(dim=1)
-    return bool(((rounding(x.dtype) * residuals.amax(dim=0) > 1e-3 * size) & (size > 0)).any())
+    grown = residuals.amax(dim=0) - 2 * start.abs().amax(dim=1)  # a start's own size is forgotten
+    return bool(((rounding(x.dtype) * grown > 1e-3 * size) & (size > 0)).any())
 
 
 def reshape(solution: Solution, lead: torch.Size) -> Solution:

@@ -38,8 +38,8 @@ class SolverState:
         Evaluations of f so far.
     residual, first : Tensor, shape (m,), or None
         ‖f(x) − x‖∞ at the last and at the first point measured; None before the first step.
-    point : Tensor, shape (m, n), or None
-        The point measured last.
+    point, start : Tensor, shape (m, n), or None
+        The points measured last and first.
     image : bool
         Whether that is itself an image of f.
     worst : float
@@ -65,6 +65,7 @@ class SolverState:
     best_residual: Tensor | None = None
     memory: tuple[Tensor, ...] = ()
     gain: Callable[[], float] = _unknown_gain
+    start: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -144,8 +145,11 @@ class Solver:
             Of the solve, whose start tells of what size the numbers are that f adds up.
         """
         x, gain = x.detach(), state.gain()
+        # At a start far off the residual is the start's own size, which the solve leaves behind:
+        # what is over that is at most f(0). (All of it once passed for rounding, a thousandfold.)
+        zero = state.first - (1 + gain) * state.start.abs().amax(dim=1)
         # Where f expands, it also multiplies what an inverse or a mixture rounded in x.
-        numbers = torch.maximum(x.abs().amax(dim=1) * (1 if gain <= 1 else 8 * gain), state.first)
+        numbers = torch.maximum(x.abs().amax(dim=1) * (1 if gain <= 1 else 8 * gain), zero)
         allowed = torch.maximum(self.tolerance(x), rounding(x.dtype) * numbers)
         return (residual <= allowed) & numbers.isfinite()
 
@@ -241,12 +245,12 @@ def measure(solver: Solver, x: Tensor, fx: Tensor, state: SolverState, *, image:
     # A start of zeros has no size to be relative to.
     worst = float((residual / solver.tolerance(image_of_it if state.best is None else at)).amax())
     steps = state.steps + 1 + skipped
-    rate, first, best = math.nan, residual, (x, residual)
+    rate, first, best, start = math.nan, residual, (x, residual), at
     if state.best is None:
         if not math.isfinite(worst):  # the start is a sample's best until its image is finite
             best = x, residual.nan_to_num(nan=math.inf, posinf=math.inf)
     else:
-        first = state.first
+        first, start = state.first, state.start
         if state.worst > 0:
             rate = (worst / state.worst) ** (1 / (1 + skipped))
         # Where steps were skipped nobody compares sample by sample, which is what a lean solve
@@ -254,7 +258,7 @@ def measure(solver: Solver, x: Tensor, fx: Tensor, state: SolverState, *, image:
         if not (worst <= 1 or skipped and worst < state.worst):
             best = _better(state.best, state.best_residual, x, residual)
     return SolverState(steps, residual, first, x, image, worst, rate, *best, state.memory,
-                       state.gain)
+                       state.gain, start)
 
 
 def _better(best: Tensor, best_residual: Tensor, x: Tensor, residual: Tensor

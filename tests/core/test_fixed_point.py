@@ -87,6 +87,21 @@ def test_small_and_large_inputs_are_solved_to_the_same_digits(solver, size):
     torch.testing.assert_close(s.value / small, wanted, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("solver", [Picard(), Picard(damping=0.5), Anderson()], ids=repr)
+@pytest.mark.parametrize("norm", [0.5, 0.9, 0.99])
+@pytest.mark.parametrize("size", [0, 1, 1e3, 1e6])
+def test_a_start_far_off_costs_steps_and_no_digits(solver, norm, size):
+    A, b = draw(0, 30, 30), draw(1, 4, 30)
+    A = A.abs() * norm / A.abs().sum(1, keepdim=True)
+    wanted = mat(unrolled(A.numpy(), b.numpy(), "relu", 5000))
+    A, b, start = A.float(), b.float(), size * draw(2, 4, 30).abs().float()
+    s = fixed_point(lambda X: torch.relu(X @ A.mT + b), start,
+                    dataclasses.replace(solver, max_steps=10_000))
+    assert s.status is Status.CONVERGED
+    error = (s.value - wanted).abs().amax(1) / wanted.abs().amax(1)
+    assert error.max() < 2e-6 / (1 - norm)  # a residual of 1e-6, over what a step leaves
+
+
 @pytest.mark.parametrize("solver", [Picard(1e-10), Picard(1e-10, damping=0.3), Anderson(1e-10)])
 def test_trace_is_as_long_as_the_steps_and_holds_true_residuals(solver):
     f, wanted = contraction()

@@ -103,6 +103,7 @@ def test_a_lab_runs_at_a_few_legal_values(lab, short):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)  # thirty labs
 @pytest.mark.filterwarnings("ignore")
 @any_lab
 def test_every_legal_value_works(lab, short):
