@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cProfile
 import functools
 import operator
 import sys
@@ -173,3 +174,17 @@ def test_the_readers_own_profiler_is_given_back():
         assert sys.getprofile() is profiler
     finally:
         sys.setprofile(None)
+
+
+def test_an_answer_may_be_judged_under_prun():
+    profile = cProfile.Profile()
+    profile.enable()
+    try:
+        with watched(()):
+            profiled_while = project(torch.ones(3), 1.0)
+        project(torch.ones(3), 2.0)
+    finally:
+        profile.disable()
+    assert len(profiled_while) == 3 and sys.getprofile() is None
+    assert "project" in {entry.code.co_name for entry in profile.getstats()
+                         if not isinstance(entry.code, str)}

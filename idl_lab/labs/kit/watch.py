@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import cProfile
 import inspect
 import sys
 import sysconfig
@@ -121,5 +122,9 @@ def watched(uses: Sequence[str] = ()) -> Iterator[list[str]]:
     try:
         yield found
     finally:
-        sys.setprofile(before[0])
+        if isinstance(before[0], cProfile.Profile):
+            sys.setprofile(None)
+            before[0].enable()  # under %prun on Python 3.11, where it is no function to hand back
+        else:
+            sys.setprofile(before[0])
         threading.setprofile(before[1])
