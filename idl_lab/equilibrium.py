@@ -27,6 +27,7 @@ from idl_lab.adjoints import (
     check_adjoint,
 )
 from idl_lab.extras import (
+    Function,
     followed,
     full_precision,
     never_compiled,
@@ -261,7 +262,7 @@ class _Solve:
 _ONCE = "{} has no second derivatives, being no derivative itself: use Implicit() or Unrolled()."
 
 
-class _Equilibrium(torch.autograd.Function):
+class _Equilibrium(Function):
     """The solution X (m, n) of X = f(X) as a function of the tensors that f is made of."""
 
     @staticmethod

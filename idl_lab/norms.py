@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from idl_lab.extras import followed, one_tangent, under_vmap, wide
+from idl_lab.extras import Function, followed, one_tangent, under_vmap, wide
 from idl_lab.operators import LowRank, rounding_of_sums
 
 Kappa = TypeVar("Kappa", float, Tensor)
@@ -130,7 +130,7 @@ def shrink_rows(A: Tensor, kappa: float) -> Tensor:
 _ROWS = 256  # of L Rᵀ formed at a time: n · 256 numbers instead of n², in products still large
 
 
-class _RowSums(torch.autograd.Function):
+class _RowSums(Function):
     """Σ_j |L Rᵀ|_ij for every row i, (n,), a block of rows at a time."""
 
     generate_vmap_rule = True

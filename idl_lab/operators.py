@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from idl_lab import sparse, validation
+from idl_lab.extras import Function
 from idl_lab.sparse import Sparse
 
 
@@ -197,7 +198,7 @@ def once(T: Tensor, why: str, *causes: Tensor) -> Tensor:
     return _Once.apply(T, why, *causes)
 
 
-class _Once(torch.autograd.Function):
+class _Once(Function):
     """Its first argument; see `once`."""
 
     generate_vmap_rule = True

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from idl_lab import validation
-from idl_lab.extras import full_precision, one_tangent, wide
+from idl_lab.extras import Function, full_precision, one_tangent, wide
 from idl_lab.operators import rounding_of_sums
 from idl_lab.unwatched import current
 
@@ -198,7 +198,7 @@ def _settled(M: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
     return torch.minimum(high, M.sum(dim=1).amax()) * (1 + eps) * peak, right, left
 
 
-class _Perron(torch.autograd.Function):
+class _Perron(Function):
     """Upper bound on λ = λ_PF(|A|), its right and left eigenvectors r and l; all derivatives.
 
     dλ = lᵀ d|A| r / lᵀr, and (λI − |A|) dr = d|A| r − dλ r within the class of |A| that r and l

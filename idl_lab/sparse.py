@@ -16,6 +16,8 @@ import scipy
 import torch
 from torch import Tensor
 
+from idl_lab.extras import Function
+
 
 @functools.cache  # torch announces once a process that the layout is young
 def _announced() -> None:
@@ -225,7 +227,7 @@ def on_entries(V: Tensor, X: Tensor, layout: Layout) -> Tensor:
     return _OnEntries.apply(V, X, layout)
 
 
-class _Tensor(torch.autograd.Function):
+class _Tensor(Function):
     """The sparse tensor of values on a layout; torch's own has no second derivative."""
 
     @staticmethod
@@ -243,7 +245,7 @@ class _Tensor(torch.autograd.Function):
         return G.to_dense()[ctx.layout.row, ctx.layout.col], None  # torch's own products give such
 
 
-class _Values(torch.autograd.Function):
+class _Values(Function):
     """The values of a sparse tensor."""
 
     @staticmethod
@@ -273,7 +275,7 @@ def _one_by_one(function: Callable, in_dims: tuple, *args: Tensor) -> tuple[Tens
     return torch.stack([function(*call) for call in calls]), 0
 
 
-class _Product(torch.autograd.Function):
+class _Product(Function):
     """X Mᵀ of the values of M."""
 
     @staticmethod
@@ -312,7 +314,7 @@ class _Product(torch.autograd.Function):
         return _Product.apply(X.flatten(0, 1), values, layout).unflatten(0, X.shape[:2]), 0
 
 
-class _OnEntries(torch.autograd.Function):
+class _OnEntries(Function):
     """The values of Vᵀ X on a layout."""
 
     @staticmethod

@@ -28,6 +28,13 @@ _LAYOUTS = (torch.strided, torch.sparse_csr, torch.sparse_coo)
 _POWER_STEPS = 20  # before inverse iteration, which a chain needs and many small graphs pay for
 
 
+def _version(*tensors: Tensor) -> tuple[int, ...] | None:
+    """How often each was written to; None in inference mode, where torch does not count."""
+    if any(T.is_inference() for T in tensors):
+        return None
+    return tuple(T._version for T in tensors)
+
+
 class GraphStep(nn.Module):
     """f(X, J, W, Â) = φ(Â X Wᵀ + J), what an implicit graph network iterates; for a layer.
 
@@ -45,6 +52,19 @@ class GraphStep(nn.Module):
     def __init__(self, activation: str | Activation | Callable = "relu") -> None:
         super().__init__()
         self.activation = as_activation(activation)
+        self._graph: tuple = ()
+
+    def _layout(self, crow: Tensor, col: Tensor) -> Layout:
+        """Where Â's entries stand: looked up where the graph is the last one.
+
+        A backward pass needs the transpose at every step, and there it is sorted out once.
+        """
+        version = _version(crow, col)
+        known, layout = self._graph or (None, None)
+        if version is None or known != version or layout.crow is not crow or layout.col is not col:
+            layout = Layout(crow, col, (len(crow) - 1, len(crow) - 1))
+            self._graph = version, layout
+        return layout
 
     def forward(self, X: Tensor, J: Tensor, W: Tensor, A_hat: Tensor, crow: Tensor | None = None,
                 col: Tensor | None = None) -> Tensor:
@@ -64,8 +84,12 @@ class GraphStep(nn.Module):
         if crow is None:
             heard = A_hat @ heard
         else:
-            heard = product(heard.mT, Sparse(A_hat, Layout(crow, col, (len(X), len(X))))).mT
+            heard = product(heard.mT, Sparse(A_hat, self._layout(crow, col))).mT
         return self.activation(heard + J)
+
+    def __getstate__(self) -> dict:
+        # The last graph is no part of a copy or a file, which would hold all of it.
+        return self.__dict__ | {"_graph": ()}
 
 
 class ImplicitGraph(Constrained):
@@ -159,7 +183,7 @@ class ImplicitGraph(Constrained):
     def _read(self, adjacency: Tensor) -> tuple[tuple[Tensor, ...], float | Tensor]:
         """Â as `GraphStep` takes it, and λ_PF(|Â|): looked up where the graph is the last one."""
         known, version, *found = self._graph or (lambda: None, None)
-        if known() is adjacency and version == getattr(adjacency, "_version", None):
+        if known() is adjacency and version is not None and version == _version(adjacency):
             return tuple(found)
         if not isinstance(adjacency, Tensor) or adjacency.layout not in _LAYOUTS:
             got = getattr(adjacency, "layout", type(adjacency).__name__)
@@ -181,7 +205,7 @@ class ImplicitGraph(Constrained):
             values = validation.tensor("adjacency.values()", A_hat.values(), like=self.B)
             parts = values, A_hat.crow_indices(), A_hat.col_indices()
         root = perron_frobenius(A_hat, max_steps=_POWER_STEPS).upper
-        self._graph = weakref.ref(adjacency), adjacency._version, parts, root
+        self._graph = weakref.ref(adjacency), _version(adjacency), parts, root
         return parts, root
 
     def weight(self, adjacency: Tensor) -> Tensor:
