@@ -281,9 +281,10 @@ def test_every_picture_is_in_the_gallery_and_committed():
 
 
 # Each of these trains or solves for seconds; what they draw is looked at by the labs' own tests.
-LONG = {"draw_bound", "draw_certified", "draw_courses", "draw_lengths", "draw_path", "draw_reach",
-        "draw_runs", "draw_samples", "draw_samples_needed", "draw_short_gradients",
-        "draw_sparsity", "draw_stability", "draw_student", "draw_sweep"}
+LONG = {"draw_attack", "draw_best_of", "draw_bound", "draw_certified", "draw_courses",
+        "draw_lengths", "draw_path", "draw_reach", "draw_runs", "draw_samples",
+        "draw_samples_needed", "draw_short_gradients", "draw_sparsity", "draw_stability",
+        "draw_student", "draw_sweep", "draw_symmetries", "norm_bound"}
 
 
 @pytest.mark.parametrize("long", [False, pytest.param(True, marks=pytest.mark.slow)])
