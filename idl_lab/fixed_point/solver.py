@@ -147,7 +147,9 @@ class Solver:
         x, gain = x.detach(), state.gain()
         # At a start far off the residual is the start's own size, which the solve leaves behind:
         # what is over that is at most f(0). (All of it once passed for rounding, a thousandfold.)
-        zero = state.first - (1 + gain) * state.start.abs().amax(dim=1)
+        # Only a solution of 0, which has no size, ends by the start's.
+        zero = torch.maximum(state.first - (1 + gain) * state.start.abs().amax(dim=1),
+                             torch.finfo(x.dtype).eps * state.first)
         # Where f expands, it also multiplies what an inverse or a mixture rounded in x.
         numbers = torch.maximum(x.abs().amax(dim=1) * (1 if gain <= 1 else 8 * gain), zero)
         allowed = torch.maximum(self.tolerance(x), rounding(x.dtype) * numbers)

@@ -102,6 +102,15 @@ def test_a_start_far_off_costs_steps_and_no_digits(solver, norm, size):
     assert error.max() < 2e-6 / (1 - norm)  # a residual of 1e-6, over what a step leaves
 
 
+@pytest.mark.parametrize("solver", [Picard(), Picard(damping=0.5), Anderson()], ids=repr)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_solution_of_zero_is_found_from_a_start_that_is_none(solver, dtype):
+    A = draw(0, 30, 30).abs()
+    A, start = (0.9 * A / A.sum(1, keepdim=True)).to(dtype), 1e3 * draw(2, 4, 30).abs().to(dtype)
+    s = fixed_point(lambda X: torch.relu(X @ A.mT), start, solver)
+    assert s.status.ok and s.value.abs().max() < 1e-6
+
+
 @pytest.mark.parametrize("solver", [Picard(1e-10), Picard(1e-10, damping=0.3), Anderson(1e-10)])
 def test_trace_is_as_long_as_the_steps_and_holds_true_residuals(solver):
     f, wanted = contraction()
@@ -235,7 +244,7 @@ def test_anderson_never_dies(name, solver, n, dtype):
         image = DEGENERATE[name](s.value)
         assert torch.allclose(image, s.value, atol=2e-6, rtol=1e-6)
     if name in ("constant", "zero", "already there", "one line"):
-        assert s.status.ok and s.stats.steps <= 30
+        assert s.status.ok and s.stats.steps <= 60
 
 
 @pytest.mark.parametrize("window", [2, 5, 9])

@@ -358,3 +358,21 @@ def test_numpys_numbers_are_saved_as_plain_ones(taught, tmp_path):
                   solver=solver(steps=20))
     found.save(tmp_path / "sim.pt")
     assert type(SIM.load(tmp_path / "sim.pt", device="cpu").kappa) is float
+
+
+@pytest.mark.parametrize("rescale", [True, False])
+@pytest.mark.parametrize("kappa", [1e-300, 1e-100, 1e-25, 1e-20, 1e-18, 1e-15])
+def test_a_ball_that_is_lost_in_rounding_is_solved_as_none(kappa, rescale):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        teacher = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5), nn.ReLU(),
+                                nn.Linear(5, 3))
+        U = torch.randn(200, 6)
+    options = {"dtype": torch.float64, "solver": ADMMSolver(progress=False), "rescale": rescale}
+    found = train(teacher, [U], kappa=kappa, **options)
+    assert inf_norm(found.result.A) <= kappa
+    assert all(M.isfinite().all() for M in (found.result.A, found.result.B, found.result.C))
+    if not rescale:  # in the teacher's own units what is left is the same problem
+        none = train(teacher, [U], kappa=0.0, **options)
+        torch.testing.assert_close(found.model(U.double()), none.model(U.double()), rtol=1e-4,
+                                   atol=1e-4)

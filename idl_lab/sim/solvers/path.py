@@ -50,8 +50,8 @@ class Path:
     def __init__(self, problem: Problem, spread: float = 0.0) -> None:
         k, d = problem.shape
         diagonal = problem.Q.diagonal()
-        held = torch.arange(d, device=diagonal.device) < problem.ball
-        used = (diagonal > 0) & ~(held & (problem.radius[:, None] == 0))
+        held = problem.held
+        used = (diagonal > 0) & ~problem.closed
         used = used if problem.support is None else used & problem.support
         unit = torch.where(diagonal > 0, 1 / torch.where(diagonal > 0, diagonal, 1).sqrt(), 0)
         penalty = problem.penalty
