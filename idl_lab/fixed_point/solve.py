@@ -101,7 +101,7 @@ def run(f: Map, x: Tensor, solver: Solver, keep_states: bool = False, lean: bool
     """
     if watch is not None:
         return _unwatched(f, x, solver, watch)
-    state = solver.init(x)
+    state = replace(solver.init(x), start=x.detach())
     if isinstance(f, StateMap):
         state = replace(state, gain=f.gain)
     states, steps, log = [x.detach()], [], _Log(x)

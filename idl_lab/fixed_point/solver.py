@@ -39,7 +39,7 @@ class SolverState:
     residual, first : Tensor, shape (m,), or None
         ‖f(x) − x‖∞ at the last and at the first point measured; None before the first step.
     point, start : Tensor, shape (m, n), or None
-        The points measured last and first.
+        The point measured last, and where the solve started.
     image : bool
         Whether that is itself an image of f.
     worst : float
@@ -247,12 +247,12 @@ def measure(solver: Solver, x: Tensor, fx: Tensor, state: SolverState, *, image:
     # A start of zeros has no size to be relative to.
     worst = float((residual / solver.tolerance(image_of_it if state.best is None else at)).amax())
     steps = state.steps + 1 + skipped
-    rate, first, best, start = math.nan, residual, (x, residual), at
+    rate, first, best = math.nan, residual, (x, residual)
     if state.best is None:
         if not math.isfinite(worst):  # the start is a sample's best until its image is finite
             best = x, residual.nan_to_num(nan=math.inf, posinf=math.inf)
     else:
-        first, start = state.first, state.start
+        first = state.first
         if state.worst > 0:
             rate = (worst / state.worst) ** (1 / (1 + skipped))
         # Where steps were skipped nobody compares sample by sample, which is what a lean solve
@@ -260,7 +260,7 @@ def measure(solver: Solver, x: Tensor, fx: Tensor, state: SolverState, *, image:
         if not (worst <= 1 or skipped and worst < state.worst):
             best = _better(state.best, state.best_residual, x, residual)
     return SolverState(steps, residual, first, x, image, worst, rate, *best, state.memory,
-                       state.gain, start)
+                       state.gain, at if state.start is None else state.start)
 
 
 def _better(best: Tensor, best_residual: Tensor, x: Tensor, residual: Tensor
