@@ -131,7 +131,7 @@ class Problem:
         _ = self.Q, self.free_inverse  # computed once, here, and not again for every part
         part = copy.copy(self)  # `replace` would check all of ΦᵀΦ again
         for name in ("cross", "norms", "lam", "kappa", "weights", "support", "penalty",
-                     "radius", "closed"):
+                     "radius"):
             value = getattr(self, name)
             if isinstance(value, Tensor) and not (name == "weights" and value.dim() == 1):
                 object.__setattr__(part, name, value[index])
@@ -183,24 +183,6 @@ class Problem:
         if isinstance(self.kappa, Tensor):
             return self.kappa
         return torch.full_like(self.norms, self.kappa or 0.0)
-
-    @cached_property
-    def held(self) -> Tensor:
-        """Which columns the ball holds, (d,)."""
-        return torch.arange(self.shape[1], device=self.gram.device) < self.ball
-
-    @cached_property
-    def closed(self) -> Tensor:
-        """Which entries are 0 in every feasible matrix, to rounding, (k, d).
-
-        They are where a ball of radius 0 holds them, or one that is nothing beside what their
-        columns ask for: on the way to such an answer the radius would be lost in every sum.
-        """
-        diagonal = self.Q.diagonal()
-        asked = torch.where(self.held & (diagonal > 0), self.cross.abs() / diagonal.clamp(
-            min=torch.finfo(diagonal.dtype).tiny), 0).amax(dim=1)
-        least = torch.finfo(diagonal.dtype).eps * asked
-        return self.held & (self.radius <= least)[:, None]
 
     def zeros(self) -> Tensor:
         """W = 0, which is always feasible."""

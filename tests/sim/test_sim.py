@@ -361,12 +361,12 @@ def test_numpys_numbers_are_saved_as_plain_ones(taught, tmp_path):
 
 
 @pytest.mark.parametrize("rescale", [True, False])
-@pytest.mark.parametrize("kappa", [1e-300, 1e-100, 1e-25, 1e-20, 1e-18, 1e-15])
+@pytest.mark.parametrize("kappa", [1e-300, 1e-100, 1e-25, 1e-16, 1e-12])
 def test_a_ball_that_is_lost_in_rounding_is_solved_as_none(kappa, rescale):
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.manual_seed(6)
         teacher = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5), nn.ReLU(),
-                                nn.Linear(5, 3))
+                                nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
         U = torch.randn(200, 6)
     options = {"dtype": torch.float64, "solver": ADMMSolver(progress=False), "rescale": rescale}
     found = train(teacher, [U], kappa=kappa, **options)

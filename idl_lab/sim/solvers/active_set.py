@@ -45,11 +45,11 @@ class ActiveSet:
         self.Q = self.unit[:, None] * problem.Q * self.unit
         self.cross = problem.cross * self.unit
         self.weights = problem.penalty * self.unit
-        held = problem.held
+        held = torch.arange(len(diagonal), device=W.device) < problem.ball
         self.pull = self.unit * held  # what a unit of each column takes up of the ball's radius
         self.kappa = problem.radius
         self.free = used & ~held & (problem.penalty == 0).all(dim=0)
-        self.used = used & ~problem.closed
+        self.used = used & ~(held & (self.kappa[:, None] == 0))
         self.used = self.used if problem.support is None else self.used & problem.support
         self.problem = problem
         V = torch.where(self.used, problem.project(W) / torch.where(used, self.unit, 1), 0)

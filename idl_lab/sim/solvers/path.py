@@ -50,8 +50,8 @@ class Path:
     def __init__(self, problem: Problem, spread: float = 0.0) -> None:
         k, d = problem.shape
         diagonal = problem.Q.diagonal()
-        held = problem.held
-        used = (diagonal > 0) & ~problem.closed
+        held = torch.arange(d, device=diagonal.device) < problem.ball
+        used = (diagonal > 0) & ~(held & (problem.radius[:, None] == 0))
         used = used if problem.support is None else used & problem.support
         unit = torch.where(diagonal > 0, 1 / torch.where(diagonal > 0, diagonal, 1).sqrt(), 0)
         penalty = problem.penalty
@@ -123,7 +123,9 @@ class Path:
         H = torch.cholesky_inverse(root)
         H.diagonal(dim1=1, dim2=2).sub_(hole)
         g = (press[:, None, :] @ H)[:, 0]
-        bend = torch.where(met > 0, (press * g).sum(dim=1), 1)
+        bend = (press * g).sum(dim=1)
+        # Nothing may be left inside a ball that was met: then there is nothing to bend.
+        bend = torch.where((met > 0) & (bend != 0), bend, 1)
         g = g - border.to(g.dtype)
         H.baddbmm_(g[:, :, None], (-(met / bend)[:, None] * g)[:, None, :])
         H.diagonal(dim1=1, dim2=2).add_(border)
