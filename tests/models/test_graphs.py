@@ -305,6 +305,32 @@ def test_the_graph_is_read_anew_when_it_changes():
     assert not torch.allclose(before, net(U, A_hat))
 
 
+def test_a_step_whose_indices_change_in_place_has_the_new_graphs_gradient():
+    step, J, W = GraphStep("tanh"), draw(1, 4, 3), draw(2, 3, 3)
+    one, other = (normalised_adjacency(edges(*pairs), 4, directed=True, dtype=torch.float64)
+                  for pairs in (((0, 1), (0, 2), (0, 3)), ((3, 1), (3, 2), (1, 3))))
+    crow, col = one.crow_indices().clone(), one.col_indices().clone()
+    for A_hat in (one, other):
+        crow.copy_(A_hat.crow_indices()), col.copy_(A_hat.col_indices())
+        by_hand, sparse = (draw(3, 4, 3).requires_grad_() for _ in range(2))
+        torch.tanh(A_hat.to_dense() @ by_hand @ W.mT + J).sum().backward()
+        step(sparse, J, W, A_hat.values(), crow, col).sum().backward()
+        torch.testing.assert_close(sparse.grad, by_hand.grad)
+
+
+def test_an_adjacency_made_in_inference_mode_is_one_too():
+    net, U = model(), draw(1, 3, 2)
+    wanted = net(U, normalised_adjacency(path(3), 3, dtype=torch.float64))
+    with torch.inference_mode():
+        A_hat = normalised_adjacency(path(3), 3, dtype=torch.float64)
+        for _ in range(2):
+            torch.testing.assert_close(net(U, A_hat), wanted.detach())
+        A_hat = A_hat.to_dense()
+        torch.testing.assert_close(net(U, A_hat), wanted.detach())
+        A_hat.mul_(3)  # uncounted in this mode, so that nothing may be looked up
+        assert float(net.weight(A_hat).abs().sum(dim=1).max()) <= 0.9 / 3 + 1e-12
+
+
 # ---- as a module ----------------------------------------------------------------------------
 
 
