@@ -8,6 +8,7 @@ import contextlib
 import html
 import math
 import os
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -128,7 +129,8 @@ class Panel(ipywidgets.VBox):
 
     def close(self) -> None:
         """Let go of widgets, figure and what the drawing function remembers; it moves no more."""
-        if self.comm is None:
+        # ipywidgets closes what is left when Python ends, and nothing can be imported any more.
+        if self.comm is None or sys.is_finalizing():
             return
         if self._keeping is not None:
             self._keeping.cancel()
