@@ -96,6 +96,12 @@ class Pretend(Tensor):
         _waits[_place("aten::_local_scalar_dense")] += 1
         return self.held.tolist()
 
+    def __getitem__(self, at: object) -> Tensor:
+        # Of a list torch makes an index on the device itself, which for "meta" has no numbers.
+        return super().__getitem__(tuple(
+            torch.tensor(part, device="cpu") if isinstance(part, list) else part
+            for part in (at if isinstance(at, tuple) else (at,))))
+
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         return _run(func, args, kwargs or {})
