@@ -244,7 +244,7 @@ def test_anderson_never_dies(name, solver, n, dtype):
         image = DEGENERATE[name](s.value)
         assert torch.allclose(image, s.value, atol=2e-6, rtol=1e-6)
     if name in ("constant", "zero", "already there", "one line"):
-        assert s.status.ok and s.stats.steps <= 60
+        assert s.status.ok and s.stats.steps <= (60 if name == "zero" else 30)
 
 
 @pytest.mark.parametrize("window", [2, 5, 9])

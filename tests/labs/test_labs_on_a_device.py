@@ -47,15 +47,13 @@ def labs(*marks: pytest.MarkDecorator) -> list:
         *marks, *[pytest.mark.slow] * (path.stem[:2] in LONG)]) for path in LABS]
 
 
-def on_the_device(path: Path, parameters: dict, optimize: int) -> dict[str, float]:
-    """Run a lab's code cells in this process, and return what was left to the CPU.
-
-    With ``optimize`` they assert nothing.
-    """
+def on_the_device(path: Path, parameters: dict, optimize: int) -> None:
+    """Run a lab's code cells in this process; with ``optimize`` they assert nothing."""
     with pretend_device():
         run_cells(path, {"device": "auto"} | parameters, optimize)
-        return {place: size for place, size in products_elsewhere().items()
+        left = {place: size for place, size in products_elsewhere().items()
                 if size > ONCE.get(place.partition(":")[0], SMALL)}
+    assert not left, f"left to the CPU, multiply-adds of the largest product: {left}"
 
 
 def in_this_process(folder: str, samples: Sequence[int], given: dict) -> list[int]:
@@ -113,8 +111,7 @@ def short(monkeypatch):
 @pytest.mark.filterwarnings("ignore")  # of models that are hardly trained
 @pytest.mark.parametrize("path", labs())
 def test_everything_of_a_lab_is_on_the_device(path, short):
-    left = on_the_device(path, QUICK.get(path.stem[:2], {}), optimize=1)
-    assert not left, f"left to the CPU, multiply-adds of the largest product: {left}"
+    on_the_device(path, QUICK.get(path.stem[:2], {}), optimize=1)
 
 
 @pytest.mark.filterwarnings("ignore::idl_lab.fixed_point.solution.ConvergenceWarning")
@@ -122,4 +119,4 @@ def test_everything_of_a_lab_is_on_the_device(path, short):
 def test_what_a_lab_says_holds_on_the_device(path):
     if path.stem.startswith("04"):
         pytest.skip("it counts the bytes of storages, and the pretend device's have no address")
-    on_the_device(path, {}, optimize=0)  # an assertion may look at a copy on the CPU
+    on_the_device(path, {}, optimize=0)

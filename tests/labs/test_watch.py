@@ -181,10 +181,10 @@ def test_an_answer_may_be_judged_under_prun():
     profile.enable()
     try:
         with watched(()):
-            profiled_while = project(torch.ones(3), 1.0)
+            answer = project(torch.ones(3), 1.0)
         project(torch.ones(3), 2.0)
     finally:
         profile.disable()
-    assert len(profiled_while) == 3 and sys.getprofile() is None
+    assert len(answer) == 3 and sys.getprofile() is None
     assert "project" in {entry.code.co_name for entry in profile.getstats()
                          if not isinstance(entry.code, str)}
